@@ -63,7 +63,9 @@ class AnswerSpec:
     ``prompt``: ids in the weak model's vocabulary, already truncated by the link's rule.
     ``temperature``: Q16 fixed point (65536 = 1.0), 0 = greedy. ``top_p``: Q16, 65536 = off.
     ``noise_key``: 32 bytes, made at the edge, keys the shared noise. ``scope``: opaque id of
-    the API key; content learned in one scope never touches another.
+    the API key; content learned in one scope never touches another. ``resume``: ids of this
+    answer that an earlier link has already delivered and verified; the coder starts behind
+    them (context and noise positions count them), and their number counts in ``max_tokens``.
     """
 
     prompt: tuple[int, ...]
@@ -72,6 +74,7 @@ class AnswerSpec:
     top_p: int = 65536
     noise_key: bytes = bytes(32)
     scope: int = 0
+    resume: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ Requests are numbered by their order on the link, on both sides, without saying 
 from __future__ import annotations
 
 import enum
+import json
 from typing import Any
 
 import msgspec
@@ -78,13 +79,23 @@ class Cancel(msgspec.Struct, tag="cancel", forbid_unknown_fields=True, frozen=Tr
 
 Message = Hello | Request | Cancel
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Message)
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _decode(body: bytes) -> Message:
+    # The standard library's JSON, not msgspec's: prompts may hold lone surrogate escapes,
+    # which are text to a chat client and must reach both weak models alike.
+    try:
+        return msgspec.convert(json.loads(body, parse_constant=_no_constant), Message)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise LinkError(f"malformed message: {error}") from error
 
 
 def encode_frame(message: Message) -> bytes:
     """Length and JSON; raises LinkError where the frame would exceed MAX_FRAME_BYTES."""
-    body = _encoder.encode(message)
+    body = json.dumps(msgspec.to_builtins(message), separators=(",", ":")).encode("ascii")
     if len(body) > MAX_FRAME_BYTES:
         raise LinkError(f"a message of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
@@ -108,10 +119,7 @@ class FrameReader:
             end = start + _LENGTH_BYTES + length
             if len(self._buffer) < end:
                 break
-            try:
-                messages.append(_decoder.decode(self._buffer[start + _LENGTH_BYTES : end]))
-            except msgspec.DecodeError as error:
-                raise LinkError(f"malformed message: {error}") from error
+            messages.append(_decode(bytes(self._buffer[start + _LENGTH_BYTES : end])))
             start = end
         del self._buffer[:start]
         return messages

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 class StopFinder:
     """Feed text, get what may be shown. After a match ``stopped`` is true, nothing follows.
 
-    Holds back at most ``max(len(stop)) - 1`` characters. The earliest occurrence wins; at the
-    same place any stop string cuts alike.
+    Holds back at most ``max(len(stop)) - 1`` characters. The occurrence that is complete first
+    wins (of two that end together, the longer), so the result does not depend on how the text
+    was cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -29,10 +30,10 @@ class StopFinder:
         if not self._stops:
             return text
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            released, self._held = self._held[: min(found)], ""
+            released, self._held = self._held[: min(found)[1]], ""
             return released
         keep = self._possible_start()
         released, self._held = self._held[: len(self._held) - keep], self._held[-keep:] * (keep > 0)

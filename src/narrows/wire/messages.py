@@ -88,9 +88,10 @@ def _decode(body: bytes) -> Message:
     # The standard library's JSON, not msgspec's: prompts may hold lone surrogate escapes,
     # which are text to a chat client and must reach both weak models alike.
     try:
-        return msgspec.convert(json.loads(body, parse_constant=_no_constant), Message)
+        message: Message = msgspec.convert(json.loads(body, parse_constant=_no_constant), Message)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise LinkError(f"malformed message: {error}") from error
+    return message
 
 
 def encode_frame(message: Message) -> bytes:

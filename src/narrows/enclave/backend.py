@@ -1,0 +1,41 @@
+"""A strong model, as the enclave's link driver sees it.
+
+``Backend.generate`` yields the events of one answer in the order of ``coding/events.py``:
+
+    Opened -> (Switch | Tokens | Text)* -> [Usage] -> Finished | Failed
+
+and always ends with ``Finished`` or ``Failed``, whatever the model or server behind it does:
+a backend turns every failure of its own into a code, in bounded time. Closing the generator
+(the client has gone) must stop the work behind it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from narrows.coding.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRequest:
+    """What a backend may know of a request. ``body`` is OpenAI's chat request as the edge
+    reduced it; ``noise_key`` (32 bytes) drives sampling; ``resume`` are tokens of this very
+    answer that an earlier link has delivered."""
+
+    body: Mapping[str, Any]
+    noise_key: bytes
+    resume: tuple[int, ...] = ()
+
+
+class Backend(Protocol):
+    """A source of answers."""
+
+    @property
+    def tokenizer_digest(self) -> bytes | None:
+        """Digest of the vocabulary of the ``Tokens`` it yields; None where it yields text."""
+
+    def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,239 @@
+"""The built-in strong model: the exact runtime, sampled with shared noise, in batches.
+
+One engine thread owns the model. Each turn it admits waiting answers, samples one token for
+every running answer and advances them all in one batched step, so answers share the cost of
+reading the weights. Sampling is a pure function of (weights, prompt, noise key, position):
+what runs beside an answer cannot change it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from narrows.coding.events import (
+    Coding,
+    Event,
+    Failed,
+    Failure,
+    Finish,
+    Finished,
+    Opened,
+    Tokens,
+    Usage,
+)
+from narrows.coding.sampler import sample
+from narrows.enclave.backend import BackendRequest
+from narrows.errors import InputError, NarrowsError
+from narrows.weak.api import Logits, Stream, TokenModel
+from narrows.wire.spec import ChatModel, fixed_q16
+from narrows.wire.stops import StopFinder
+
+log = logging.getLogger("narrows.enclave.builtin")
+
+DEFAULT_MAX_TOKENS = 1024
+_UNSUPPORTED = ("tools", "tool_choice", "response_format")
+
+
+@dataclass(eq=False)
+class _Job:
+    """One answer in the engine. ``events`` is fed from the engine thread through ``loop``."""
+
+    prompt: list[int]
+    resume: tuple[int, ...]
+    temperature: int
+    top_p: int
+    noise_key: bytes
+    max_tokens: int
+    finder: StopFinder
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False
+    stream: Stream | None = None
+    produced: int = 0
+    last: int = -1
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+
+    @property
+    def position(self) -> int:
+        return len(self.resume) + self.produced
+
+    def emit(self, *events: Event) -> None:
+        for event in events:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+                self.loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+
+class BuiltinBackend:
+    """Backend over a token model of our own. ``max_batch``: answers stepped together; more
+    wait in a queue of ``max_waiting``, beyond which an answer fails as OVERLOADED."""
+
+    def __init__(self, model: TokenModel, *, max_batch: int = 64, max_waiting: int = 1024) -> None:
+        self._model = model
+        self._max_batch = max_batch
+        self._waiting: queue.Queue[_Job | None] = queue.Queue(max_waiting)
+        self._running: list[_Job] = []
+        self._eos = model.tokenizer.eos_ids
+        self._thread = threading.Thread(target=self._run, name="strong-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def tokenizer_digest(self) -> bytes | None:
+        return self._model.tokenizer.digest
+
+    async def close(self) -> None:
+        """Stop the engine; answers still in it fail."""
+        await asyncio.to_thread(self._waiting.put, None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
+        """The events of one answer. Closing the generator frees its stream at the next step."""
+        job = await self._admit(request)
+        if isinstance(job, Failure):
+            yield Opened(Coding.PLAIN)
+            yield Failed(job)
+            return
+        yield Opened(Coding.COUPLED if job.temperature else Coding.PLAIN)
+        try:
+            while True:
+                event = await job.events.get()
+                yield event
+                if isinstance(event, Finished | Failed):
+                    return
+        finally:
+            job.cancelled = True
+
+    async def _admit(self, request: BackendRequest) -> _Job | Failure:
+        if any(request.body.get(name) for name in _UNSUPPORTED):
+            return Failure.BAD_REQUEST
+        try:
+            job = await asyncio.to_thread(self._job, request, asyncio.get_running_loop())
+        except InputError as error:
+            log.warning("a request that the built-in model cannot take: %s", error)
+            return Failure.BAD_REQUEST
+        if job.max_tokens < 1:
+            return Failure.PROMPT_TOO_LONG
+        try:
+            self._waiting.put_nowait(job)
+        except queue.Full:
+            return Failure.OVERLOADED
+        return job
+
+    def _job(self, request: BackendRequest, loop: asyncio.AbstractEventLoop) -> _Job:
+        body = request.body
+        prompt = render(self._model, body["messages"])
+        room = self._model.max_context - len(prompt) - len(request.resume)
+        wanted = body.get("max_tokens")
+        return _Job(
+            prompt=prompt,
+            resume=request.resume,
+            temperature=fixed_q16(body.get("temperature"), 1.0, 2.0),
+            top_p=fixed_q16(body.get("top_p"), 1.0, 1.0),
+            noise_key=request.noise_key,
+            max_tokens=min(room, DEFAULT_MAX_TOKENS if wanted is None else int(wanted)),
+            finder=StopFinder(stop_strings(body)),
+            loop=loop,
+        )
+
+    # Below: the engine thread.
+
+    def _run(self) -> None:
+        while self._take_new(block=not self._running):
+            try:
+                self._turn()
+            except NarrowsError as error:
+                log.error("the built-in model failed: %s", error)
+                for job in self._running:
+                    self._drop(job, Failed(Failure.INTERNAL))
+                self._running.clear()
+        for job in self._running:
+            self._drop(job, Failed(Failure.INTERNAL))
+
+    def _take_new(self, *, block: bool) -> bool:
+        """Admit waiting answers; False when the engine must stop."""
+        while len(self._running) < self._max_batch:
+            try:
+                job = self._waiting.get(block=block)
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            block = False
+            if not job.cancelled:
+                self._start(job)
+        return True
+
+    def _start(self, job: _Job) -> None:
+        try:
+            job.stream = self._model.open([*job.prompt, *job.resume])
+        except NarrowsError as error:
+            log.warning("an answer could not start: %s", error)
+            self._drop(job, Failed(Failure.OVERLOADED))
+            return
+        for token in job.resume:
+            self._watch_stops(job, token)
+        self._pick(job, self._model.logits(job.stream))
+        if job.stream is not None:
+            self._running.append(job)
+
+    def _turn(self) -> None:
+        """One batched step: feed each running answer its last token, sample its next."""
+        for job in [job for job in self._running if job.cancelled]:
+            self._drop(job)
+        self._running = [job for job in self._running if job.stream is not None]
+        if not self._running:
+            return
+        streams = [job.stream for job in self._running if job.stream is not None]
+        rows = self._model.advance(streams, [job.last for job in self._running])
+        for job, logits in zip(self._running, rows, strict=True):
+            self._pick(job, logits)
+        self._running = [job for job in self._running if job.stream is not None]
+
+    def _pick(self, job: _Job, logits: Logits) -> None:
+        """Sample the next token; end the answer where it ends."""
+        token = sample(logits, job.temperature, job.top_p, job.noise_key, job.position)
+        if token in self._eos:
+            self._end(job, Finish.STOP)
+            return
+        job.produced += 1
+        job.last = token
+        job.emit(Tokens((token,)))
+        self._watch_stops(job, token)
+        if job.finder.stopped:
+            self._end(job, Finish.STOP)
+        elif job.produced >= job.max_tokens:
+            self._end(job, Finish.LENGTH)
+
+    def _watch_stops(self, job: _Job, token: int) -> None:
+        job.finder.feed(job.decoder.decode(self._model.tokenizer.token_bytes(token)))
+
+    def _end(self, job: _Job, reason: Finish) -> None:
+        self._drop(job, Usage(len(job.prompt), job.position), Finished(reason))
+
+    def _drop(self, job: _Job, *events: Event) -> None:
+        if job.stream is not None:
+            self._model.close(job.stream)
+            job.stream = None
+        job.emit(*events)
+
+
+def render(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The strong model's own prompt: its chat template over all messages."""
+    if not isinstance(model, ChatModel):
+        raise InputError(f"{model.name} has no chat template")
+    return model.render_chat(messages)
+
+
+def stop_strings(body: Mapping[str, Any]) -> list[str]:
+    """The request's stop strings, whether given as one or as a list."""
+    stop = body.get("stop") or []
+    return [stop] if isinstance(stop, str) else [str(item) for item in stop]

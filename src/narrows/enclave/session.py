@@ -1,0 +1,295 @@
+"""One link, seen from the enclave: requests in, one coded stream out.
+
+    frames ──▶ _read ──▶ answer tasks ──events──▶ command list ──▶ codec thread ──▶ socket
+
+Order is what both ends agree on, so everything that touches the encoder goes through one list
+of commands, in order, and is run by one codec thread together with the model steps; the event
+loop never waits for a model. The list is bounded: while the gate takes no bytes (budget spent,
+paced), ``drain`` holds the codec, the list fills, and the backends are held in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from narrows.coding.events import (
+    Coding,
+    Event,
+    Failed,
+    Failure,
+    Finish,
+    Finished,
+    Opened,
+    Text,
+    Tokens,
+)
+from narrows.coding.link import LinkEncoder, LinkOptions
+from narrows.enclave.backend import Backend, BackendRequest
+from narrows.errors import LinkError, NarrowsError
+from narrows.weak.api import TokenModel
+from narrows.wire.messages import (
+    PROTOCOL,
+    Cancel,
+    FrameReader,
+    Greeting,
+    Hello,
+    Message,
+    Request,
+)
+from narrows.wire.spec import answer_spec
+
+log = logging.getLogger("narrows.enclave.session")
+
+MAX_COMMANDS = 4096
+READ_BYTES = 1 << 16
+
+Command = Callable[[LinkEncoder], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """``max_answers``: open at once on this link; the edge must keep below it."""
+
+    hello_timeout_s: float = 30.0
+    max_answers: int = 1024
+    max_options: Mapping[str, int] | None = None
+
+
+class LinkSession:
+    """Serves one connection until it closes. ``models``: weak models by artifact digest."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        backend: Backend,
+        models: Mapping[bytes, TokenModel],
+        config: SessionConfig | None = None,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._backend = backend
+        self._models = models
+        self._config = config or SessionConfig()
+        self._frames = FrameReader()
+        self._commands: list[Command] = []
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._answers: dict[int, asyncio.Task[None]] = {}
+        self._requested = 0
+
+    async def run(self) -> None:
+        """Greet, then serve. Returns when the link is over; never raises for what the peer did."""
+        codec = ThreadPoolExecutor(1, thread_name_prefix="link-codec")
+        try:
+            async with asyncio.timeout(self._config.hello_timeout_s):
+                hello, rest = await self._read_hello()
+            chosen = self._greet(hello)
+            if chosen is None:
+                return
+            model, options = chosen
+            for message in rest:
+                self._handle(message, model)
+            await self._serve(model, LinkEncoder(model, options), codec)
+        except TimeoutError:
+            log.warning("no hello within %.0f s", self._config.hello_timeout_s)
+        except (LinkError, OSError) as error:
+            log.warning("link closed: %s", error)
+        finally:
+            for task in list(self._answers.values()):
+                task.cancel()
+            await asyncio.gather(*self._answers.values(), return_exceptions=True)
+            codec.shutdown(wait=False, cancel_futures=True)
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _read_hello(self) -> tuple[Hello, list[Message]]:
+        messages: list[Message] = []
+        while not messages:
+            data = await self._reader.read(READ_BYTES)
+            if not data:
+                raise LinkError("closed before a hello")
+            messages = self._frames.feed(data)
+        first = messages[0]
+        if not isinstance(first, Hello):
+            raise LinkError("the first message is no hello")
+        return first, messages[1:]
+
+    def _greet(self, hello: Hello) -> tuple[TokenModel, LinkOptions] | None:
+        """Send the two bytes; the model and options to code with, or None when refused."""
+        code, index = self._choose(hello)
+        options: LinkOptions | None = None
+        if code is Greeting.OK:
+            try:
+                options = LinkOptions.from_wire(hello.options)
+            except NarrowsError as error:
+                log.warning("link refused: %s", error)
+                code, index = Greeting.BAD_HELLO, 0
+        self._writer.write(bytes([code, index]))
+        if options is None:
+            log.warning("link refused: %s", code.name)
+            return None
+        return self._models[bytes.fromhex(hello.weak[index].digest)], options
+
+    def _choose(self, hello: Hello) -> tuple[Greeting, int]:
+        if hello.protocol != PROTOCOL:
+            return Greeting.PROTOCOL_UNKNOWN, 0
+        if not 1 <= len(hello.weak) <= 16:
+            return Greeting.BAD_HELLO, 0
+        for index, offer in enumerate(hello.weak):
+            try:
+                digest, numerics = bytes.fromhex(offer.digest), bytes.fromhex(offer.numerics)
+            except ValueError:
+                return Greeting.BAD_HELLO, 0
+            model = self._models.get(digest)
+            if model is not None:
+                same = model.numerics == numerics
+                return (Greeting.OK if same else Greeting.NUMERICS_DIFFER), index
+        return Greeting.NO_COMMON_MODEL, 0
+
+    async def _serve(
+        self, model: TokenModel, encoder: LinkEncoder, codec: ThreadPoolExecutor
+    ) -> None:
+        reading = asyncio.create_task(self._read(model))
+        coding = asyncio.create_task(self._code(encoder, codec))
+        done, pending = await asyncio.wait(
+            {reading, coding}, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _read(self, model: TokenModel) -> None:
+        while data := await self._reader.read(READ_BYTES):
+            for message in self._frames.feed(data):
+                self._handle(message, model)
+
+    def _handle(self, message: Message, model: TokenModel) -> None:
+        if isinstance(message, Request):
+            if len(self._answers) >= self._config.max_answers:
+                raise LinkError(f"more than {self._config.max_answers} answers at once")
+            number = self._requested
+            self._requested += 1
+            request = message
+            self._push(lambda encoder: _request(encoder, request, model, number))
+            task = asyncio.create_task(self._answer(number, request, model))
+            self._answers[number] = task
+            task.add_done_callback(lambda _: self._answers.pop(number, None))
+        elif isinstance(message, Cancel):
+            if not 0 <= message.number < self._requested:
+                raise LinkError("a cancel for an answer that was never requested")
+            task_or_none = self._answers.get(message.number)
+            if task_or_none is not None:
+                task_or_none.cancel()
+        else:
+            raise LinkError("a second hello")
+
+    def _push(self, command: Command) -> None:
+        self._commands.append(command)
+        self._wake.set()
+        if len(self._commands) >= MAX_COMMANDS:
+            self._room.clear()
+
+    def _put(self, number: int, event: Event) -> None:
+        self._push(lambda encoder: encoder.put(number, event))
+
+    async def _answer(self, number: int, request: Request, model: TokenModel) -> None:
+        """Run the backend for one answer. Whatever happens, the answer is ended on the link."""
+        foreign = self._backend.tokenizer_digest != model.tokenizer.digest
+        translate = _ToText(model, self._backend) if foreign else None
+        wanted = BackendRequest(
+            request.body, bytes.fromhex(request.noise_key), tuple(request.resume)
+        )
+        opened = ended = False
+        try:
+            async with contextlib.aclosing(self._backend.generate(wanted)) as events:
+                async for raw in events:
+                    for event in translate.events(raw) if translate else (raw,):
+                        if isinstance(event, Opened):
+                            coding, opened = event.coding, True
+                            self._push(lambda encoder, c=coding: encoder.open(number, c))
+                        else:
+                            self._put(number, event)
+                            ended = ended or isinstance(event, Finished | Failed)
+                    await self._room.wait()
+        except asyncio.CancelledError:
+            if not ended:
+                self._end(number, opened, Finished(Finish.CANCELLED))
+            raise
+        except NarrowsError as error:
+            log.error("a backend failed: %s", error)
+            if not ended:
+                self._end(number, opened, Failed(Failure.INTERNAL))
+        else:
+            if not ended:
+                self._end(number, opened, Failed(Failure.INTERNAL))
+
+    def _end(self, number: int, opened: bool, event: Event) -> None:
+        if not opened:
+            self._push(lambda encoder: encoder.open(number, Coding.PLAIN))
+        self._put(number, event)
+
+    async def _code(self, encoder: LinkEncoder, codec: ThreadPoolExecutor) -> None:
+        """Run commands and polls in the codec thread, write what they yield."""
+        loop = asyncio.get_running_loop()
+        while True:
+            commands, self._commands = self._commands, []
+            self._wake.clear()
+            self._room.set()
+            data, wait_ms = await loop.run_in_executor(codec, _turn, encoder, commands)
+            if data:
+                self._writer.write(data)
+                await self._writer.drain()
+            if self._commands:
+                continue
+            timeout = None if wait_ms is None else wait_ms / 1000
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+
+
+class _ToText:
+    """A backend's own tokens as text for a weak model with another vocabulary."""
+
+    def __init__(self, model: TokenModel, backend: Backend) -> None:
+        self._token_bytes = backend.token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def events(self, event: Event) -> tuple[Event, ...]:
+        if isinstance(event, Opened):
+            return (Opened(Coding.TEXT),)
+        if isinstance(event, Tokens):
+            data = b"".join(self._token_bytes(token) for token in event.ids)
+            text = self._decoder.decode(data).encode()
+            return (Text(text),) if text else ()
+        if isinstance(event, Finished):
+            rest = self._decoder.decode(b"", final=True).encode()
+            return (Text(rest), event) if rest else (event,)
+        return (event,)
+
+
+def _request(encoder: LinkEncoder, request: Request, model: TokenModel, number: int) -> None:
+    if encoder.request(answer_spec(request, model)) != number:
+        raise LinkError("the encoder counts answers otherwise")
+
+
+def _turn(encoder: LinkEncoder, commands: list[Command]) -> tuple[bytes, float | None]:
+    """In the codec thread: all waiting commands, one poll; bytes and ms to the next poll."""
+    for command in commands:
+        command(encoder)
+    now_ms = time.monotonic() * 1000
+    data = encoder.poll(now_ms)
+    later = time.monotonic() * 1000
+    due = encoder.next_poll_ms(later)
+    return data, None if due is None else max(0.0, due - later)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from narrows.coding.events import Event
+from narrows.weak.api import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class Backend(Protocol):
     """A source of answers."""
 
     @property
-    def tokenizer_digest(self) -> bytes | None:
-        """Digest of the vocabulary of the ``Tokens`` it yields; None where it yields text."""
+    def tokenizer(self) -> Tokenizer | None:
+        """Vocabulary of the ``Tokens`` it yields; None where it yields ``Text``."""
 
     def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]: ...
 

@@ -32,7 +32,7 @@ from narrows.coding.events import (
 from narrows.coding.sampler import sample
 from narrows.enclave.backend import BackendRequest
 from narrows.errors import InputError, NarrowsError
-from narrows.weak.api import Logits, Stream, TokenModel
+from narrows.weak.api import Logits, Stream, Tokenizer, TokenModel
 from narrows.wire.spec import ChatModel, fixed_q16
 from narrows.wire.stops import StopFinder
 
@@ -87,8 +87,8 @@ class BuiltinBackend:
         self._thread.start()
 
     @property
-    def tokenizer_digest(self) -> bytes | None:
-        return self._model.tokenizer.digest
+    def tokenizer(self) -> Tokenizer | None:
+        return self._model.tokenizer
 
     async def close(self) -> None:
         """Stop the engine; answers still in it fail."""

@@ -33,7 +33,7 @@ from narrows.coding.events import (
 from narrows.coding.link import LinkEncoder, LinkOptions
 from narrows.enclave.backend import Backend, BackendRequest
 from narrows.errors import LinkError, NarrowsError
-from narrows.weak.api import TokenModel
+from narrows.weak.api import Tokenizer, TokenModel
 from narrows.wire.messages import (
     PROTOCOL,
     Cancel,
@@ -59,7 +59,6 @@ class SessionConfig:
 
     hello_timeout_s: float = 30.0
     max_answers: int = 1024
-    max_options: Mapping[str, int] | None = None
 
 
 class LinkSession:
@@ -161,9 +160,7 @@ class LinkSession:
     ) -> None:
         reading = asyncio.create_task(self._read(model))
         coding = asyncio.create_task(self._code(encoder, codec))
-        done, pending = await asyncio.wait(
-            {reading, coding}, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, pending = await asyncio.wait({reading, coding}, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
@@ -206,8 +203,9 @@ class LinkSession:
 
     async def _answer(self, number: int, request: Request, model: TokenModel) -> None:
         """Run the backend for one answer. Whatever happens, the answer is ended on the link."""
-        foreign = self._backend.tokenizer_digest != model.tokenizer.digest
-        translate = _ToText(model, self._backend) if foreign else None
+        tokenizer = self._backend.tokenizer
+        foreign = tokenizer is not None and tokenizer.digest != model.tokenizer.digest
+        translate = _ToText(tokenizer) if tokenizer is not None and foreign else None
         wanted = BackendRequest(
             request.body, bytes.fromhex(request.noise_key), tuple(request.resume)
         )
@@ -262,8 +260,8 @@ class LinkSession:
 class _ToText:
     """A backend's own tokens as text for a weak model with another vocabulary."""
 
-    def __init__(self, model: TokenModel, backend: Backend) -> None:
-        self._token_bytes = backend.token_bytes
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def events(self, event: Event) -> tuple[Event, ...]:

@@ -39,6 +39,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.enclave.backend import BackendRequest
+from narrows.weak.api import Tokenizer
 
 log = logging.getLogger("narrows.enclave.upstream")
 
@@ -177,11 +178,14 @@ class _Answer:
 class UpstreamBackend:
     """Backend over HTTP. One connection pool; any number of answers at once."""
 
-    tokenizer_digest: bytes | None = None
-
     def __init__(self, config: UpstreamConfig) -> None:
         self._config = config
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None: a server sends text."""
+        return None
 
     async def close(self) -> None:
         if self._session is not None:

@@ -1,0 +1,110 @@
+"""One TOML file for all roles: typed sections with defaults, every mistake reported at once.
+
+A section is a frozen dataclass of the role that owns it; this module only fills them in. A
+wrong file raises one ``InputError`` whose ``problems`` name file, line, key, what is wrong and
+what would be right. Keys are checked strictly: an unknown one is a mistake, never ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from narrows.errors import InputError
+from narrows.tomlfile import TomlFile, read_toml
+
+_REMEDIES = {
+    "extra_forbidden": "no such key",
+    "unexpected_keyword_argument": "no such key",
+    "missing": "this key is required",
+}
+
+
+def load_sections(path: Path | None, sections: Mapping[str, type]) -> dict[str, Any]:
+    """The sections of the file at ``path``; all defaults where ``path`` is None.
+
+    ``sections``: name of a top-level table to the dataclass that it fills. Raises InputError
+    with every problem of the file.
+    """
+    file = read_toml(path) if path is not None else TomlFile("defaults", {})
+    problems = [
+        f"{file.where((name,))}: [{name}] is no section; {_nearest(name, list(sections))}"
+        for name in file.data
+        if name not in sections
+    ]
+    values: dict[str, Any] = {}
+    for name, kind in sections.items():
+        try:
+            values[name] = _adapter(kind).validate_python(file.data.get(name, {}))
+        except ValidationError as error:
+            problems += [_problem(file, name, kind, item) for item in error.errors()]
+    if problems:
+        raise InputError(
+            f"{file.name} has {len(problems)} mistake{'s' * (len(problems) > 1)}",
+            problems=tuple(problems),
+        )
+    return values
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(_strict(kind))
+
+
+def _strict(kind: type) -> type:
+    """Forbid unknown keys in the dataclass and all dataclasses inside it."""
+    seen: set[type] = set()
+    waiting = [kind]
+    while waiting:
+        current = waiting.pop()
+        if current in seen or not dataclasses.is_dataclass(current):
+            continue
+        seen.add(current)
+        current.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+        for hint in _hints(current).values():
+            waiting += [part for part in _parts(hint) if isinstance(part, type)]
+    return kind
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _parts(hint: Any) -> list[Any]:
+    inner = typing.get_args(hint)
+    return [hint, *(part for item in inner for part in _parts(item))]
+
+
+def _problem(file: TomlFile, section: str, kind: type, item: Mapping[str, Any]) -> str:
+    path = (section, *(part for part in item["loc"] if isinstance(part, str | int)))
+    key = ".".join(str(part) for part in path)
+    text = _REMEDIES.get(item["type"], item["msg"])
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        text += "; " + _nearest(str(path[-1]), _names(kind, path[1:-1]))
+    elif "input" in item and item["type"] != "missing":
+        text += f", not {item['input']!r}"
+    return f"{file.where(path)}: {key}: {text}"
+
+
+def _names(kind: Any, path: tuple[str | int, ...]) -> list[str]:
+    """Field names of the dataclass that ``path`` leads to."""
+    for part in path:
+        if isinstance(part, str):
+            kind = _hints(kind).get(part)
+        for candidate in _parts(kind):
+            if dataclasses.is_dataclass(candidate):
+                kind = candidate
+                break
+    return (
+        [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"

@@ -3,7 +3,7 @@
     frames ──▶ _read ──▶ answer tasks ──events──▶ command list ──▶ codec thread ──▶ socket
 
 Order is what both ends agree on, so everything that touches the encoder goes through one list
-of commands, in order, and is run by one codec thread together with the model steps; the event
+of commands, in order, and is run by the process's one codec thread together with the model steps; the event
 loop never waits for a model. The list is bounded: while the gate takes no bytes (budget spent,
 paced), ``drain`` holds the codec, the list fills, and the backends are held in turn.
 """
@@ -70,12 +70,14 @@ class LinkSession:
         writer: asyncio.StreamWriter,
         backend: Backend,
         models: Mapping[bytes, TokenModel],
+        codec: ThreadPoolExecutor,
         config: SessionConfig | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._backend = backend
         self._models = models
+        self._codec = codec
         self._config = config or SessionConfig()
         self._frames = FrameReader()
         self._commands: list[Command] = []
@@ -87,7 +89,6 @@ class LinkSession:
 
     async def run(self) -> None:
         """Greet, then serve. Returns when the link is over; never raises for what the peer did."""
-        codec = ThreadPoolExecutor(1, thread_name_prefix="link-codec")
         try:
             async with asyncio.timeout(self._config.hello_timeout_s):
                 hello, rest = await self._read_hello()
@@ -97,7 +98,7 @@ class LinkSession:
             model, options = chosen
             for message in rest:
                 self._handle(message, model)
-            await self._serve(model, LinkEncoder(model, options), codec)
+            await self._serve(model, LinkEncoder(model, options))
         except TimeoutError:
             log.warning("no hello within %.0f s", self._config.hello_timeout_s)
         except (LinkError, OSError) as error:
@@ -106,7 +107,6 @@ class LinkSession:
             for task in list(self._answers.values()):
                 task.cancel()
             await asyncio.gather(*self._answers.values(), return_exceptions=True)
-            codec.shutdown(wait=False, cancel_futures=True)
             self._writer.close()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
@@ -155,11 +155,9 @@ class LinkSession:
                 return (Greeting.OK if same else Greeting.NUMERICS_DIFFER), index
         return Greeting.NO_COMMON_MODEL, 0
 
-    async def _serve(
-        self, model: TokenModel, encoder: LinkEncoder, codec: ThreadPoolExecutor
-    ) -> None:
+    async def _serve(self, model: TokenModel, encoder: LinkEncoder) -> None:
         reading = asyncio.create_task(self._read(model))
-        coding = asyncio.create_task(self._code(encoder, codec))
+        coding = asyncio.create_task(self._code(encoder))
         done, pending = await asyncio.wait({reading, coding}, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
@@ -238,14 +236,14 @@ class LinkSession:
             self._push(lambda encoder: encoder.open(number, Coding.PLAIN))
         self._put(number, event)
 
-    async def _code(self, encoder: LinkEncoder, codec: ThreadPoolExecutor) -> None:
+    async def _code(self, encoder: LinkEncoder) -> None:
         """Run commands and polls in the codec thread, write what they yield."""
         loop = asyncio.get_running_loop()
         while True:
             commands, self._commands = self._commands, []
             self._wake.clear()
             self._room.set()
-            data, wait_ms = await loop.run_in_executor(codec, _turn, encoder, commands)
+            data, wait_ms = await loop.run_in_executor(self._codec, _turn, encoder, commands)
             if data:
                 self._writer.write(data)
                 await self._writer.drain()

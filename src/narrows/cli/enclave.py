@@ -1,0 +1,56 @@
+"""``narrows enclave``: the role that holds the strong model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Examples:  narrows enclave --config narrows.toml   |   "
+    "narrows enclave --upstream-url http://127.0.0.1:8000/v1 --upstream-model llama-3.1-8b"
+)
+def enclave(
+    config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
+    listen: Annotated[str | None, typer.Option(help="host:port where the gate connects.")] = None,
+    model: Annotated[str | None, typer.Option(help="Built-in strong model or artifact.")] = None,
+    upstream_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server to use instead, up to /v1.")
+    ] = None,
+    upstream_model: Annotated[str | None, typer.Option(help="Model name at that server.")] = None,
+    weak: Annotated[list[str] | None, typer.Option(help="Weak models, newest first.")] = None,
+) -> None:
+    """Run the strong model and code its answers for the link.
+
+    The API key of an upstream server is read from the file's [enclave.upstream] api_key or
+    from the variable NARROWS_UPSTREAM_KEY, never from a flag.
+    """
+    import asyncio
+    import dataclasses
+    import os
+
+    from narrows.cli.config import load_config
+    from narrows.enclave.server import load_weak, make_backend, serve
+    from narrows.enclave.upstream import UpstreamConfig
+
+    settings = load_config(config).enclave
+    if listen is not None:
+        settings = dataclasses.replace(settings, listen=listen)
+    if model is not None:
+        settings = dataclasses.replace(settings, model=model, upstream=None)
+    if weak:
+        settings = dataclasses.replace(settings, weak=tuple(weak))
+    if upstream_url is not None:
+        upstream = UpstreamConfig(url=upstream_url, model=upstream_model or "default")
+        settings = dataclasses.replace(settings, upstream=upstream)
+    key = os.environ.get("NARROWS_UPSTREAM_KEY")
+    if key and settings.upstream is not None:
+        with_key = dataclasses.replace(settings.upstream, api_key=key)
+        settings = dataclasses.replace(settings, upstream=with_key)
+    models = load_weak(settings)
+    backend = make_backend(settings)
+    asyncio.run(serve(settings, backend, models))

@@ -1,0 +1,132 @@
+"""The enclave's process: load the models, listen for the gate, one session a connection.
+
+Weak models are shared by all links, and a token model serves one call at a time, so one codec
+thread serves all sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from narrows.enclave.backend import Backend
+from narrows.enclave.builtin import BuiltinBackend
+from narrows.enclave.session import LinkSession, SessionConfig
+from narrows.enclave.upstream import UpstreamBackend, UpstreamConfig
+from narrows.errors import InputError
+from narrows.weak.api import TokenModel
+from narrows.weak.registry import load_model
+from narrows.wire.address import parse_address
+
+log = logging.getLogger("narrows.enclave")
+
+
+@dataclass(frozen=True, slots=True)
+class EnclaveConfig:
+    """Section ``[enclave]``.
+
+    ``listen``: where the gate connects. ``model``: the built-in strong model's name or artifact,
+    used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with.
+    ``kv_mib``: memory for the strong model's cache. ``max_links``: connections at once.
+    """
+
+    listen: str = "127.0.0.1:8402"
+    model: str = "smollm2-135m"
+    upstream: UpstreamConfig | None = None
+    weak: tuple[str, ...] = ("default",)
+    threads: int = 0
+    kv_mib: int = 512
+    max_batch: int = 64
+    max_links: int = 16
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+
+def make_backend(config: EnclaveConfig) -> Backend:
+    """The strong model that the configuration names."""
+    if config.upstream is not None:
+        if not config.upstream.url.startswith(("http://", "https://")):
+            raise InputError(
+                f"upstream url {config.upstream.url!r} is no http address",
+                "write it as http://host:port/v1",
+            )
+        return UpstreamBackend(config.upstream)
+    model = load_model(config.model, threads=config.threads, kv_bytes=config.kv_mib << 20)
+    return BuiltinBackend(model, max_batch=config.max_batch)
+
+
+def load_weak(config: EnclaveConfig) -> dict[bytes, TokenModel]:
+    """Weak models by digest."""
+    models = [load_model(name, threads=config.threads) for name in config.weak]
+    return {model.digest: model for model in models}
+
+
+class EnclaveServer:
+    """Accepts links from the gate and serves each until it closes."""
+
+    def __init__(
+        self, config: EnclaveConfig, backend: Backend, models: Mapping[bytes, TokenModel]
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._models = models
+        self._codec = ThreadPoolExecutor(1, thread_name_prefix="link-codec")
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> int:
+        """Listen; the port."""
+        host, port = parse_address(self._config.listen)
+        self._server = await asyncio.start_server(self._connected, host, port, limit=1 << 20)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._sessions):
+            task.cancel()
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+        await self._backend.close()
+        self._codec.shutdown(cancel_futures=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._sessions) >= self._config.max_links:
+            log.warning("refused a link: %d are open", len(self._sessions))
+            writer.close()
+            return
+        self._sessions.add(task)
+        session = LinkSession(
+            reader, writer, self._backend, self._models, self._codec, self._config.session
+        )
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(task)
+
+
+async def serve(
+    config: EnclaveConfig, backend: Backend, models: Mapping[bytes, TokenModel]
+) -> None:
+    """Serve until SIGINT or SIGTERM. Says ``{"ready": true, "port": N}`` on standard output."""
+    server = EnclaveServer(config, backend, models)
+    port = await server.start()
+    say_ready(port=port)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.stop()
+
+
+def say_ready(**facts: Any) -> None:
+    sys.stdout.write(json.dumps({"ready": True, **facts}) + "\n")
+    sys.stdout.flush()

@@ -3,9 +3,10 @@
     frames ──▶ _read ──▶ answer tasks ──events──▶ command list ──▶ codec thread ──▶ socket
 
 Order is what both ends agree on, so everything that touches the encoder goes through one list
-of commands, in order, and is run by the process's one codec thread together with the model steps; the event
-loop never waits for a model. The list is bounded: while the gate takes no bytes (budget spent,
-paced), ``drain`` holds the codec, the list fills, and the backends are held in turn.
+of commands, in order, and is run by the process's one codec thread together with the model
+steps; the event loop never waits for a model. The list is bounded: while the gate takes no
+bytes (budget spent, paced), ``drain`` holds the codec, the list fills, and the backends are
+held in turn.
 """
 
 from __future__ import annotations

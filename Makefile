@@ -1,0 +1,61 @@
+# Everything is set up in .venv; the two commands that matter are `make up` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: up test lint format bench torture weak-default clean help
+
+help:
+	@echo "make up            serve a model at http://127.0.0.1:8400/v1 (ARGS='--port 9000')"
+	@echo "make test          run every test"
+	@echo "make lint          ruff and mypy --strict"
+	@echo "make bench         measure the parts (ANSWERS=file.jsonl adds the codec)"
+	@echo "make torture       the hours-long fault tests"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "narrows needs Python 3.11 or newer; '$(PYTHON)' is not. Install it or say PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-ready: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing narrows into $(VENV) ..."
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.test-ready: $(VENV)/.run-ready
+	@echo "installing what tests and benchmarks compare with into $(VENV) ..."
+	@$(PIP) install --editable '.[dev,bench,train,plots]'
+	@touch $@
+
+up: $(VENV)/.run-ready
+	@$(BIN)/narrows up $(ARGS)
+
+test: $(VENV)/.test-ready
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test-ready
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy src
+
+format: $(VENV)/.test-ready
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+torture: $(VENV)/.test-ready
+	$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS)
+
+bench: $(VENV)/.test-ready
+	$(BIN)/narrows bench ledger
+	$(BIN)/narrows bench gate
+	$(BIN)/narrows bench serve
+	$(BIN)/narrows bench runtime --quick
+	$(BIN)/narrows bench coupled
+	$(if $(ANSWERS),$(BIN)/narrows bench codec --answers $(ANSWERS))
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,150 @@
+"""Start the roles of one machine as child processes, wait until each is ready, stop all.
+
+A role says one line of JSON with ``"ready": true`` on standard output when it serves; what it
+logs goes to ``STATE/log/ROLE.log``. A role that dies is named, with the end of its log, and
+all others are stopped: a half-running chain would only hang its clients.
+
+Children die with their parent (PR_SET_PDEATHSIG), so that a killed ``narrows up`` leaves no
+gate behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from narrows.errors import PeerError
+
+LOG_TAIL_LINES = 12
+MAX_READY_LINE_BYTES = 1 << 16
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Role:
+    """One running child. ``facts``: what it said when it was ready (its port, above all)."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def log_tail(self) -> str:
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
+
+    def death(self) -> str | None:
+        """How it ended, in words; None while it runs."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+
+
+class Supervisor:
+    """Starts roles in order and stops them in the reverse order."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self._log_dir = log_dir
+        self._roles: list[Role] = []
+        log_dir.mkdir(parents=True, exist_ok=True)
+
+    def start(self, name: str, arguments: Sequence[str], *, timeout_s: float = 120.0) -> Role:
+        """Run ``narrows ARGUMENTS`` and wait until it is ready. Raises PeerError when it dies
+        or says nothing for ``timeout_s``."""
+        log_path = self._log_dir / f"{name}.log"
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "narrows.cli.main", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                # Its own session: a Ctrl-C reaches this parent alone, which stops all in order.
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),  # no thread runs here yet
+            )
+        role = Role(name, process, log_path)
+        self._roles.append(role)
+        role.facts = self._wait_ready(role, timeout_s)
+        return role
+
+    def _wait_ready(self, role: Role, timeout_s: float) -> dict[str, Any]:
+        stdout = role.process.stdout
+        if stdout is None:
+            raise PeerError(f"the {role.name} has no standard output")
+        deadline = time.monotonic() + timeout_s
+        buffer = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while (left_s := deadline - time.monotonic()) > 0:
+                if not selector.select(min(left_s, 0.5)):
+                    continue
+                data = os.read(stdout.fileno(), 4096)
+                if not data or len(buffer) > MAX_READY_LINE_BYTES:
+                    break
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    if (facts := _ready_facts(line)) is not None:
+                        return facts
+        if left_s > 0:  # it closed its output: it is ending, or will never be ready
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                role.process.wait(5)
+        how = role.death() or f"was not ready within {timeout_s:.0f} s"
+        raise PeerError(f"the {role.name} {how}; the end of its log:\n{role.log_tail()}")
+
+    def dead(self) -> Role | None:
+        """A role that has ended by itself, if any."""
+        return next((role for role in self._roles if role.death() is not None), None)
+
+    def watch(self, stopping: Callable[[], bool], interval_s: float = 0.2) -> Role | None:
+        """Wait until ``stopping()`` or a role ends; that role."""
+        while not stopping():
+            if (role := self.dead()) is not None:
+                return role
+            time.sleep(interval_s)
+        return None
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End every role: asked first, killed after ``timeout_s``. Edge first, so that clients
+        hear of it while the rest still stands."""
+        for role in reversed(self._roles):
+            if role.process.poll() is None:
+                role.process.terminate()
+            try:
+                role.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                role.process.kill()
+                role.process.wait()
+            if role.process.stdout is not None:
+                role.process.stdout.close()
+        self._roles.clear()
+
+
+def _ready_facts(line: bytes) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(line)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) and facts.get("ready") is True else None
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # the parent died before the call above took effect
+            os._exit(1)
+
+    return in_child

@@ -1,0 +1,38 @@
+"""``narrows up``: all roles on loopback, one command, one Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Examples:  narrows up   |   narrows up --state /tmp/try --budget 2000 --port 9000"
+)
+def up(
+    config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
+    state: Annotated[Path | None, typer.Option(help="State folder.")] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Bytes of the demonstration budget, for a state folder without a ledger. "
+            "It never changes an existing one.",
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the API on 127.0.0.1.")
+    ] = None,
+) -> None:
+    """Serve the strong model through the gate, everything on this machine.
+
+    The first run imports the model and compiles kernels; later ones start in seconds. Stop it
+    with Ctrl-C.
+    """
+    from narrows.cli.local import LocalDeployment
+
+    LocalDeployment.prepare(config, state, budget, port).run()

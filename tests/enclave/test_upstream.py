@@ -27,7 +27,8 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.enclave.backend import BackendRequest
-from narrows.enclave.upstream import UpstreamBackend, UpstreamConfig
+from narrows.enclave.config import UpstreamConfig
+from narrows.enclave.upstream import UpstreamBackend
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BODY = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}

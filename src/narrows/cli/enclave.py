@@ -34,8 +34,8 @@ def enclave(
     import os
 
     from narrows.cli.config import load_config
+    from narrows.enclave.config import UpstreamConfig
     from narrows.enclave.server import load_weak, make_backend, serve
-    from narrows.enclave.upstream import UpstreamConfig
 
     settings = load_config(config).enclave
     if listen is not None:

@@ -13,39 +13,19 @@ import signal
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
-from narrows.enclave.session import LinkSession, SessionConfig
-from narrows.enclave.upstream import UpstreamBackend, UpstreamConfig
+from narrows.enclave.config import EnclaveConfig
+from narrows.enclave.session import LinkSession
+from narrows.enclave.upstream import UpstreamBackend
 from narrows.errors import InputError
 from narrows.weak.api import TokenModel
 from narrows.weak.registry import load_model
 from narrows.wire.address import parse_address
 
 log = logging.getLogger("narrows.enclave")
-
-
-@dataclass(frozen=True, slots=True)
-class EnclaveConfig:
-    """Section ``[enclave]``.
-
-    ``listen``: where the gate connects. ``model``: the built-in strong model's name or artifact,
-    used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with.
-    ``kv_mib``: memory for the strong model's cache. ``max_links``: connections at once.
-    """
-
-    listen: str = "127.0.0.1:8402"
-    model: str = "smollm2-135m"
-    upstream: UpstreamConfig | None = None
-    weak: tuple[str, ...] = ("default",)
-    threads: int = 0
-    kv_mib: int = 512
-    max_batch: int = 64
-    max_links: int = 16
-    session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def make_backend(config: EnclaveConfig) -> Backend:

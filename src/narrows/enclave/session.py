@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from narrows.coding.events import (
     Coding,
@@ -33,6 +32,7 @@ from narrows.coding.events import (
 )
 from narrows.coding.link import LinkEncoder, LinkOptions
 from narrows.enclave.backend import Backend, BackendRequest
+from narrows.enclave.config import SessionConfig
 from narrows.errors import LinkError, NarrowsError
 from narrows.weak.api import Tokenizer, TokenModel
 from narrows.wire.messages import (
@@ -52,14 +52,6 @@ MAX_COMMANDS = 4096
 READ_BYTES = 1 << 16
 
 Command = Callable[[LinkEncoder], None]
-
-
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """``max_answers``: open at once on this link; the edge must keep below it."""
-
-    hello_timeout_s: float = 30.0
-    max_answers: int = 1024
 
 
 class LinkSession:

@@ -20,7 +20,6 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -39,6 +38,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.enclave.backend import BackendRequest
+from narrows.enclave.config import UpstreamConfig
 from narrows.weak.api import Tokenizer
 
 log = logging.getLogger("narrows.enclave.upstream")
@@ -65,21 +65,6 @@ _PASSED = (
     "presence_penalty",
     "frequency_penalty",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamConfig:
-    """Where the server is and how long it may take. ``url`` ends in ``/v1``."""
-
-    url: str
-    model: str
-    api_key: str = ""
-    connect_timeout_s: float = 10.0
-    first_token_timeout_s: float = 120.0
-    token_timeout_s: float = 60.0
-    answer_timeout_s: float = 1800.0
-    max_line_bytes: int = 1 << 20
-    max_answer_bytes: int = 16 << 20
 
 
 class _Malformed(Exception):

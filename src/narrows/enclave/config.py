@@ -1,0 +1,48 @@
+"""What an enclave is told. Everything has a default; light, since every role reads the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """Where the server is and how long it may take. ``url`` ends in ``/v1``."""
+
+    url: str
+    model: str
+    api_key: str = ""
+    connect_timeout_s: float = 10.0
+    first_token_timeout_s: float = 120.0
+    token_timeout_s: float = 60.0
+    answer_timeout_s: float = 1800.0
+    max_line_bytes: int = 1 << 20
+    max_answer_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """``max_answers``: open at once on this link; the edge must keep below it."""
+
+    hello_timeout_s: float = 30.0
+    max_answers: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EnclaveConfig:
+    """Section ``[enclave]``.
+
+    ``listen``: where the gate connects. ``model``: the built-in strong model's name or artifact,
+    used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with.
+    ``kv_mib``: memory for the strong model's cache. ``max_links``: connections at once.
+    """
+
+    listen: str = "127.0.0.1:8402"
+    model: str = "smollm2-135m"
+    upstream: UpstreamConfig | None = None
+    weak: tuple[str, ...] = ("default",)
+    threads: int = 0
+    kv_mib: int = 512
+    max_batch: int = 64
+    max_links: int = 16
+    session: SessionConfig = field(default_factory=SessionConfig)

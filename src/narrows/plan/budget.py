@@ -1,0 +1,92 @@
+"""The budget to give to the ledger: a lifetime cap and rolling windows, in bytes.
+
+Windows come from the day: the busiest minute is ``burst`` times the mean one, the busiest hour
+half as peaked, and a week of independent days scatters less than a day does. The lifetime cap is
+what the demand needs, unless the weights would fit through that; then it is the most that keeps
+19 of 20 futures safe, and the budget says how long it lasts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from narrows.plan import equations as eq
+from narrows.plan.simulate import Forecast, median, percentiles
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """``lifetime_bytes`` and ``windows_bytes``: what to sign. ``need_bytes``: p95 of what the
+    demand emits over the life; ``safe_bytes``: what may leave so that in 95 % of the futures
+    the weights do not fit; ``lasts_days``: at the median demand."""
+
+    lineage: str
+    lifetime_bytes: int
+    windows_bytes: dict[str, int]
+    need_bytes: float
+    safe_bytes: float
+    lasts_days: float
+
+
+def lineage_name(name: str) -> str:
+    """A ledger account name: lower case, letters, digits, ``.-_``, at most 64 characters."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64] or "model"
+
+
+def recommend(result: Forecast) -> Budget:
+    inputs = result.inputs
+    outcome = result.outcomes[result.deployed]
+    carrier = result.outcomes[result.carrier]
+    payload = outcome.bits / carrier.bits
+    usable = inputs["attacker.usable_share"]
+    given = result.scenario.has("defender.cap")
+    day = median(carrier.cap)
+    need = day * median(inputs["demand.lifetime"]) if given else percentiles(carrier.outflow)[2]
+    safe = percentiles(result.target / (usable * payload))[0]
+    lifetime = min(need, safe)
+    if "defender.lifetime_cap" in inputs:
+        lifetime = median(inputs["defender.lifetime_cap"])
+    windows = _windows(result, day)
+    windows = {name: size for name, size in windows.items() if size < lifetime}
+    pace = day if given else median(carrier.outflow / inputs["demand.lifetime"])
+    return Budget(
+        lineage_name(result.scenario.name),
+        max(1, math.floor(lifetime)),
+        windows,
+        need,
+        safe,
+        lifetime / pace if pace > 0 else math.inf,
+    )
+
+
+def _windows(result: Forecast, day: float) -> dict[str, int]:
+    burst = median(result.inputs["defender.burst"])
+    sigma = float(np.log(median(result.inputs["demand.busy_day"]))) / eq.Z_OF_DAY["p95"]
+    z = eq.Z_OF_DAY[result.scenario.choices["defender.serve"]]
+    week = 7 * day * math.exp(z * sigma * (1 / math.sqrt(7) - 1))
+    sizes = {
+        "minute": day / 1440 * burst,
+        "hour": day / 24 * min(24.0, (1 + burst) / 2),
+        "day": day,
+        "week": min(7 * day, week),
+    }
+    if result.scenario.windows:
+        sizes = dict(result.scenario.windows)
+    return {name: max(1, math.ceil(size)) for name, size in sizes.items()}
+
+
+def as_toml(budget: Budget) -> str:
+    """The block as the configuration and ``narrows budget propose`` read it."""
+    lines = [
+        "[budget]",
+        f'lineage = "{budget.lineage}"',
+        f"lifetime_bytes = {budget.lifetime_bytes}",
+    ]
+    if budget.windows_bytes:
+        lines += ["", "[budget.windows]"]
+        lines += [f"{name}_bytes = {size}" for name, size in budget.windows_bytes.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,119 @@
+"""Which inputs decide: rank correlation over the draws, and one input at a time.
+
+*Rank correlation* (Spearman) of an input with the theft time says how far its uncertainty orders
+the futures; squared and normalised it is the input's share (exact for a product of independent
+lognormal inputs, which this model nearly is). *One at a time* sets an input to its 5th and 95th
+percentile with all others at their median: the tornado's bars.
+
+A scenario without ranges has no such drivers; then each given number is halved and doubled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from narrows.plan.distribution import Distribution, Samples
+from narrows.plan.fields import FIELDS
+from narrows.plan.scenario import Scenario
+from narrows.plan.simulate import Forecast, as_samples, evaluate, median_inputs
+
+RANK_DRAWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """``low``, ``high``: the input's values; ``days_low``, ``days_high``: theft time at them,
+    all else at the median. ``rank_correlation`` with theft time and ``margin_correlation`` with
+    payload reached ÷ target, -1..1; None where nothing is uncertain. ``share``: 0..1."""
+
+    path: str
+    label: str
+    low: float
+    high: float
+    days_low: float
+    days_high: float
+    rank_correlation: float | None
+    margin_correlation: float | None
+    share: float
+
+
+def ranks(values: Samples) -> Samples:
+    """Ranks 0..n-1 with ties averaged, as Spearman's coefficient needs."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    lengths = np.diff(np.append(starts, values.size))
+    result = np.empty(values.size)
+    result[order] = np.repeat(starts + (lengths - 1) / 2, lengths)
+    return result
+
+
+def spearman(a: Samples, b: Samples) -> float:
+    """Rank correlation, -1..1; 0 where either side is constant."""
+    x, y = ranks(a), ranks(b)
+    x -= x.mean()
+    y -= y.mean()
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale > 0 else 0.0
+
+
+def _days_at(scenario: Scenario, path: str, values: tuple[float, float]) -> tuple[float, float]:
+    """Theft time of the deployed coding with one input set, all others at their median."""
+    low, high = (
+        float(np.asarray(result.outcomes[result.deployed].days))
+        for result in (
+            evaluate(scenario, {**median_inputs(scenario), path: value}) for value in values
+        )
+    )
+    return low, high
+
+
+def _halved_and_doubled(path: str, dist: Distribution) -> tuple[float, float]:
+    field = FIELDS[path]
+    low = max(dist.median / 2, field.lower)
+    return low, min(dist.median * 2, field.upper)
+
+
+def find(result: Forecast) -> list[Driver]:
+    """Drivers of the theft time of the deployed coding, the strongest first."""
+    scenario = result.scenario
+    uncertain = [path for path, dist in scenario.numbers.items() if not dist.fixed]
+    count = min(result.draws, RANK_DRAWS)
+    outcome = result.outcomes[result.deployed]
+    days = as_samples(outcome.days, result.draws)[:count]
+    margin = as_samples(outcome.reach / result.target, result.draws)[:count]
+    found: list[Driver] = []
+    paths = uncertain or [path for path in scenario.numbers if path in scenario.given]
+    for path in paths:
+        dist = scenario.numbers[path]
+        ends = (dist.quantile(0.05), dist.quantile(0.95))
+        rank = on_margin = None
+        if uncertain:
+            drawn = as_samples(result.inputs[path], result.draws)[:count]
+            rank, on_margin = spearman(drawn, days), spearman(drawn, margin)
+        else:
+            ends = _halved_and_doubled(path, dist)
+        low, high = _days_at(scenario, path, ends)
+        found.append(Driver(path, FIELDS[path].label, *ends, low, high, rank, on_margin, 0.0))
+    return _with_shares(found)
+
+
+def _swing(driver: Driver) -> float:
+    low, high = driver.days_low, driver.days_high
+    if low <= 0 or high <= 0 or not np.isfinite(low + high):
+        return 0.0
+    return abs(float(np.log(high / low)))
+
+
+def _with_shares(found: list[Driver]) -> list[Driver]:
+    weights = [
+        driver.rank_correlation**2 if driver.rank_correlation is not None else _swing(driver) ** 2
+        for driver in found
+    ]
+    total = sum(weights) or 1.0
+    shared = [
+        replace(driver, share=weight / total) for driver, weight in zip(found, weights, strict=True)
+    ]
+    return sorted(shared, key=lambda driver: (-driver.share, driver.path))

@@ -1,0 +1,134 @@
+"""What a gate is told. Everything has a default but the ports; nothing here moves a budget.
+
+A port that listens beyond loopback must have TLS: bytes of the link would otherwise be read
+and forged by anyone on the way to the edge.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from narrows.errors import InputError
+
+MAX_PORTS = 16
+MAX_LINKS = 4096
+MAX_TICK_MS = 10_000
+MAX_OUTBOUND_BYTES = 8 << 20  # a tick's count on one link stays below 2^24, see timing.py
+MAX_INBOUND_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PortConfig:
+    """One purpose, one account. ``listen_port`` 0: any free one."""
+
+    name: str = "answers"
+    account: str = "answers"
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 8402
+    enclave_host: str = "127.0.0.1"
+    enclave_port: int = 8401
+    max_links: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. ``peer_file`` holds the certificates whose keys alone are accepted."""
+
+    cert_file: Path
+    key_file: Path
+    peer_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """``pacing``: ``variable`` charges what each tick shows; ``constant`` sends
+    ``constant_bytes`` (TLS included) on every link in every tick. Buffers are per link.
+    ``state_port`` -1: no state port."""
+
+    ports: tuple[PortConfig, ...] = (PortConfig(),)
+    tick_ms: int = 20
+    pacing: str = "variable"
+    constant_bytes: int = 256
+    outbound_buffer_bytes: int = 1 << 20
+    inbound_buffer_bytes: int = 16 << 20
+    stall_timeout_s: float = 30.0
+    connect_timeout_s: float = 5.0
+    handshake_timeout_s: float = 5.0
+    closes_per_s: float = 10.0
+    handshakes_per_s: float = 20.0
+    lease_s: float = 1.0
+    min_lease_bytes: int = 256
+    max_lease_bytes: int = 64 << 20
+    state_host: str = "127.0.0.1"
+    state_port: int = 8403
+    tls: TlsFiles | None = None
+
+    def check(self) -> GateConfig:
+        """Itself, or ``InputError`` with every problem."""
+        problems = [*_gate_problems(self), *_port_problems(self)]
+        if problems:
+            raise InputError("the gate's configuration is wrong", problems=tuple(problems))
+        return self
+
+
+def _gate_problems(config: GateConfig) -> list[str]:
+    least_constant_bytes = 2 if config.tls is None else 64
+    ranges: list[tuple[str, float, float, float]] = [
+        ("tick_ms", config.tick_ms, 1, MAX_TICK_MS),
+        ("constant_bytes", config.constant_bytes, least_constant_bytes, 1 << 20),
+        ("outbound_buffer_bytes", config.outbound_buffer_bytes, 1024, MAX_OUTBOUND_BYTES),
+        ("inbound_buffer_bytes", config.inbound_buffer_bytes, 1024, MAX_INBOUND_BYTES),
+        ("stall_timeout_s", config.stall_timeout_s, 0.1, 3600),
+        ("connect_timeout_s", config.connect_timeout_s, 0.1, 600),
+        ("handshake_timeout_s", config.handshake_timeout_s, 0.1, 600),
+        ("closes_per_s", config.closes_per_s, 0.1, 1000),
+        ("handshakes_per_s", config.handshakes_per_s, 0.1, 1000),
+        ("lease_s", config.lease_s, 0.01, 3600),
+        ("min_lease_bytes", config.min_lease_bytes, 64, 1 << 30),
+        ("max_lease_bytes", config.max_lease_bytes, config.min_lease_bytes, 1 << 40),
+    ]
+    problems = [
+        f"{name} is {value}, must be {low}..{high}"
+        for name, value, low, high in ranges
+        if not low <= value <= high
+    ]
+    if config.pacing not in ("variable", "constant"):
+        problems.append(f"pacing is {config.pacing!r}, must be 'variable' or 'constant'")
+    if config.state_port >= 0 and config.tls is None and not is_loopback(config.state_host):
+        problems.append(f"the state port listens on {config.state_host} without TLS files")
+    return problems
+
+
+def _port_problems(config: GateConfig) -> list[str]:
+    if not 1 <= len(config.ports) <= MAX_PORTS:
+        return [f"a gate has 1..{MAX_PORTS} ports, not {len(config.ports)}"]
+    problems = []
+    names = [port.name for port in config.ports]
+    if len(set(names)) != len(names):
+        problems.append("two ports have the same name")
+    for port in config.ports:
+        if not _is_word(port.name) or not _is_word(port.account):
+            problems.append(f"port {port.name!r}: names and accounts are words of 1..32 letters")
+        if not 0 <= port.listen_port < 65536 or not 1 <= port.enclave_port < 65536:
+            problems.append(f"port {port.name!r}: TCP ports are 0..65535, the enclave's not 0")
+        if not 1 <= port.max_links <= MAX_LINKS:
+            problems.append(f"port {port.name!r}: max_links must be 1..{MAX_LINKS}")
+        if config.tls is None and not is_loopback(port.listen_host):
+            problems.append(f"port {port.name!r} listens on {port.listen_host} without TLS files")
+    return problems
+
+
+def _is_word(name: str) -> bool:
+    return 1 <= len(name) <= 32 and name.isascii() and name.replace("-", "").isalnum()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine alone. A name other than ``localhost`` is not."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,279 @@
+"""One link: two TCP connections and the bytes between them, bounded.
+
+Outward (enclave -> edge): bytes wait in ``_outbox``; a full outbox stops *reading from the
+enclave*. They leave only through ``take``, which the port calls after it has paid.
+Inward (edge -> enclave): read at the edge's own speed, always. What the enclave does not
+take waits; more than the bound closes the link. So the edge never feels how fast the
+enclave reads. Whatever the enclave does to its connection (refuse, close, reset, not read)
+only sets ``closing``; the port shows that at a tick of its choosing, and charges it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+from narrows.errors import PeerError
+from narrows.gate.timing import LinkHistory
+from narrows.gate.tls import TlsPipe
+from narrows.wire.padding import frame_bytes, pad, tls_payload_bytes
+
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+
+
+class Outbox:
+    """A queue of bytes with a known size."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._parts: deque[bytes] = deque()
+
+    def put(self, data: bytes) -> None:
+        self._parts.append(data)
+        self.size += len(data)
+
+    def take(self, count: int) -> bytes:
+        """The first ``count`` bytes, or all if there are fewer."""
+        taken = []
+        while count and self._parts:
+            part = self._parts.popleft()
+            if len(part) > count:
+                self._parts.appendleft(part[count:])
+                part = part[:count]
+            taken.append(part)
+            count -= len(part)
+            self.size -= len(part)
+        return b"".join(taken)
+
+
+class Stall:
+    """Whether a writer has made no progress for ``timeout_s`` while bytes were waiting."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._drained = -1
+        self._since = 0.0
+
+    def check(self, now: float, written: int, waiting: int) -> bool:
+        drained = written - waiting
+        if not waiting or drained != self._drained:
+            self._drained, self._since = drained, now
+        return now - self._since > self._timeout_s
+
+
+class Link:
+    """Bounded state of one link. ``gone`` is called once, when the edge's side has ended."""
+
+    def __init__(
+        self,
+        edge: asyncio.Transport,
+        pipe: TlsPipe | None,
+        outbound_bytes: int,
+        inbound_bytes: int,
+        stall_timeout_s: float,
+        gone: Callable[[Link], None],
+    ) -> None:
+        self.history = LinkHistory()
+        self.pipe = pipe
+        self.closing = False  # what is in the outbox still goes out, then the edge's side ends
+        self.edge_paused = False
+        self.arrived = asyncio.Event()  # bytes from the edge, or its end
+        self.ended = False
+        self._edge, self._enclave = edge, cast("asyncio.Transport | None", None)
+        self._outbox = Outbox()
+        self._wire = b""  # ciphertext that was made but not yet paid
+        self._early = Outbox()  # inward bytes, while the enclave is being dialled
+        self._outbound_bytes, self._inbound_bytes = outbound_bytes, inbound_bytes
+        self._edge_stall, self._enclave_stall = Stall(stall_timeout_s), Stall(stall_timeout_s)
+        self._edge_written = self._enclave_written = 0
+        self._stall_timeout_s = stall_timeout_s
+        self._gone = gone
+
+    # outward -------------------------------------------------------------------------
+
+    def from_enclave(self, data: bytes) -> None:
+        if self.ended:
+            return
+        self._outbox.put(data)
+        if self._outbox.size >= self._outbound_bytes and self._enclave is not None:
+            self._enclave.pause_reading()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Wire bytes that the next tick could send."""
+        if self.pipe is None:
+            return self._outbox.size
+        self._wire += self.pipe.take_outgoing()
+        return len(self._wire) + self.pipe.wire_bytes(self._outbox.size)
+
+    def take(self, count: int) -> bytes:
+        """At most ``count`` wire bytes, to be paid before ``send``."""
+        if self.pipe is None:
+            data = self._outbox.take(count)
+        else:
+            payload = self._outbox.take(tls_payload_bytes(max(0, count - len(self._wire))))
+            data = self._seal(payload, count)
+        self._resume()
+        return data
+
+    def take_frame(self, count: int) -> bytes:
+        """Exactly ``count`` wire bytes, filled up with padding."""
+        size = frame_bytes(count, self.pipe is not None)
+        frame = pad(self._outbox.take(size - 1), size)
+        self._resume()
+        return frame if self.pipe is None else self._seal(frame, count)
+
+    def _seal(self, payload: bytes, count: int) -> bytes:
+        if self.pipe is None:
+            raise PeerError("a plain link has nothing to seal")
+        if payload:
+            self.pipe.encrypt(payload)
+        wire = self._wire + self.pipe.take_outgoing()
+        self._wire = wire[count:]
+        return wire[:count]
+
+    def _resume(self) -> None:
+        if self._enclave is not None and self._outbox.size < self._outbound_bytes:
+            self._enclave.resume_reading()
+
+    def send(self, data: bytes) -> None:
+        """Write paid bytes to the edge."""
+        self._edge_written += len(data)
+        self._edge.write(data)
+
+    def end(self) -> None:
+        """Close both sides: paid bytes are still delivered, nothing else is."""
+        if self.ended:
+            return
+        self.ended = True
+        self.arrived.set()
+        self._edge.close()
+        if self._edge.get_write_buffer_size():  # an edge that does not read keeps nothing
+            asyncio.get_running_loop().call_later(self._stall_timeout_s, self._edge.abort)
+        if self._enclave is not None:
+            self._enclave.abort()
+        self._gone(self)
+
+    # inward --------------------------------------------------------------------------
+
+    def from_edge(self, data: bytes) -> None:
+        if self.ended:
+            return
+        try:
+            plain = data if self.pipe is None else self.pipe.receive(data)
+        except PeerError:
+            self.end()
+            return
+        self.arrived.set()
+        if self.closing or not plain:
+            return
+        if self._enclave is None:
+            self._early.put(plain)
+            waiting = self._early.size
+        else:
+            self._enclave_written += len(plain)
+            self._enclave.write(plain)
+            waiting = self._enclave.get_write_buffer_size()
+        if waiting > self._inbound_bytes:
+            self.enclave_ended()
+
+    def attach(self, enclave: asyncio.Transport) -> None:
+        """The enclave answered the dial."""
+        if self.ended or self.closing:
+            enclave.abort()
+            return
+        self._enclave = enclave
+        early = self._early.take(self._early.size)
+        self._enclave_written = len(early)
+        enclave.write(early)
+
+    def enclave_ended(self) -> None:
+        """It closed, reset, refused or does not read: all the same from here on."""
+        self.closing = True
+        if self._enclave is not None:
+            self._enclave.abort()
+
+    # health --------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Once a second: end what makes no progress."""
+        waiting = self._edge.get_write_buffer_size()
+        if self._edge_stall.check(now, self._edge_written, waiting):
+            self._edge.abort()
+            self.end()
+            return
+        if self._enclave is not None and not self.closing:
+            waiting = self._enclave.get_write_buffer_size()
+            if self._enclave_stall.check(now, self._enclave_written, waiting):
+                self.enclave_ended()
+
+
+def set_options(transport: asyncio.BaseTransport) -> None:
+    """Keepalive, so that half-open peers end; no delay, since ticks already gather."""
+    sock = transport.get_extra_info("socket")
+    for level, option, value in KEEPALIVE:
+        sock.setsockopt(level, option, value)
+
+
+class EdgeSide(asyncio.Protocol):
+    """The edge's connection. ``opened`` makes the link, or refuses with None; ``closed``
+    when the socket is gone, which may be after the link's end."""
+
+    def __init__(
+        self,
+        opened: Callable[[asyncio.Transport], Link | None],
+        closed: Callable[[], None],
+    ) -> None:
+        self._opened, self._closed = opened, closed
+        self._link: Link | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        set_options(transport)
+        edge = cast(asyncio.Transport, transport)
+        edge.set_write_buffer_limits(high=0)  # paused while anything waits for the kernel
+        self._link = self._opened(edge)
+        if self._link is None:
+            edge.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._link is not None:
+            self._link.from_edge(data)
+
+    def pause_writing(self) -> None:
+        if self._link is not None:
+            self._link.edge_paused = True
+
+    def resume_writing(self) -> None:
+        if self._link is not None:
+            self._link.edge_paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._link is not None:
+            self._link.end()
+        self._closed()
+
+
+class EnclaveSide(asyncio.Protocol):
+    """The connection into the enclave."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        set_options(transport)
+        self._link.attach(cast(asyncio.Transport, transport))
+
+    def data_received(self, data: bytes) -> None:
+        self._link.from_enclave(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._link.enclave_ended()

@@ -1,0 +1,227 @@
+"""The meter: no byte leaves that is not already on a durable lease.
+
+Order (law 1, paid before sent)
+1. ``acquire`` returned: the lease is durable and cosigned. Only then does ``credit`` grow.
+2. ``spend(bytes, units)`` lowers ``credit`` *before* the caller writes. Timing units add up
+   and are paid in whole bytes, in advance: paid bytes * 8 >= bits seen, at every moment.
+3. ``settle`` returns what is left. A gate that dies settles nothing: all of it is spent.
+
+Lease sizes: half of ``lease_s`` seconds of the recent rate, asked for when less than that
+half is left, so at most one ``lease_s`` of traffic is stranded by a crash, and the next
+lease is there before the last one ends. The ledger grants less near the end of the budget.
+Store calls run in one thread that all meters of a gate share; everything else in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from narrows.gate.timing import UNITS_PER_BYTE
+from narrows.ledger.api import Denied, Lease, LeaseSource
+
+REASONS = ("depleted", "window", "witness", "behind", "store", "clock", "unknown_account")
+DENIED_RETRY_S = 1.0
+MAX_RETRY_S = 5.0
+
+
+class UnpaidError(RuntimeError):
+    """The gate was about to send what is not paid: a bug, and the gate must die of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePolicy:
+    lease_s: float
+    min_bytes: int
+    max_bytes: int
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    used_bytes: int = 0
+
+    @property
+    def left_bytes(self) -> int:
+        return self.lease.size_bytes - self.used_bytes
+
+
+class Meter:
+    """One account's credit. ``fatal`` is called with what must end the gate."""
+
+    def __init__(
+        self,
+        source: LeaseSource,
+        account: str,
+        executor: Executor,
+        policy: LeasePolicy,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.account = account
+        self.credit = 0
+        self.sent_bytes = 0
+        self.timing_bytes = 0
+        self.denials = 0
+        self.denied: Denied | None = None
+        self.fatal = fatal
+        self._last: Denied | None = None
+        self._source = source
+        self._executor = executor
+        self._policy = policy
+        self._held: deque[_Held] = deque()
+        self._paid_units = 0  # timing already paid for and not yet seen; negative: owed
+        self._open = False
+        self._retry_at = 0.0
+        self._asked_at = 0.0
+        self._sent_when_asked = 0
+        self._fetching: asyncio.Task[None] | None = None
+        self._settling: set[asyncio.Future[None]] = set()
+
+    # spending ------------------------------------------------------------------------
+
+    def due_bytes(self, units: int) -> int:
+        """Whole bytes that would have to be paid for ``units`` more of timing."""
+        return max(0, -(-(units - self._paid_units) // UNITS_PER_BYTE))
+
+    def affords(self, count_bytes: int, units: int) -> bool:
+        return count_bytes + self.due_bytes(units) <= self.credit
+
+    def spend(self, count_bytes: int, units: int = 0) -> None:
+        """Pay for bytes and timing. Call it before the bytes are written."""
+        due = self.due_bytes(units)
+        if count_bytes < 0 or units < 0 or count_bytes + due > self.credit:
+            raise UnpaidError(f"{count_bytes}+{due} bytes on a credit of {self.credit}")
+        self._take(count_bytes + due)
+        self.sent_bytes += count_bytes
+        self.timing_bytes += due
+        self._paid_units += due * UNITS_PER_BYTE - units
+
+    def owe(self, units: int) -> None:
+        """Charge timing for which there is no credit: nothing was sent in it, and it is the
+        first thing that the next lease pays."""
+        self._paid_units -= units
+
+    def _take(self, count: int) -> None:
+        self.credit -= count
+        while count:
+            held = self._held[0]
+            part = min(count, held.left_bytes)
+            held.used_bytes += part
+            count -= part
+            if not held.left_bytes:
+                self._held.popleft()
+                self._settle(held)
+
+    # leases --------------------------------------------------------------------------
+
+    def prefetch(self, backlog_bytes: int = 0) -> None:
+        """Ask for the next lease if the credit runs low. Cheap; call it every tick."""
+        now = asyncio.get_running_loop().time()
+        self._open = True
+        if self._fetching is not None or now < self._retry_at:
+            return
+        size = self._lease_bytes(now, backlog_bytes)
+        if self.credit > max(size, backlog_bytes):
+            return
+        self._asked_at, self._sent_when_asked = now, self._paid_bytes
+        self._fetching = asyncio.create_task(self._fetch(size))
+        self._fetching.add_done_callback(self._fetched)
+
+    @property
+    def _paid_bytes(self) -> int:
+        return self.sent_bytes + self.timing_bytes
+
+    def _lease_bytes(self, now: float, backlog_bytes: int) -> int:
+        elapsed_s = max(now - self._asked_at, 1e-3)
+        rate = (self._paid_bytes - self._sent_when_asked) / elapsed_s
+        half = int(rate * self._policy.lease_s / 2)
+        want = max(half, backlog_bytes - self.credit, self._policy.min_bytes)
+        return min(want, self._policy.max_bytes)
+
+    async def _fetch(self, size: int) -> None:
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(
+            self._executor, self._source.acquire, self.account, size
+        )
+        self._fetching = None
+        if isinstance(answer, Denied):
+            self._refused(answer, loop.time())
+        else:
+            self._granted(answer, size)
+
+    def _fetched(self, task: asyncio.Task[None]) -> None:
+        if self._fetching is task:
+            self._fetching = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fatal(error)
+
+    def _granted(self, lease: Lease, size: int) -> None:
+        if lease.account != self.account or not 0 < lease.size_bytes <= size:
+            raise UnpaidError("the ledger granted something else than was asked for")
+        self.denied = None
+        held = _Held(lease)
+        if not self._open:
+            self._settle(held)
+            return
+        self._held.append(held)
+        self.credit += lease.size_bytes
+
+    def _refused(self, denied: Denied, now: float) -> None:
+        wait = denied.retry_after_s or DENIED_RETRY_S
+        self._retry_at = now + min(max(wait, DENIED_RETRY_S), MAX_RETRY_S)
+        self.denials += 1
+        self.denied = self._last = denied
+
+    async def ensure(self, need_bytes: int) -> bool:
+        """Wait until so much is leased. False: denied (``denied`` says why)."""
+        while self.credit < need_bytes:
+            self.prefetch(need_bytes)
+            if self._fetching is None:
+                return False  # denied a moment ago
+            await asyncio.shield(self._fetching)
+            if self.denied is not None and self.credit < need_bytes:
+                return False
+        return True
+
+    def release(self) -> None:
+        """Return all credit: the port has no link, or nothing more can be paid."""
+        self._open = False
+        self.credit = 0
+        while self._held:
+            self._settle(self._held.popleft())
+
+    async def drain(self) -> None:
+        """Wait for every acquisition and settlement under way (at shutdown)."""
+        self.release()
+        while self._fetching is not None or self._settling:
+            waits = [*self._settling, *([self._fetching] if self._fetching else [])]
+            await asyncio.wait(waits)
+
+    def _settle(self, held: _Held) -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(
+            self._executor, self._source.settle, held.lease, held.used_bytes
+        )
+        self._settling.add(future)
+        future.add_done_callback(self._settled)
+
+    def _settled(self, future: asyncio.Future[None]) -> None:
+        self._settling.discard(future)
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self.fatal(error)
+
+    @property
+    def last_reason(self) -> str:
+        """Why the last denial was, from the closed set ``REASONS``; empty without one."""
+        if self._last is None:
+            return ""
+        return self._last.reason if self._last.reason in REASONS else "store"
+
+    @property
+    def last_detail(self) -> str:
+        """The ledger's words on it, for the operator."""
+        return "" if self._last is None else self._last.detail[:500]

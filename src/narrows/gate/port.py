@@ -1,0 +1,331 @@
+"""One port: its links, its tick, its meter.
+
+Life of a link
+1. The edge dials. Too many links, too many handshakes a second, or no credit: closed.
+2. TLS handshake, every byte of it paid. 3. The gate dials the enclave; meanwhile, and
+whatever comes of it, the link is *live*: each tick is charged for it.
+4. Tick: decide what to send -> cost of showing exactly that -> ``spend`` -> write.
+5. It ends in a tick that was charged for its end, or because the edge left, or because
+nothing more can be paid; that last moment follows from what was already charged.
+
+Ticks lie on a fixed grid. A tick that the process missed is charged as the empty tick that
+an observer saw. Without a live link there is nothing to see, hence no tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from narrows.errors import PeerError
+from narrows.gate.config import GateConfig, PortConfig
+from narrows.gate.link import EdgeSide, EnclaveSide, Link
+from narrows.gate.meter import Meter
+from narrows.gate.timing import (
+    CONSTANT_EXCEPTION_UNITS,
+    CONSTANT_NORMAL_UNITS,
+    MAX_COUNT,
+    Seen,
+    TickModel,
+)
+from narrows.gate.tls import TlsServer
+
+DIAL_AGAIN_S = 0.25
+MIN_CREDIT_BYTES = 16  # less than this cannot show one byte and what its tick costs
+FIT_ROUNDS = 4
+
+
+class TokenBucket:
+    """At most ``per_s`` a second in the long run, a second's worth at once."""
+
+    def __init__(self, per_s: float, now: float) -> None:
+        self._per_s, self._size = per_s, max(1.0, per_s)
+        self._level, self._then = self._size, now
+
+    def take(self, now: float) -> bool:
+        self._level = min(self._size, self._level + (now - self._then) * self._per_s)
+        self._then = now
+        if self._level < 1:
+            return False
+        self._level -= 1
+        return True
+
+
+class Port:
+    """Serves one ``PortConfig``. ``state``: ``ok``, or why the last links were closed."""
+
+    def __init__(
+        self, config: GateConfig, port: PortConfig, meter: Meter, tls: TlsServer | None
+    ) -> None:
+        self.config, self.port, self.meter = config, port, meter
+        self.state = "ok"
+        self.retry_after_s = 0.0
+        self.links_opened = 0
+        self.listening = 0
+        self.model = TickModel()
+        self._tls = tls
+        self._links: dict[Link, None] = {}  # in order of opening
+        self._connections = 0
+        self._some_live = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        now = asyncio.get_running_loop().time()
+        self._closes = TokenBucket(config.closes_per_s, now)
+        self._handshakes = TokenBucket(config.handshakes_per_s, now)
+
+    @property
+    def links_live(self) -> int:
+        return len(self._links)
+
+    # life of a link ------------------------------------------------------------------
+
+    async def listen(self) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: EdgeSide(self._opened, self._closed),
+            self.port.listen_host,
+            self.port.listen_port,
+        )
+        self.listening = int(server.sockets[0].getsockname()[1])
+        return server
+
+    def _opened(self, edge: asyncio.Transport) -> Link | None:
+        self._connections += 1
+        if self._connections > self.port.max_links:
+            return None
+        if self._tls is not None and not self._handshakes.take(self._now()):
+            return None
+        link = Link(
+            edge,
+            None if self._tls is None else self._tls.pipe(),
+            self.config.outbound_buffer_bytes,
+            self.config.inbound_buffer_bytes,
+            self.config.stall_timeout_s,
+            self._gone,
+        )
+        task = asyncio.create_task(self._serve(link))
+        self._tasks.add(task)
+        task.add_done_callback(self._served)
+        return link
+
+    def _closed(self) -> None:
+        self._connections -= 1
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.meter.fatal(error)
+        self._release_if_idle()
+
+    def _gone(self, link: Link) -> None:
+        self._links.pop(link, None)
+        self._release_if_idle()
+
+    def _release_if_idle(self) -> None:
+        if not self._links and not self._tasks:
+            self.meter.release()
+
+    async def _serve(self, link: Link) -> None:
+        if not await self._may_open(link) or link.ended:
+            link.end()
+            return
+        self.links_opened += 1
+        self._links[link] = None
+        self._some_live.set()
+        await self._dial(link)
+
+    async def _may_open(self, link: Link) -> bool:
+        if not await self._credit(MIN_CREDIT_BYTES):
+            return False
+        if link.pipe is None:
+            return True
+        try:
+            async with asyncio.timeout(self.config.handshake_timeout_s):
+                while await self._pay_handshake(link) and not link.pipe.established:
+                    if link.ended:
+                        return False
+                    link.arrived.clear()
+                    await link.arrived.wait()
+        except TimeoutError:
+            return False
+        return link.pipe.established
+
+    async def _pay_handshake(self, link: Link) -> bool:
+        data = b"" if link.pipe is None else link.pipe.take_outgoing()
+        if not data:
+            return True
+        if not await self._credit(len(data)):
+            return False
+        self.meter.spend(len(data))
+        link.send(data)
+        return True
+
+    async def _credit(self, need_bytes: int) -> bool:
+        if await self.meter.ensure(need_bytes):
+            self.state = "ok"
+            return True
+        if not self._links:  # what is left may still serve the links that are open
+            self._stop()
+        return False
+
+    async def _dial(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.config.connect_timeout_s):
+                while not link.ended:
+                    try:
+                        await loop.create_connection(
+                            lambda: EnclaveSide(link),
+                            self.port.enclave_host,
+                            self.port.enclave_port,
+                        )
+                        return
+                    except OSError:
+                        await asyncio.sleep(DIAL_AGAIN_S)
+        except TimeoutError:
+            link.enclave_ended()
+
+    # the tick ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Tick for ever; check once a second for what makes no progress."""
+        period_s = self.config.tick_ms / 1000
+        origin = checked = self._now()
+        done = 0  # the last slot of the grid that was charged
+        while True:
+            if not self._links:
+                self._some_live.clear()
+                await self._some_live.wait()
+                done = math.floor((self._now() - origin) / period_s)
+            await asyncio.sleep(origin + (done + 1) * period_s - self._now())
+            now = self._now()
+            slot = max(done + 1, math.floor((now - origin) / period_s))
+            self.tick(missed=slot - done - 1)
+            done = slot
+            if now - checked >= 1:
+                checked = now
+                for link in list(self._links):
+                    link.check(now)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    def tick(self, missed: int = 0) -> None:
+        """One tick of all live links, after ``missed`` ones in which nothing was sent."""
+        if not self._links:
+            return
+        if self.config.pacing == "constant":
+            self._constant_tick(missed)
+        else:
+            if missed:
+                self._charge_silence(self.model.empty(missed))
+            self._variable_tick()
+
+    def _charge_silence(self, units: int) -> None:
+        if self.meter.affords(0, units):
+            self.meter.spend(0, units)
+        else:
+            self.meter.owe(units)
+
+    def _variable_tick(self) -> None:
+        links = list(self._links)
+        ready = [min(MAX_COUNT, link.waiting_bytes) for link in links]
+        backlog = sum(ready)
+        self.meter.prefetch(backlog)
+        counts = [0 if link.edge_paused else n for link, n in zip(links, ready, strict=True)]
+        closes = [self._may_close(link, n) for link, n in zip(links, ready, strict=True)]
+        fitting = self._fit(links, counts, closes)
+        if fitting is None:
+            if self.meter.denied is not None and (backlog or not self.meter.credit):
+                self._stop()
+            else:
+                self._charge_silence(self.model.empty())
+            return
+        self._show(links, fitting, closes)
+
+    def _may_close(self, link: Link, waiting: int) -> bool:
+        return link.closing and not waiting and self._closes.take(self._now())
+
+    def _fit(self, links: list[Link], counts: list[int], closes: list[bool]) -> list[int] | None:
+        """Counts that the credit covers together with the cost of showing them; None if
+        only silence is affordable. With credit in plenty: the counts as they are."""
+        want = sum(counts)
+        bound = 2 + (len(links) * 10 + sum(1 for n in counts if n) * 134 + sum(closes) * 20) // 8
+        if want + bound <= self.meter.credit:
+            return counts
+        counts = _shrink(counts, self.meter.credit)
+        for _ in range(FIT_ROUNDS):
+            due = self.meter.due_bytes(self.model.preview(_seen(links, counts, closes)))
+            over = sum(counts) + due - self.meter.credit
+            if over <= 0:
+                return counts if any(counts) or not want else None
+            counts = _shrink(counts, sum(counts) - over)
+        return None
+
+    def _show(self, links: list[Link], counts: list[int], closes: list[bool]) -> None:
+        taken = [_take(link, n) for link, n in zip(links, counts, strict=True)]
+        seen = _seen(links, [len(data) for data in taken], closes)
+        self.meter.spend(sum(map(len, taken)), self.model.tick(seen))
+        for link, data, close in zip(links, taken, closes, strict=True):
+            if data:
+                link.send(data)
+            if close:
+                link.end()
+
+    def _constant_tick(self, missed: int) -> None:
+        size = self.config.constant_bytes
+        for link in list(self._links):
+            self.meter.prefetch(size * len(self._links) + 1)
+            units = missed * CONSTANT_EXCEPTION_UNITS
+            if link.edge_paused:
+                self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
+            elif self._may_close(link, link.waiting_bytes):
+                self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
+                link.end()
+            elif self.meter.affords(size, units + CONSTANT_NORMAL_UNITS):
+                frame = link.take_frame(size)
+                self.meter.spend(size, units + CONSTANT_NORMAL_UNITS)
+                link.send(frame)
+            elif self.meter.denied is not None:
+                self._stop()
+                return
+            else:
+                self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
+
+    def _stop(self) -> None:
+        """Nothing more can be paid: close every link, say why on the state port."""
+        self.state = self.meter.last_reason or "store"
+        denied = self.meter.denied
+        self.retry_after_s = (denied.retry_after_s or 0.0) if denied is not None else 0.0
+        for link in list(self._links):
+            link.end()
+        self.meter.release()
+
+    def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        for link in list(self._links):
+            link.end()
+
+
+def _seen(links: list[Link], counts: list[int], closes: list[bool]) -> list[Seen]:
+    return [
+        (link.history, count, close)
+        for link, count, close in zip(links, counts, closes, strict=True)
+    ]
+
+
+def _take(link: Link, count: int) -> bytes:
+    try:
+        return link.take(count) if count else b""
+    except PeerError:  # the edge broke its TLS
+        link.end()
+        return b""
+
+
+def _shrink(counts: list[int], allowed: int) -> list[int]:
+    shrunk = []
+    for count in counts:
+        shrunk.append(max(0, min(count, allowed)))
+        allowed -= shrunk[-1]
+    return shrunk

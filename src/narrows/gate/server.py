@@ -1,0 +1,199 @@
+"""A gate: its ports, its state port, its stats file, its end.
+
+Anything unexpected in any part ends the whole gate (fail closed): leases that are not
+settled count as spent. An orderly end closes all links and returns what was not used.
+The stats file holds only counts that were charged, numbers of the edge's doing, and the
+ledger's answers: ``STATE/gate/stats.json``, replaced atomically once a second if changed.
+Who modifies it can mislead ``narrows status``, and no one else: nothing reads it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import signal
+import ssl
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import cast
+
+from narrows.gate.config import GateConfig
+from narrows.gate.meter import LeasePolicy, Meter
+from narrows.gate.port import Port
+from narrows.gate.tls import TlsServer
+from narrows.ledger.api import LeaseSource
+from narrows.wire.gatestate import MAX_RETRY_AFTER_S, GateState, PortState, encode_state
+from narrows.wire.pins import check_peer, read_pins, server_context
+
+STATS_EVERY_S = 1.0
+MAX_STATE_CONNECTIONS = 64
+STATE_CONNECTION_S = 5.0
+
+
+class Gate:
+    """``source`` is called from ``executor`` only, which must have exactly one thread."""
+
+    def __init__(
+        self, config: GateConfig, source: LeaseSource, executor: Executor, state_dir: Path
+    ) -> None:
+        self.config = config.check()
+        self.ports: list[Port] = []
+        self.state_port = -1
+        self._source, self._executor = source, executor
+        self._stats_file = state_dir / "gate" / "stats.json"
+        self._servers: list[asyncio.Server] = []
+        self._state_connections = 0
+        self._ending: asyncio.Future[None] | None = None
+
+    async def run(self, ready: Callable[[Gate], None]) -> None:
+        """Serve until ``stop`` or a signal; raises what ended it otherwise."""
+        loop = asyncio.get_running_loop()
+        self._ending = loop.create_future()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
+                loop.add_signal_handler(number, self.stop)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._listen()
+            tasks = [asyncio.create_task(port.run()) for port in self.ports]
+            tasks.append(asyncio.create_task(self._write_stats()))
+            for task in tasks:
+                task.add_done_callback(self._task_done)
+            ready(self)
+            await self._ending
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._close()
+
+    def stop(self) -> None:
+        """End in order. Idempotent."""
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_result(None)
+
+    def fatal(self, error: BaseException) -> None:
+        """End because of ``error``: nothing more is sent."""
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_exception(error)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fatal(error)
+
+    async def _listen(self) -> None:
+        config = self.config
+        tls = TlsServer(config.tls) if config.tls else None
+        policy = LeasePolicy(config.lease_s, config.min_lease_bytes, config.max_lease_bytes)
+        for port_config in config.ports:
+            meter = Meter(self._source, port_config.account, self._executor, policy, self.fatal)
+            port = Port(config, port_config, meter, tls)
+            self.ports.append(port)
+            self._servers.append(await port.listen())
+        if config.state_port >= 0:
+            await self._listen_state()
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for port in self.ports:
+            port.close()
+        for port in self.ports:
+            await port.meter.drain()
+        self._replace_stats(self.stats())
+
+    # the state port ------------------------------------------------------------------
+
+    async def _listen_state(self) -> None:
+        files = self.config.tls
+        context: ssl.SSLContext | None = None
+        if files is not None:
+            context = server_context(files.cert_file, files.key_file, files.peer_file)
+        pins = read_pins(files.peer_file) if files is not None else frozenset[bytes]()
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._answer_state(writer, pins)
+
+        server = await asyncio.start_server(
+            answer, self.config.state_host, self.config.state_port, ssl=context, limit=1024
+        )
+        self._servers.append(server)
+        self.state_port = int(server.sockets[0].getsockname()[1])
+
+    async def _answer_state(self, writer: asyncio.StreamWriter, pins: frozenset[bytes]) -> None:
+        """One line out, nothing read: there is no request to parse."""
+        self._state_connections += 1
+        try:
+            if self._state_connections <= MAX_STATE_CONNECTIONS:
+                tls = cast("ssl.SSLObject | None", writer.get_extra_info("ssl_object"))
+                if tls is not None:
+                    check_peer(tls, pins)
+                writer.write(encode_state(self.state()))
+                async with asyncio.timeout(STATE_CONNECTION_S):
+                    writer.close()
+                    await writer.wait_closed()
+        except (OSError, TimeoutError, ssl.SSLError):
+            writer.transport.abort()
+        finally:
+            self._state_connections -= 1
+            writer.close()
+
+    def state(self) -> GateState:
+        return GateState(
+            {
+                port.port.name: PortState(
+                    port.state,
+                    0 if port.state == "ok" else _whole_seconds(port.retry_after_s),
+                )
+                for port in self.ports
+            }
+        )
+
+    # stats ---------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, object]:
+        return {
+            "v": 1,
+            "pid": os.getpid(),
+            "tick_ms": self.config.tick_ms,
+            "pacing": self.config.pacing,
+            "state_port": self.state_port,
+            "ports": {
+                port.port.name: {
+                    "account": port.port.account,
+                    "port": port.listening,
+                    "state": port.state,
+                    "links": port.links_live,
+                    "links_opened": port.links_opened,
+                    "sent_bytes": port.meter.sent_bytes,
+                    "timing_bytes": port.meter.timing_bytes,
+                    "denials": port.meter.denials,
+                    "last_denial": port.meter.last_reason,
+                    "last_detail": port.meter.last_detail,
+                }
+                for port in self.ports
+            },
+        }
+
+    async def _write_stats(self) -> None:
+        written: dict[str, object] = {}
+        while True:
+            stats = self.stats()
+            if stats != written:
+                self._replace_stats(stats)
+                written = stats
+            await asyncio.sleep(STATS_EVERY_S)
+
+    def _replace_stats(self, stats: dict[str, object]) -> None:
+        # no fsync: after a crash these numbers are of no use, the ledger's are
+        self._stats_file.parent.mkdir(parents=True, exist_ok=True)
+        new = self._stats_file.with_suffix(".new")
+        new.write_text(json.dumps(stats, indent=1) + "\n")
+        new.replace(self._stats_file)
+
+
+def _whole_seconds(seconds: float) -> int:
+    return min(MAX_RETRY_AFTER_S, max(0, math.ceil(seconds)))

@@ -54,7 +54,7 @@ NUMBERS: tuple[Field, ...] = (
     Field("demand.price", units.PRICE, "price per token"),
     Field("demand.users", units.COUNT, "users"),
     Field("demand.tokens_per_user_per_day", units.TOKENS_PER_DAY, "tokens per user and day"),
-    Field("demand.training_multiple", units.RATIO, "lifetime tokens / training tokens"),
+    Field("demand.training_multiple", units.RATIO, "tokens served per training token"),
     Field("demand.output_share", units.SHARE, "share of tokens that are output", "100%", upper=1.0),
     Field(
         "demand.internal_share",

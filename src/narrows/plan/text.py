@@ -1,0 +1,222 @@
+"""A forecast as plain text on a terminal: the verdict, three tables, the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from narrows.plan import show
+from narrows.plan.analysis import Plan
+from narrows.plan.budget import as_toml
+from narrows.plan.distribution import Number
+from narrows.plan.drivers import Driver
+from narrows.plan.fields import FIELDS
+from narrows.plan.simulate import CODINGS, Forecast, median, percentiles, theft_probability
+from narrows.plan.units import PRICE, SHARE
+
+MAX_DRIVERS = 6
+_STYLES = {
+    "protected": "bold green",
+    "protectable": "bold yellow",
+    "uncertain": "bold yellow",
+    "unprotectable": "bold red",
+}
+
+
+def input_text(path: str, value: float) -> str:
+    """An input's value as people write it."""
+    dimension = FIELDS[path].dimension
+    noun = dimension.noun
+    if dimension is SHARE:
+        return show.share(value)
+    if dimension is PRICE:
+        return f"${value * 1e6:.3g}/Mtoken"
+    if noun == "days":
+        return show.days(value)
+    if noun in ("bytes", "bytes/day"):
+        return show.size(value) + noun.removeprefix("bytes")
+    if noun.startswith(("ratio", "growth")):
+        return show.factor(value)
+    return show.count(value) + ("" if noun == "count" else f" {noun}")
+
+
+def spread(values: Number, words: Callable[[float], str]) -> str:
+    """``median (p5 – p95)``, or the value alone where nothing spreads."""
+    low, middle, high = (words(number) for number in percentiles(values))
+    return middle if low == high else f"{middle} ({low} – {high})"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="left" if index == 0 else "right")
+    return table
+
+
+def _codings(result: Forecast) -> Table:
+    table = _table(
+        "coding", "bits/token", "leaves in its life", "÷ weights", "theft takes", "stolen"
+    )
+    for coding in CODINGS:
+        outcome = result.outcomes[coding]
+        name = f"{coding} *" if coding == result.deployed else coding
+        table.add_row(
+            name,
+            show.three(median(outcome.bits)),
+            spread(outcome.outflow, show.size),
+            spread(outcome.outflow / result.weights, show.factor),
+            spread(outcome.days, show.days),
+            show.share(theft_probability(result, coding)),
+            style="bold" if coding == result.deployed else "",
+        )
+    return table
+
+
+def _caps(result: Forecast) -> Table:
+    table = _table("smallest cap that serves", "p50 day", "p95 day", "p99 day")
+    for coding in CODINGS[:3]:
+        caps = result.outcomes[coding].caps
+        table.add_row(coding, *(spread(caps[day], lambda v: show.size(v) + "/d") for day in caps))
+    return table
+
+
+def _steps(plan: Plan) -> Table:
+    table = _table("measure", "theft takes", "buys", "alone", "")
+    for step in plan.steps:
+        first = step is plan.steps[0]
+        table.add_row(
+            step.name if first else f"+ {step.name}",
+            show.days(step.days),
+            "" if first else show.factor(step.factor),
+            "" if first else show.factor(step.alone_factor),
+            "deployed" if step.deployed else "",
+        )
+    return table
+
+
+def _drivers(drivers: list[Driver]) -> Table:
+    ranked = bool(drivers) and drivers[0].rank_correlation is not None
+    last = "rank corr." if ranked else "halved / doubled"
+    table = _table("what decides", "share", "from", "to", "theft takes", last)
+    for driver in drivers[:MAX_DRIVERS]:
+        table.add_row(
+            driver.label,
+            show.share(driver.share),
+            input_text(driver.path, driver.low),
+            input_text(driver.path, driver.high),
+            f"{show.days(driver.days_low)} → {show.days(driver.days_high)}",
+            "" if driver.rank_correlation is None else f"{driver.rank_correlation:+.2f}",
+        )
+    return table
+
+
+def _heads(plan: Plan) -> list[str]:
+    result = plan.forecast
+    fixed = result.scenario.has("defender.cap")
+    why = "given" if fixed else f"serves the {result.scenario.choices['defender.serve']} day"
+    lines = [
+        f"Weights {spread(result.weights, show.size)}; a thief needs "
+        f"{spread(result.target, show.size)}. Cap {show.size(median(_cap(result)))}/day ({why})."
+    ]
+    if plan.break_even is not None:
+        served = spread(result.tokens / result.inputs["model.parameters"], show.three)
+        even = ", ".join(
+            f"{show.three(median(value))} {coding}" for coding, value in plan.break_even.items()
+        )
+        lines.append(f"Tokens served per parameter {served}; break-even at {even}.")
+    return lines
+
+
+def _caps(result: Forecast) -> Table:
+    table = _table("smallest cap that serves", "p50 day", "p95 day", "p99 day")
+    for coding in CODINGS[:3]:
+        caps = result.outcomes[coding].caps
+        table.add_row(coding, *(spread(caps[day], lambda v: show.size(v) + "/d") for day in caps))
+    return table
+
+
+def _steps(plan: Plan) -> Table:
+    table = _table("measure", "theft takes", "buys", "alone", "")
+    for step in plan.steps:
+        first = step is plan.steps[0]
+        table.add_row(
+            step.name if first else f"+ {step.name}",
+            show.days(step.days),
+            "" if first else show.factor(step.factor),
+            "" if first else show.factor(step.alone_factor),
+            "deployed" if step.deployed else "",
+        )
+    return table
+
+
+def _drivers(drivers: list[Driver]) -> Table:
+    ranked = bool(drivers) and drivers[0].rank_correlation is not None
+    last = "rank corr." if ranked else "halved / doubled"
+    table = _table("what decides", "share", "from", "to", "theft takes", last)
+    for driver in drivers[:MAX_DRIVERS]:
+        table.add_row(
+            driver.label,
+            show.share(driver.share),
+            input_text(driver.path, driver.low),
+            input_text(driver.path, driver.high),
+            f"{show.days(driver.days_low)} → {show.days(driver.days_high)}",
+            "" if driver.rank_correlation is None else f"{driver.rank_correlation:+.2f}",
+        )
+    return table
+
+
+def _heads(plan: Plan) -> list[str]:
+    result = plan.forecast
+    fixed = result.scenario.has("defender.cap")
+    why = "given" if fixed else f"serves the {result.scenario.choices['defender.serve']} day"
+    lines = [
+        f"Weights {spread(result.weights, show.size)}; a thief needs "
+        f"{spread(result.target, show.size)}. Cap {show.size(median(_cap(result)))}/day ({why})."
+    ]
+    if plan.break_even is not None:
+        served = spread(result.tokens / result.inputs["model.parameters"], show.three)
+        even = ", ".join(
+            f"{show.three(median(value))} {coding}" for coding, value in plan.break_even.items()
+        )
+        lines.append(f"Tokens served per parameter {served}; break-even at {even}.")
+    return lines
+
+
+def _served_day(result: Forecast) -> str:
+    return f"{result.scenario.choices['defender.serve']} day"
+
+
+def _cap(result: Forecast) -> Number:
+    return result.outcomes[result.carrier].cap
+
+
+def render(plan: Plan, console: Console) -> None:
+    """Write the report. The first line is the verdict."""
+    result = plan.forecast
+    console.print(Text(plan.verdict.line, style=_STYLES[plan.verdict.level]))
+    console.print()
+    title = result.scenario.description or result.scenario.name
+    console.print(Text(f"{title}. Median (5 % – 95 %) of {result.draws:,} futures."))
+    for line in _heads(plan):
+        console.print(Text(line))
+    for note in plan.notes:
+        console.print(Text(f"· {note}"))
+    for table in (_codings(result), _caps(result), _steps(plan), _drivers(plan.drivers)):
+        console.print()
+        console.print(Padding(table, (0, 0, 0, 2)))
+    console.print()
+    console.print(
+        Text(
+            f"Budget for the ledger (lasts {show.days(plan.budget.lasts_days)} at the median "
+            "demand):"
+        )
+    )
+    console.print(Text(as_toml(plan.budget)), end="")
+    defaults = sum(1 for path in result.scenario.numbers if path not in result.scenario.given)
+    console.print(
+        Text(f"\n* deployed. {defaults} inputs are defaults; --json lists all.", style="dim")
+    )

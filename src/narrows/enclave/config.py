@@ -37,7 +37,7 @@ class EnclaveConfig:
     ``kv_mib``: memory for the strong model's cache. ``max_links``: connections at once.
     """
 
-    listen: str = "127.0.0.1:8402"
+    listen: str = "127.0.0.1:8401"
     model: str = "smollm2-135m"
     upstream: UpstreamConfig | None = None
     weak: tuple[str, ...] = ("default",)

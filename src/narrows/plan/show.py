@@ -69,3 +69,10 @@ def share(value: float) -> str:
     if 0.999 < value < 1:
         return "over 99.9 %"
     return f"{three(value * 100)} %"
+
+
+def between(low: str, high: str) -> str:
+    """``14.6 – 269 GB``: two texts, their unit once where it is the same."""
+    number, space, unit = low.partition(" ")
+    same = bool(space) and high.partition(" ")[2] == unit
+    return f"{number if same else low} – {high}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -47,29 +47,36 @@ def input_text(path: str, value: float) -> str:
 def spread(values: Number, words: Callable[[float], str]) -> str:
     """``median (p5 – p95)``, or the value alone where nothing spreads."""
     low, middle, high = (words(number) for number in percentiles(values))
-    return middle if low == high else f"{middle} ({low} – {high})"
+    return middle if low == high else f"{middle} ({show.between(low, high)})"
+
+
+def two_lines(values: Number, words: Callable[[float], str]) -> Text:
+    """The median, and under it the range."""
+    low, middle, high = (words(number) for number in percentiles(values))
+    cell = Text(middle)
+    if low != high:
+        cell.append(f"\n{show.between(low, high)}", style="dim not bold")
+    return cell
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", justify="left" if index == 0 else "right")
+        justify: JustifyMethod = "left" if index == 0 else "right"
+        table.add_column(column, overflow="fold", justify=justify, no_wrap=index > 0)
     return table
 
 
 def _codings(result: Forecast) -> Table:
-    table = _table(
-        "coding", "bits/token", "leaves in its life", "÷ weights", "theft takes", "stolen"
-    )
+    table = _table("coding", "leaves in its life", "÷ weights", "theft takes", "stolen")
     for coding in CODINGS:
         outcome = result.outcomes[coding]
         name = f"{coding} *" if coding == result.deployed else coding
         table.add_row(
             name,
-            show.three(median(outcome.bits)),
-            spread(outcome.outflow, show.size),
-            spread(outcome.outflow / result.weights, show.factor),
-            spread(outcome.days, show.days),
+            two_lines(outcome.outflow, show.size),
+            show.factor(median(outcome.outflow / result.weights)),
+            two_lines(outcome.days, show.days),
             show.share(theft_probability(result, coding)),
             style="bold" if coding == result.deployed else "",
         )
@@ -77,10 +84,11 @@ def _codings(result: Forecast) -> Table:
 
 
 def _caps(result: Forecast) -> Table:
-    table = _table("smallest cap that serves", "p50 day", "p95 day", "p99 day")
+    table = _table("cap that serves", "bits/token", "p50 day", "p95 day", "p99 day")
     for coding in CODINGS[:3]:
-        caps = result.outcomes[coding].caps
-        table.add_row(coding, *(spread(caps[day], lambda v: show.size(v) + "/d") for day in caps))
+        outcome = result.outcomes[coding]
+        cells = (two_lines(cap, show.size) for cap in outcome.caps.values())
+        table.add_row(coding, two_lines(outcome.bits, show.three), *cells)
     return table
 
 
@@ -100,16 +108,14 @@ def _steps(plan: Plan) -> Table:
 
 def _drivers(drivers: list[Driver]) -> Table:
     ranked = bool(drivers) and drivers[0].rank_correlation is not None
-    last = "rank corr." if ranked else "halved / doubled"
-    table = _table("what decides", "share", "from", "to", "theft takes", last)
-    for driver in drivers[:MAX_DRIVERS]:
+    table = _table("what decides", "share", "5 % – 95 %" if ranked else "halved, doubled", "theft")
+    for driver in [one for one in drivers if one.share > 0.001][:MAX_DRIVERS]:
+        low, high = input_text(driver.path, driver.low), input_text(driver.path, driver.high)
         table.add_row(
             driver.label,
-            show.share(driver.share),
-            input_text(driver.path, driver.low),
-            input_text(driver.path, driver.high),
+            show.share(round(driver.share, 2)),
+            show.between(low, high),
             f"{show.days(driver.days_low)} → {show.days(driver.days_high)}",
-            "" if driver.rank_correlation is None else f"{driver.rank_correlation:+.2f}",
         )
     return table
 
@@ -129,65 +135,6 @@ def _heads(plan: Plan) -> list[str]:
         )
         lines.append(f"Tokens served per parameter {served}; break-even at {even}.")
     return lines
-
-
-def _caps(result: Forecast) -> Table:
-    table = _table("smallest cap that serves", "p50 day", "p95 day", "p99 day")
-    for coding in CODINGS[:3]:
-        caps = result.outcomes[coding].caps
-        table.add_row(coding, *(spread(caps[day], lambda v: show.size(v) + "/d") for day in caps))
-    return table
-
-
-def _steps(plan: Plan) -> Table:
-    table = _table("measure", "theft takes", "buys", "alone", "")
-    for step in plan.steps:
-        first = step is plan.steps[0]
-        table.add_row(
-            step.name if first else f"+ {step.name}",
-            show.days(step.days),
-            "" if first else show.factor(step.factor),
-            "" if first else show.factor(step.alone_factor),
-            "deployed" if step.deployed else "",
-        )
-    return table
-
-
-def _drivers(drivers: list[Driver]) -> Table:
-    ranked = bool(drivers) and drivers[0].rank_correlation is not None
-    last = "rank corr." if ranked else "halved / doubled"
-    table = _table("what decides", "share", "from", "to", "theft takes", last)
-    for driver in drivers[:MAX_DRIVERS]:
-        table.add_row(
-            driver.label,
-            show.share(driver.share),
-            input_text(driver.path, driver.low),
-            input_text(driver.path, driver.high),
-            f"{show.days(driver.days_low)} → {show.days(driver.days_high)}",
-            "" if driver.rank_correlation is None else f"{driver.rank_correlation:+.2f}",
-        )
-    return table
-
-
-def _heads(plan: Plan) -> list[str]:
-    result = plan.forecast
-    fixed = result.scenario.has("defender.cap")
-    why = "given" if fixed else f"serves the {result.scenario.choices['defender.serve']} day"
-    lines = [
-        f"Weights {spread(result.weights, show.size)}; a thief needs "
-        f"{spread(result.target, show.size)}. Cap {show.size(median(_cap(result)))}/day ({why})."
-    ]
-    if plan.break_even is not None:
-        served = spread(result.tokens / result.inputs["model.parameters"], show.three)
-        even = ", ".join(
-            f"{show.three(median(value))} {coding}" for coding, value in plan.break_even.items()
-        )
-        lines.append(f"Tokens served per parameter {served}; break-even at {even}.")
-    return lines
-
-
-def _served_day(result: Forecast) -> str:
-    return f"{result.scenario.choices['defender.serve']} day"
 
 
 def _cap(result: Forecast) -> Number:

@@ -1,0 +1,33 @@
+"""``narrows plan weights PATH``: what a thief would have to move."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(epilog="Example: narrows plan weights model.safetensors --json")
+def weights(
+    path: Annotated[Path, typer.Argument(help="A .safetensors or .gguf file, or their folder.")],
+    sample: Annotated[
+        int, typer.Option(min=1, help="MB of each tensor to measure; larger ones are sampled.")
+    ] = 64,
+    tensors: Annotated[bool, typer.Option("--tensors", help="A line per tensor.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure a checkpoint as an attacker sees it: size, entropy, lossless and lossy ratios."""
+    from narrows.plan.weights import as_json as report
+    from narrows.plan.weights import measure, render
+
+    found = measure(path, sample * 1_000_000)
+    if as_json:
+        typer.echo(json.dumps(report(found), indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+
+    render(found, Console(highlight=False), tensors)

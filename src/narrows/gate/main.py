@@ -11,6 +11,7 @@ from narrows.errors import InputError, PeerError
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.server import Gate
 from narrows.ledger.api import LeaseSource
+from narrows.ledger.ledger import Ledger
 
 Facts = dict[str, object]
 
@@ -40,6 +41,14 @@ def facts(gate: Gate) -> Facts:
         "ports": ports,
         "state_port": gate.state_port,
     }
+
+
+def open_ledger(state_dir: Path) -> Ledger:
+    """The ledger of ``state_dir``, after counting as spent what a gate that died had leased.
+    ``BudgetError`` where it cannot be trusted to be the newest one."""
+    ledger = Ledger.open(state_dir, witness=None)
+    ledger.recover_dead_leases()
+    return ledger
 
 
 def serve(

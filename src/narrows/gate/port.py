@@ -104,15 +104,18 @@ class Port:
         )
         task = asyncio.create_task(self._serve(link))
         self._tasks.add(task)
-        task.add_done_callback(self._served)
+        task.add_done_callback(lambda done: self._served(done, link))
         return link
 
     def _closed(self) -> None:
         self._connections -= 1
 
-    def _served(self, task: asyncio.Task[None]) -> None:
+    def _served(self, task: asyncio.Task[None], link: Link) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            link.end()
+        elif (error := task.exception()) is not None:
+            link.end()
             self.meter.fatal(error)
         self._release_if_idle()
 

@@ -6,6 +6,7 @@ of what was already seen. A tick is described by binary decisions only:
     tick    empty?                                    context: the last three ticks
     if not, for every live link in the order of their opening
       link  silent?                                   context: its last two such ticks
+            (not asked of the last link where all others were silent)
       if not
             closes?
             if not: bit length of the count (5-bit tree), its next 3 bits adaptive by
@@ -108,12 +109,17 @@ class TickModel:
             return self.empty()
         units = self._decide(_EMPTY + self._recent, 1)
         self._recent = (self._recent << 1 | 1) & 7
+        implied = len(seen)  # a tick that is not empty has a link that is not silent
         for history, count, closes in seen:
             active = 1 if count or closes else 0
-            units += self._decide(_ACTIVE + history.bits, active)
+            if implied != 1:
+                units += self._decide(_ACTIVE + history.bits, active)
             history.bits = (history.bits << 1 | active) & 3
             if active:
+                implied = 0
                 units += self._link(count, closes)
+            elif implied:
+                implied -= 1
         return units
 
     def preview(self, seen: list[Seen]) -> int:

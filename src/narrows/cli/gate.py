@@ -1,0 +1,51 @@
+"""``narrows gate``: the role that meters every byte that leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from narrows.errors import InputError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Example: narrows gate --state DIR --listen 127.0.0.1:8402 --enclave 127.0.0.1:8401"
+)
+def gate(
+    state: Annotated[Path, typer.Option(help="Folder with the ledger.")],
+    config: Annotated[Path | None, typer.Option(help="The configuration of all roles.")] = None,
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT for the edge; port 0 takes a free one.")
+    ] = "",
+    enclave: Annotated[str, typer.Option(help="HOST:PORT of the enclave.")] = "",
+    account: Annotated[str, typer.Option(help="The ledger account of that port.")] = "answers",
+) -> None:
+    """Relay enclave to edge, every byte paid from the ledger before it is sent.
+
+    Prints one JSON line when it listens. With --listen and --enclave it serves that one port;
+    else the ports that the configuration names. Only loopback needs no TLS.
+    """
+    import json
+
+    from narrows.gate.main import open_ledger, serve, single_port
+
+    if bool(listen) != bool(enclave):
+        raise InputError("--listen and --enclave belong together")
+    if listen:
+        chosen = single_port(listen, enclave, account)
+    elif config is not None:
+        from narrows.cli.config import load_config
+
+        chosen = load_config(config).gate
+    else:
+        raise InputError("the gate has no port", "give --config, or --listen and --enclave")
+    serve(
+        chosen,
+        state,
+        lambda: open_ledger(state),
+        lambda facts: typer.echo(json.dumps(facts)),
+    )

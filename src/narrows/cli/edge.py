@@ -1,0 +1,57 @@
+"""``narrows edge``: the role that serves the API outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Example:  narrows edge --state DIR --listen 127.0.0.1:8400 --gate 127.0.0.1:8402"
+)
+def edge(
+    config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
+    state: Annotated[Path | None, typer.Option(help="State folder (keys, statistics).")] = None,
+    listen: Annotated[str | None, typer.Option(help="host:port of the API; port 0: any.")] = None,
+    gate: Annotated[str | None, typer.Option(help="host:port of the gate.")] = None,
+    weak: Annotated[list[str] | None, typer.Option(help="Weak models, newest first.")] = None,
+    model_name: Annotated[str | None, typer.Option(help="Name of the model in the API.")] = None,
+) -> None:
+    """Serve the OpenAI API and rebuild the answers that come over the link.
+
+    Prints one JSON line, {"ready": true, "port": N}, when the API listens.
+    """
+    import asyncio
+    import dataclasses
+    import json
+    import logging
+
+    from narrows.cli.config import load_config
+    from narrows.cli.state import state_dir
+    from narrows.edge.serve import serve
+    from narrows.weak.registry import load_model
+    from narrows.wire.address import parse_address
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    settings = load_config(config).edge
+    if listen is not None:
+        host, port = parse_address(listen)
+        settings = dataclasses.replace(settings, listen_host=host, listen_port=port)
+    if gate is not None:
+        host, port = parse_address(gate)
+        settings = dataclasses.replace(settings, gate_host=host, gate_port=port)
+    if weak:
+        settings = dataclasses.replace(settings, weak=tuple(weak))
+    if model_name is not None:
+        settings = dataclasses.replace(settings, model_name=model_name)
+    settings.check()
+    models = [load_model(name) for name in settings.weak]
+
+    def ready(port: int) -> None:
+        typer.echo(json.dumps({"ready": True, "port": port}))
+
+    asyncio.run(serve(settings, state_dir(state), models, ready))

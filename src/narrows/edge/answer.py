@@ -1,0 +1,241 @@
+"""One answer on its way from the link to a client: events in, pieces of text out.
+
+Lives on the event loop's thread. States: waiting -> open -> ended (``finish`` or ``error`` is
+set, once, and nothing follows). Text between two calls of ``take`` is joined, so the link's own
+cuts do not show.
+
+A client that reads slowly cannot hold the link: text piles up here to ``buffer_bytes``, then
+the answer is aborted. Stop strings are applied here for native tokens, on decoded text with
+hold-back; the enclave applies the same rule and ends the answer itself, so a token behind a
+stop means that it does not, and the answer is cancelled there. The answer still ends by its
+``Finished``, which the link passes on only behind the check of all its symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from narrows.coding.events import (
+    Channel,
+    Coding,
+    Event,
+    Failed,
+    Failure,
+    Finish,
+    Finished,
+    Opened,
+    Switch,
+    Text,
+    Tokens,
+    Usage,
+)
+from narrows.edge import problems
+from narrows.edge.problems import ApiError
+from narrows.edge.text import TextDecoder
+from narrows.errors import LinkError
+from narrows.wire.messages import Request
+from narrows.wire.stops import StopFinder
+
+MAX_TOOL_CALLS = 128
+MAX_TOOL_NAME_CHARS = 256
+
+
+class Piece(NamedTuple):
+    """``call``: which tool call, from 0; -1 for other channels."""
+
+    channel: Channel
+    text: str
+    call: int = -1
+
+
+class Answer:
+    """``request``: as sent inward. ``changed`` is called after every event; ``abort`` asks the
+    link to stop the answer inside (set by the link)."""
+
+    def __init__(
+        self,
+        request: Request,
+        stops: tuple[str, ...],
+        buffer_bytes: int,
+        answer_bytes: int,
+        changed: Callable[[], None],
+    ) -> None:
+        self.request = request
+        self.number: int | None = None
+        self.opened = False
+        self.finish: Finish | None = None
+        self.error: ApiError | None = None
+        self.usage: Usage | None = None
+        self.prompt_tokens = 0
+        self.tokens: list[int] = []
+        self.text_bytes = 0
+        self.bits = 0.0
+        self.cancelled = False
+        self.last_event_s = 0.0
+        self.abort: Callable[[], None] = _nothing
+        self._coding = Coding.PLAIN
+        self._token_bytes: Callable[[int], bytes] = _no_tokens
+        self._stops = StopFinder(stops)
+        self._decoder = TextDecoder(native=True)
+        self._buffer_bytes = buffer_bytes
+        self._answer_bytes = answer_bytes
+        self._changed = changed
+        self._channel = Channel.CONTENT
+        self._call = -1
+        self._name = ""
+        self._pieces: list[Piece] = []
+        self._pending_bytes = 0
+        self._replay = 0
+        self._switched = False
+
+    @property
+    def ended(self) -> bool:
+        return self.finish is not None or self.error is not None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another link can go on behind its tokens: native, and nothing but content."""
+        return self.opened and self.native and not self._switched and not self.ended
+
+    @property
+    def native(self) -> bool:
+        return self._coding is not Coding.TEXT
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self._pieces)
+
+    def attach(self, token_bytes: Callable[[int], bytes], abort: Callable[[], None]) -> None:
+        """A link takes the answer on. After ``request.resume`` of its tokens, those already
+        delivered come again and are compared."""
+        self._token_bytes = token_bytes
+        self.abort = abort
+        self._replay = len(self.request.resume)
+        self.cancelled = False
+
+    def take(self) -> list[Piece]:
+        """The text that arrived since the last call."""
+        pieces, self._pieces = self._pieces, []
+        self._pending_bytes = 0
+        return pieces
+
+    def fail(self, error: ApiError) -> None:
+        """End without success; later calls and events change nothing."""
+        if not self.ended:
+            self.error = error
+            self._changed()
+
+    def on_event(self, event: Event) -> None:
+        """Raises nothing: what a hostile enclave sends fails its answer."""
+        if self.ended:
+            return
+        try:
+            self._apply(event)
+        except LinkError:
+            self.fail(problems.failure_error(Failure.UPSTREAM_MALFORMED))
+            self.abort()
+            return
+        self._changed()
+
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, Tokens):
+            self._on_tokens(event.ids)
+        elif isinstance(event, Text):
+            self._add(self._decoder.feed(event.data))
+        elif isinstance(event, Switch):
+            self._switch(event.channel)
+        elif isinstance(event, Opened):
+            self._open(event.coding)
+        elif isinstance(event, Usage):
+            self.usage = event
+        elif isinstance(event, Finished):
+            self._finish(event.reason)
+        elif isinstance(event, Failed):
+            self.fail(problems.failure_error(event.code))
+
+    def _open(self, coding: Coding) -> None:
+        if self.opened and (coding is Coding.TEXT) != (self._coding is Coding.TEXT):
+            raise LinkError("an answer changed its kind when it was resumed")
+        if not self.opened:
+            self._decoder = TextDecoder(native=coding is not Coding.TEXT)
+        self._coding = coding
+        self.opened = True
+
+    def _on_tokens(self, ids: tuple[int, ...]) -> None:
+        known = self.tokens[self._replay : self._replay + len(ids)]
+        if list(ids[: len(known)]) != known:
+            raise LinkError("a resumed answer went another way")
+        self._replay += len(ids)
+        fresh = ids[len(known) :]
+        if fresh and self._stops.stopped:
+            self.abort()
+            return
+        self.tokens.extend(fresh)
+        self._add(self._decoder.feed(b"".join(map(self._token_bytes, fresh))))
+
+    def _switch(self, channel: Channel) -> None:
+        if self._replay < len(self.tokens):
+            return  # seen before the link broke
+        self._switched = True
+        self._flush()
+        self._channel = channel
+        if channel is Channel.TOOL_NAME:
+            self._call += 1
+            if self._call >= MAX_TOOL_CALLS:
+                raise LinkError("too many tool calls")
+        elif channel is Channel.TOOL_ARGUMENTS and self._call < 0:
+            raise LinkError("arguments without a tool call")
+
+    def _flush(self) -> None:
+        """End the current piece of text: held bytes, held stop prefix, a tool's whole name."""
+        self._add(self._decoder.finish())
+        if self.native and self._channel is Channel.CONTENT:
+            self._append(Channel.CONTENT, self._stops.finish())
+        if self._channel is Channel.TOOL_NAME:
+            self._append(Channel.TOOL_NAME, self._name, always=True)
+            self._name = ""
+
+    def _add(self, text: str) -> None:
+        if self._channel is Channel.TOOL_NAME:
+            self._name += text
+            if len(self._name) > MAX_TOOL_NAME_CHARS:
+                raise LinkError("too long a tool name")
+        elif self._channel is Channel.CONTENT and self.native:
+            self._append(Channel.CONTENT, self._stops.feed(text))
+        else:
+            self._append(self._channel, text)
+
+    def _append(self, channel: Channel, text: str, always: bool = False) -> None:
+        if not text and not always:
+            return
+        call = self._call if channel in (Channel.TOOL_NAME, Channel.TOOL_ARGUMENTS) else -1
+        self._pieces.append(Piece(channel, text, call))
+        size = len(text.encode("utf-8", "surrogatepass"))
+        self._pending_bytes += size
+        self.text_bytes += size
+        if self._pending_bytes > self._buffer_bytes or self.text_bytes > self._answer_bytes:
+            slow = self.text_bytes <= self._answer_bytes
+            self.fail(problems.too_slow() if slow else problems.too_large(self._answer_bytes))
+            self.abort()
+
+    def _finish(self, reason: Finish) -> None:
+        if self._replay < len(self.tokens):
+            raise LinkError("a resumed answer ended before what it had said")
+        self._flush()
+        if self.ended:
+            return
+        if self._stops.stopped:
+            reason = Finish.STOP
+        if reason is Finish.CANCELLED:
+            self.fail(problems.failure_error(Failure.INTERNAL))
+        else:
+            self.finish = reason
+
+
+def _nothing() -> None:
+    """Before a link takes an answer on there is nothing to abort."""
+
+
+def _no_tokens(token: int) -> bytes:
+    raise LinkError(f"token {token} before a link took the answer on")

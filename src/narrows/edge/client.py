@@ -1,0 +1,216 @@
+"""Keeping a link up, and every answer's way to a clear end in bounded time.
+
+    down --dial--> greeted --run--> over --wait--> down ...
+
+- Dialling backs off from 0.1 s to 2 s; links that break behind their greeting back off to
+  60 s, since each greeting is paid from the budget.
+- A gate whose budget is spent is not dialled at all; its state is asked every two seconds.
+- An answer ends by its last event, or here: link lost, budget spent, nothing for ``idle_s``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from narrows.edge import problems
+from narrows.edge.answer import Answer
+from narrows.edge.config import EdgeConfig
+from narrows.edge.dial import Gate, Refused
+from narrows.edge.link import Link
+from narrows.edge.problems import ApiError
+from narrows.edge.stats import StatsRecorder
+from narrows.edge.worker import Decoder
+from narrows.errors import LinkError, PeerError
+from narrows.weak.api import TokenModel
+from narrows.wire.gatestate import PortState
+
+log = logging.getLogger("narrows.edge.link")
+
+FIRST_BACKOFF_S = 0.1
+DIAL_BACKOFF_S = 2.0
+BROKEN_BACKOFF_S = 60.0
+STEADY_LINK_S = 10.0
+WATCH_S = 0.5
+QUIET_S = 1.0
+PATIENCE_S = 5.0  # a window that opens again this soon is waited for
+
+MakeDecoder = Callable[[TokenModel], Decoder]
+
+
+class LinkClient:
+    """``models``: newest first. ``make_decoder``: a fresh decoder per link. ``run`` until
+    cancelled; ``start`` and ``cancel`` from the same loop."""
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        models: Sequence[TokenModel],
+        make_decoder: MakeDecoder,
+        link_options: dict[str, int],
+        stats: StatsRecorder,
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._make_decoder = make_decoder
+        self._link_options = link_options
+        self._stats = stats
+        self._gate = Gate(config)
+        self._link: Link | None = None
+        self._up = asyncio.Event()
+        self._last_error = ""
+        self._backoff_s = FIRST_BACKOFF_S
+        self.gate_state = PortState("ok")
+        self.refusal: Refused | None = None
+
+    @property
+    def up(self) -> bool:
+        return self._up.is_set()
+
+    @property
+    def model(self) -> TokenModel:
+        """The weak model of the current link, or the newest."""
+        return self._link.model if self._link else self._models[0]
+
+    async def start(self, answers: Sequence[Answer]) -> None:
+        """Ask for answers, once there is a link. Raises ApiError where there is none in time."""
+        if not self.up:
+            await self._wait_up()
+        link = self._link
+        if link is None:
+            raise problems.link_down()
+        for answer in answers:
+            link.start(answer)
+
+    async def _wait_up(self) -> None:
+        if self.gate_state.state != "ok":
+            self.gate_state = await self._gate.state()
+        if self.gate_state.state != "ok":
+            raise problems.budget_error(self.gate_state.state, self.gate_state.retry_after_s)
+        try:
+            async with asyncio.timeout(self._config.link_wait_s):
+                await self._up.wait()
+        except TimeoutError as error:
+            raise self._why_down() from error
+
+    def _why_down(self) -> ApiError:
+        state = self.gate_state
+        if state.state != "ok":
+            return problems.budget_error(state.state, state.retry_after_s)
+        if self.refusal is not None:
+            return problems.link_refused(self.refusal.greeting.name)
+        return problems.link_down()
+
+    def cancel(self, answer: Answer) -> None:
+        """The client has gone: stop the answer inside. Idempotent."""
+        answer.fail(problems.client_gone())
+        answer.abort()
+
+    def fail_all(self, reason: ApiError) -> None:
+        """End every answer with ``reason``, here and inside."""
+        if self._link:
+            self._fail(self._link.answers, reason)
+
+    async def run(self) -> None:
+        """Dial for ever."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            while True:
+                self.gate_state = await self._gate.state()
+                if self.gate_state.state == "ok" or self._window_opens_soon():
+                    await self._one_link()
+                    await asyncio.sleep(self._backoff_s)
+                else:
+                    await asyncio.sleep(DIAL_BACKOFF_S)
+        finally:
+            watch.cancel()
+            self.fail_all(problems.shutting_down())
+            if self._link:
+                self._link.close()
+
+    def _window_opens_soon(self) -> bool:
+        state = self.gate_state
+        return state.state == "window" and state.retry_after_s <= PATIENCE_S
+
+    async def _one_link(self) -> None:
+        """One connection, from dialling to its end; sets the next wait."""
+        try:
+            wire = await self._gate.connect(self._count)
+        except PeerError as error:
+            self._back_off(error, DIAL_BACKOFF_S)
+            return
+        try:
+            model, first = await wire.greet(self._models, self._link_options)
+        except (PeerError, LinkError) as error:
+            wire.close()
+            self.refusal = error if isinstance(error, Refused) else None
+            limit_s = BROKEN_BACKOFF_S if isinstance(error, Refused) else DIAL_BACKOFF_S
+            self._back_off(error, limit_s)
+            return
+        self.refusal = None
+        started_s = time.monotonic()
+        link = Link(wire, model, self._make_decoder(model), self._ended)
+        self._link = link
+        self._up.set()
+        log.info("link up, weak model %s", model.name)
+        try:
+            broken = await link.run(first)
+        finally:
+            self._up.clear()
+            self._link = None
+        if time.monotonic() - started_s > STEADY_LINK_S:
+            self._backoff_s = FIRST_BACKOFF_S
+        self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
+        self.gate_state = await self._gate.state()
+        self._end_answers(link, broken)
+
+    def _end_answers(self, link: Link, error: Exception | None) -> None:
+        """What the end of a link means to the answers that were open on it."""
+        state = self.gate_state
+        if state.state != "ok":
+            reason = problems.budget_error(state.state, state.retry_after_s)
+        else:
+            reason = problems.link_corrupt() if error else problems.link_lost()
+        for answer in link.answers:
+            answer.fail(reason)
+            self._ended(answer)
+
+    async def _watch(self) -> None:
+        """Answers that get nothing: ask the gate why, and end them in bounded time."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            link = self._link
+            if link is None or not link.waiting:
+                continue
+            now_s = time.monotonic()
+            if now_s - link.last_read_s > QUIET_S:
+                self.gate_state = state = await self._gate.state()
+                if state.state != "ok" and not self._window_opens_soon():
+                    reason = problems.budget_error(state.state, state.retry_after_s)
+                    self._fail(link.answers, reason)
+            idle_s = self._config.limits.idle_s
+            late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
+            self._fail(late, problems.stalled(idle_s))
+
+    @staticmethod
+    def _fail(answers: Sequence[Answer], reason: ApiError) -> None:
+        for answer in answers:
+            if not answer.ended:
+                answer.fail(reason)
+                answer.abort()
+
+    def _count(self, size_bytes: int) -> None:
+        self._stats.traffic(self.model.name).link_bytes += size_bytes
+
+    def _back_off(self, error: Exception, limit_s: float) -> None:
+        text = str(error)
+        if text != self._last_error:
+            log.warning("%s", text)
+        self._last_error = text
+        self._backoff_s = min(limit_s, 2 * self._backoff_s)
+
+    def _ended(self, answer: Answer) -> None:
+        """An answer is over inside: its cost goes to its key."""
+        self._stats.key_used(answer.request.scope, 1, round(answer.bits))

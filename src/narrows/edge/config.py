@@ -1,0 +1,145 @@
+"""What an edge is told. Everything has a default; ``check`` reports every problem at once.
+
+The listener beyond loopback needs API keys: an open API spends the budget for anyone. The
+gate beyond loopback needs TLS with pinned keys: answers would otherwise be read and forged
+on their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from narrows.errors import InputError
+from narrows.wire.address import is_loopback
+from narrows.wire.messages import MAX_FRAME_BYTES
+from narrows.wire.spec import MAX_ANSWER_TOKENS
+
+# JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
+MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client, or all of them together, may ask of an edge.
+
+    ``body_bytes``: a request's JSON. ``bodies_bytes``: of all requests in flight.
+    ``prompt_bytes``: text of all messages, UTF-8. ``answers``: in flight, over all clients.
+    ``buffer_bytes``: decoded text of a streamed answer that its client has not taken yet.
+    ``answer_bytes``: text of one answer. ``client_stall_s``: a client that takes nothing for
+    that long is dropped. ``idle_s``: an answer without any token for that long has failed.
+    """
+
+    body_bytes: int = 2 << 20
+    bodies_bytes: int = 32 << 20
+    header_bytes: int = 64 << 10
+    messages: int = 2048
+    prompt_bytes: int = 1 << 20
+    tools: int = 128
+    stops: int = 16
+    stop_chars: int = 256
+    n: int = 8
+    max_tokens: int = MAX_ANSWER_TOKENS
+    default_max_tokens: int = 16384
+    answers: int = 256
+    buffer_bytes: int = 4 << 20
+    answer_bytes: int = 32 << 20
+    client_stall_s: float = 60.0
+    body_s: float = 30.0
+    idle_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of the edge's identity and the certificates of the gates it accepts."""
+
+    cert_file: Path
+    key_file: Path
+    peer_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeConfig:
+    """``weak``: weak models by name or path, newest first. ``state_port`` 0: the gate's state
+    port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
+    ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
+    chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
+    is down. ``resume_s``: how long an interrupted answer waits for a new link."""
+
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 8400
+    gate_host: str = "127.0.0.1"
+    gate_port: int = 8402
+    state_host: str = "127.0.0.1"
+    state_port: int = 0
+    port_name: str = "answers"
+    constant_bytes: int = 0
+    tls: TlsFiles | None = None
+    weak: tuple[str, ...] = ("default",)
+    model_name: str = "smollm2-135m-instruct"
+    link_options: Mapping[str, int] = field(default_factory=dict)
+    tick_ms: int = 10
+    link_wait_s: float = 3.0
+    resume_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+
+    def check(self) -> EdgeConfig:
+        """Itself, or ``InputError`` with every problem."""
+        problems = [*_edge_problems(self), *_limit_problems(self.limits)]
+        if problems:
+            raise InputError("the edge's configuration is wrong", problems=tuple(problems))
+        return self
+
+
+def _edge_problems(config: EdgeConfig) -> list[str]:
+    problems = [
+        f"{name} {port} is no port (0..65535)"
+        for name, port in (
+            ("listen_port", config.listen_port),
+            ("gate_port", config.gate_port),
+            ("state_port", config.state_port),
+        )
+        if not 0 <= port <= 65535
+    ]
+    if config.tls is None and not is_loopback(config.gate_host):
+        problems.append(f"a gate at {config.gate_host} needs TLS files (narrows init makes them)")
+    if not 1 <= len(config.weak) <= 16:
+        problems.append("weak must name 1..16 weak models")
+    if not 1 <= config.tick_ms <= 1000:
+        problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
+    if not 0 <= config.constant_bytes <= 1 << 20:
+        problems.append(f"constant_bytes {config.constant_bytes} is outside 0..{1 << 20}")
+    for name, seconds in (("link_wait_s", config.link_wait_s), ("resume_s", config.resume_s)):
+        if not 0 <= seconds <= 600:
+            problems.append(f"{name} {seconds:g} is outside 0..600")
+    if not config.model_name or len(config.model_name) > 200:
+        problems.append("model_name must have 1..200 characters")
+    return problems
+
+
+def _limit_problems(limits: Limits) -> list[str]:
+    ranges: list[tuple[str, float, float, float]] = [
+        ("body_bytes", limits.body_bytes, 1024, MAX_BODY_BYTES),
+        ("bodies_bytes", limits.bodies_bytes, limits.body_bytes, 1 << 34),
+        ("header_bytes", limits.header_bytes, 8192, 1 << 20),
+        ("messages", limits.messages, 1, 1 << 16),
+        ("prompt_bytes", limits.prompt_bytes, 1, limits.body_bytes),
+        ("tools", limits.tools, 0, 1024),
+        ("stops", limits.stops, 0, 64),
+        ("stop_chars", limits.stop_chars, 1, 4096),
+        ("n", limits.n, 1, 128),
+        ("max_tokens", limits.max_tokens, 1, MAX_ANSWER_TOKENS),
+        ("default_max_tokens", limits.default_max_tokens, 1, limits.max_tokens),
+        ("answers", limits.answers, limits.n, 4096),
+        ("buffer_bytes", limits.buffer_bytes, 1024, 1 << 30),
+        ("answer_bytes", limits.answer_bytes, 1024, 1 << 30),
+        ("client_stall_s", limits.client_stall_s, 0.1, 3600),
+        ("body_s", limits.body_s, 0.1, 3600),
+        ("idle_s", limits.idle_s, 0.1, 3600),
+    ]
+    return [
+        f"{name} {value:g} is outside {low:g}..{high:g}"
+        for name, value, low, high in ranges
+        if not low <= value <= high
+    ]

@@ -1,0 +1,111 @@
+"""The edge's process: one event loop for HTTP and link, one thread for the decoder.
+
+Order at the start: configuration checked, database and secret, socket bound, then ``ready`` is
+told the port, whether or not there is a link yet. At the end: answers in flight end with an
+error, the server stops, the last counts are written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from narrows.coding.link_options import LinkOptions
+from narrows.edge import problems
+from narrows.edge.access import Access
+from narrows.edge.app import make_app
+from narrows.edge.client import LinkClient, MakeDecoder
+from narrows.edge.config import EdgeConfig
+from narrows.edge.server import STOP_S, HttpServer, bind
+from narrows.edge.service import Service
+from narrows.edge.stats import StatsRecorder
+from narrows.edge.store import load_secret, open_database
+from narrows.weak.api import TokenModel
+
+log = logging.getLogger("narrows.edge")
+
+FLUSH_S = 1.0
+
+
+async def serve(
+    config: EdgeConfig,
+    state_dir: Path,
+    models: Sequence[TokenModel],
+    ready: Callable[[int], None],
+    make_decoder: MakeDecoder | None = None,
+    wall_s: Callable[[], float] = time.time,
+) -> None:
+    """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first;
+    ``make_decoder``: the link codec, unless the real one. Raises NarrowsError where the edge
+    cannot start."""
+    config.check()
+    options = LinkOptions.from_wire(dict(config.link_options))
+    database = open_database(state_dir)
+    stats_database = open_database(state_dir)
+    listener = None
+    try:
+        stats = StatsRecorder(stats_database, wall_s)
+        access = Access(database, stats)
+        access.check_listener(config.listen_host)
+        listener = bind(config.listen_host, config.listen_port)
+        link = LinkClient(
+            config,
+            models,
+            make_decoder or _real_decoder(options),
+            options.to_wire(),
+            stats,
+        )
+        service = Service(config, link, access, stats, load_secret(state_dir), wall_s)
+        server = HttpServer(make_app(service), config, listener)
+        await _run(service, server, lambda: ready(listener.getsockname()[1]))
+        stats.flush()
+    finally:
+        if listener is not None:
+            listener.close()
+        database.close()
+        stats_database.close()
+
+
+def _real_decoder(options: LinkOptions) -> MakeDecoder:
+    from narrows.coding.link import LinkDecoder
+
+    return lambda model: LinkDecoder(model, options)
+
+
+async def _run(service: Service, server: HttpServer, listening: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
+            loop.add_signal_handler(number, stop.set)
+    link = asyncio.create_task(service.link.run(), name="link")
+    flushing = asyncio.create_task(_flush_for_ever(service.stats), name="statistics")
+    serving = asyncio.create_task(server.serve(), name="http")
+    stopping = asyncio.create_task(stop.wait())
+    listening()
+    try:
+        await asyncio.wait({link, flushing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (link, flushing, serving):
+            if task.done():
+                task.result()
+    finally:
+        service.stopping = True
+        service.link.fail_all(problems.shutting_down())
+        stopping.cancel()
+        await asyncio.sleep(0.05)  # the errors are on their way before the sockets close
+        server.stop()
+        await asyncio.wait({serving}, timeout=2 * STOP_S)
+        for task in (link, flushing, serving):
+            task.cancel()
+        await asyncio.gather(link, flushing, serving, return_exceptions=True)
+
+
+async def _flush_for_ever(stats: StatsRecorder) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_S)
+        await stats.flush_aside()

@@ -1,0 +1,172 @@
+"""What the edge counts: answers, their bytes, and the bytes that the link brought.
+
+``link_bytes`` counts what was read from the gate's socket, greeting, padding and failures
+included, so that answer_bytes / link_bytes is the ratio that the operator pays. Counts are
+kept in memory and added to the database about once a second and at exit; kill -9 loses at most
+that second of statistics, never of budget. A failed write keeps the counts for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from narrows.edge.store import database_path, transaction
+from narrows.errors import NarrowsError
+
+log = logging.getLogger("narrows.edge.stats")
+
+
+@dataclass(slots=True)
+class Counts:
+    """``answers``: completed. ``answer_bytes``: UTF-8 of all text handed to clients.
+    ``link_bytes``: read from the gate. ``tokens``: of the weak model, or as reported."""
+
+    answers: int = 0
+    answer_bytes: int = 0
+    link_bytes: int = 0
+    tokens: int = 0
+
+    def add(self, other: Counts) -> None:
+        self.answers += other.answers
+        self.answer_bytes += other.answer_bytes
+        self.link_bytes += other.link_bytes
+        self.tokens += other.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeStats:
+    """``by_day``: ISO date (UTC) to weak model's name to counts."""
+
+    total: Counts
+    today: Counts
+    by_day: dict[str, dict[str, Counts]] = field(default_factory=dict)
+
+
+def utc_day(now_s: float) -> str:
+    return datetime.datetime.fromtimestamp(now_s, datetime.UTC).date().isoformat()
+
+
+_Traffic = dict[tuple[str, str], Counts]
+_KeyUse = dict[tuple[int, str], list[int]]
+
+
+class StatsRecorder:
+    """Counts of one edge. ``database``: a connection of its own, which any thread may use.
+    ``wall_s``: seconds since the epoch. Not thread-safe."""
+
+    def __init__(self, database: sqlite3.Connection, wall_s: Callable[[], float]) -> None:
+        self._database = database
+        self._wall_s = wall_s
+        self._traffic: _Traffic = {}
+        self._keys: _KeyUse = {}
+
+    def traffic(self, weak: str) -> Counts:
+        """Today's unwritten counts of a weak model: add to its fields."""
+        return self._traffic.setdefault((utc_day(self._wall_s()), weak), Counts())
+
+    def key_used(self, key_id: int, answers: int, bits: int) -> None:
+        entry = self._keys.setdefault((key_id, utc_day(self._wall_s())), [0, 0])
+        entry[0] += answers
+        entry[1] += bits
+
+    def unwritten_bits(self, key_id: int) -> int:
+        return self._keys.get((key_id, utc_day(self._wall_s())), [0, 0])[1]
+
+    def flush(self) -> bool:
+        """Add all counts to the database; false, with a log line, where it refuses."""
+        return self._keep_unless(_write(self._database, *self._take()))
+
+    async def flush_aside(self) -> bool:
+        """``flush`` with its fsync in another thread; not to be called while one runs."""
+        taken = self._take()
+        return self._keep_unless(await asyncio.to_thread(_write, self._database, *taken))
+
+    def _take(self) -> tuple[_Traffic, _KeyUse]:
+        taken = self._traffic, self._keys
+        self._traffic, self._keys = {}, {}
+        return taken
+
+    def _keep_unless(self, unwritten: tuple[_Traffic, _KeyUse] | None) -> bool:
+        if unwritten is None:
+            return True
+        for place, counts in unwritten[0].items():
+            self._traffic.setdefault(place, Counts()).add(counts)
+        for key_day, (answers, bits) in unwritten[1].items():
+            entry = self._keys.setdefault(key_day, [0, 0])
+            entry[0] += answers
+            entry[1] += bits
+        return False
+
+
+def _write(
+    database: sqlite3.Connection, traffic: _Traffic, keys: _KeyUse
+) -> tuple[_Traffic, _KeyUse] | None:
+    """What could not be written, or None."""
+    if not traffic and not keys:
+        return None
+    try:
+        with transaction(database):
+            _add(database, traffic, keys)
+    except sqlite3.Error as error:
+        log.error("statistics are not written, kept for the next try: %s", error)
+        return traffic, keys
+    return None
+
+
+def _add(database: sqlite3.Connection, traffic: _Traffic, keys: _KeyUse) -> None:
+    for (day, weak), counts in traffic.items():
+        database.execute(
+            "INSERT INTO traffic VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (day, weak) DO UPDATE"
+            " SET answers = answers + excluded.answers,"
+            " answer_bytes = answer_bytes + excluded.answer_bytes,"
+            " link_bytes = link_bytes + excluded.link_bytes,"
+            " tokens = tokens + excluded.tokens",
+            (
+                day,
+                weak,
+                counts.answers,
+                counts.answer_bytes,
+                counts.link_bytes,
+                counts.tokens,
+            ),
+        )
+    for (key_id, day), (answers, bits) in keys.items():
+        database.execute(
+            "INSERT INTO key_use VALUES (?, ?, ?, ?) ON CONFLICT (key_id, day) DO UPDATE"
+            " SET answers = answers + excluded.answers, bits = bits + excluded.bits",
+            (key_id, day, answers, bits),
+        )
+
+
+def read_stats(state_dir: Path, now_s: float | None = None) -> EdgeStats:
+    """Totals, today and every day, from any process; all zero where no edge ever ran."""
+    total, today = Counts(), Counts()
+    by_day: dict[str, dict[str, Counts]] = {}
+    path = database_path(state_dir)
+    if not path.exists():
+        return EdgeStats(total, today, by_day)
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
+        try:
+            rows = database.execute(
+                "SELECT day, weak, answers, answer_bytes, link_bytes, tokens FROM traffic"
+                " ORDER BY day, weak"
+            ).fetchall()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise NarrowsError(f"cannot read {path}: {error}") from error
+    day_now = utc_day(datetime.datetime.now(datetime.UTC).timestamp() if now_s is None else now_s)
+    for day, weak, *fields in rows:
+        counts = Counts(*fields)
+        by_day.setdefault(day, {})[weak] = counts
+        total.add(counts)
+        if day == day_now:
+            today.add(counts)
+    return EdgeStats(total, today, by_day)

@@ -1,0 +1,392 @@
+"""The rules of the ledger: a state, what may be done to it, and nothing else.
+
+No clock, disk or network here: time is an argument, and the state is a function of the log's
+leaves. ``lease_leaf``, ``settle_leaf`` and ``change_leaf`` look at a state and return the leaf
+to append, or a ``Refusal``; ``State.apply`` is the only thing that changes a state and checks
+every rule again, so that the same code runs in operation, after a crash and in offline
+verification. Leaf kinds:
+
+    genesis  who may change budgets, and the names of the log
+    open     a gate's boot: ledger time at a reading of CLOCK_BOOTTIME
+    change   a signed change (see changes.py)
+    lease    ``bytes`` held by ``gate`` for ``account``
+    settle   ``used`` of a lease left; the rest returns
+    dead     a gate died: the whole lease counts as spent
+    state    SHA-256 of the snapshot of the state before this leaf
+
+Ledger time (``time_ms``, Unix milliseconds) never goes back in the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from narrows.errors import BudgetError
+from narrows.ledger.changes import (
+    BudgetChange,
+    Change,
+    OperatorChange,
+    Operators,
+    Recovery,
+    check_operator_change,
+    parse_change,
+    parse_operators,
+    require,
+    signers,
+)
+from narrows.ledger.codec import Document, Fields, decode, encode
+from narrows.ledger.limits import Meter, Room
+from narrows.ledger.merkle import leaf_hash
+
+MAX_SNAPSHOT_BYTES = 64 << 20
+MAX_LINEAGES = 64
+ID_BYTES = 16
+
+
+class RuleError(BudgetError):
+    """A leaf breaks a rule: the log that holds it is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No lease. ``reason`` as in ``api.Denied``."""
+
+    reason: str
+    detail: str
+    free_at_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Account:
+    lineage: str
+    meter: Meter
+    closed: bool = False  # removed from its budget: counts on, grants nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An outstanding lease."""
+
+    account: str
+    size_bytes: int
+    gate: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Ledger time ``time_ms`` was at ``boot_ms`` of CLOCK_BOOTTIME in boot ``boot_id``."""
+
+    boot_id: str
+    boot_ms: int
+    time_ms: int
+
+
+class State:
+    """All that the leaves say. Replayed from the first leaf or read from a snapshot."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.origin = ""
+        self.log_key = ""
+        self.witness_key = ""
+        self.operators = Operators((), 1)
+        self.time_ms = 0
+        self.anchor = Anchor("", 0, 0)
+        self.last_change: tuple[int, bytes] = (0, bytes(32))
+        self.lineages: dict[str, Meter] = {}
+        self.accounts: dict[str, Account] = {}
+        self.leases: dict[str, Held] = {}
+
+    # -- what may be asked -------------------------------------------------------------
+
+    def room(self, account: str, time_ms: int) -> Room:
+        """The tightest of the account's and its lineage's limits."""
+        entry = self.accounts[account]
+        if entry.closed:
+            return Room(0, "depleted")
+        rooms = (self.lineages[entry.lineage].room(time_ms), entry.meter.room(time_ms))
+        return min(
+            rooms, key=lambda r: (r.free_bytes, r.reason != "depleted", -(r.free_at_ms or 0))
+        )
+
+    def clamp(self, time_ms: int) -> int:
+        """Time does not go back: an earlier reading counts as the latest one in the log."""
+        return max(time_ms, self.time_ms)
+
+    def committed(self) -> dict[str, int]:
+        """Bytes that can have left so far, by lineage: spent and outstanding."""
+        return {name: meter.committed_bytes() for name, meter in sorted(self.lineages.items())}
+
+    def leases_of(self, gate: str) -> list[str]:
+        return [lease_id for lease_id, held in self.leases.items() if held.gate == gate]
+
+    # -- what changes it ---------------------------------------------------------------
+
+    def apply(self, leaf: bytes) -> None:
+        """Take in the next leaf. ``RuleError`` if it breaks a rule; the state is then void,
+        since a leaf may have been half applied, and must be rebuilt from the log."""
+        try:
+            fields = Fields(decode(leaf), f"leaf {self.size}")
+            kind = fields.text("t")
+            if (kind == "genesis") != (self.size == 0):
+                raise RuleError(f"leaf {self.size} is of kind {kind!r}")
+            handler = _HANDLERS.get(kind)
+            if handler is None:
+                raise fields.bad("t")
+            if kind != "state":
+                time_ms = fields.integer("time_ms")
+                if time_ms < self.time_ms:
+                    raise RuleError(f"leaf {self.size} goes back in time")
+                self.time_ms = time_ms
+            handler(self, fields)
+            fields.done()
+        except RuleError:
+            raise
+        except BudgetError as error:
+            raise RuleError(f"leaf {self.size} breaks a rule: {error.message}") from error
+        if kind in ("genesis", "change"):
+            self.last_change = (self.size, leaf_hash(leaf))
+        self.size += 1
+
+    def _genesis(self, fields: Fields) -> None:
+        self.origin = fields.text("origin")
+        self.log_key = fields.hex("log_key", 32).hex()
+        witness = fields.take("witness_key")
+        if witness is not None and (not isinstance(witness, str) or len(witness) != 64):
+            raise fields.bad("witness_key")
+        self.witness_key = witness or ""
+        self.operators = parse_operators(fields)
+
+    def _open(self, fields: Fields) -> None:
+        self.anchor = Anchor(fields.text("boot"), fields.integer("boot_ms"), self.time_ms)
+
+    def _lease(self, fields: Fields) -> None:
+        lease_id, account = fields.hex("id", ID_BYTES).hex(), fields.name("account")
+        size_bytes, gate = fields.integer("bytes", 1), fields.name("gate")
+        if account not in self.accounts or lease_id in self.leases:
+            raise RuleError(f"leaf {self.size}: unknown account or repeated lease")
+        if size_bytes > self.room(account, self.time_ms).free_bytes:
+            raise RuleError(f"leaf {self.size} leases more than the budget has left")
+        self.leases[lease_id] = Held(account, size_bytes, gate, self.time_ms)
+        for meter in self._meters(account):
+            meter.hold(size_bytes)
+
+    def _settle(self, fields: Fields) -> None:
+        lease_id = fields.hex("id", ID_BYTES).hex()
+        used_bytes = fields.integer("used")
+        self._end(lease_id, used_bytes)
+
+    def _dead(self, fields: Fields) -> None:
+        self._end(fields.hex("id", ID_BYTES).hex(), None)
+
+    def _end(self, lease_id: str, used_bytes: int | None) -> None:
+        held = self.leases.pop(lease_id, None)
+        if held is None:
+            raise RuleError(f"leaf {self.size} ends a lease that is not outstanding")
+        used = held.size_bytes if used_bytes is None else used_bytes
+        if used > held.size_bytes:
+            raise RuleError(f"leaf {self.size} uses more than its lease")
+        for meter in self._meters(held.account):
+            meter.settle(self.time_ms, held.size_bytes, used)
+
+    def _meters(self, account: str) -> tuple[Meter, Meter]:
+        entry = self.accounts[account]
+        return entry.meter, self.lineages[entry.lineage]
+
+    def _change(self, fields: Fields) -> None:
+        document = fields.table("change", 64)
+        signed_by = signers(document, fields.take("signatures"))
+        self._check_and_make(parse_change(document), signed_by)
+
+    def _check_and_make(self, change: Change, signed_by: frozenset[str]) -> None:
+        if change.origin != self.origin:
+            raise RuleError("a change for another ledger", "propose it on this one")
+        if change.after != self.last_change:
+            raise RuleError("another change came first, or this one was applied", "propose again")
+        if change.not_after_ms < self.time_ms:
+            raise RuleError("the change has expired", "propose it again")
+        body = change.body
+        if isinstance(body, OperatorChange):
+            check_operator_change(self.operators, body.operators, signed_by)
+            self.operators = body.operators
+        elif isinstance(body, Recovery):
+            require(self.operators, signed_by, self.operators.threshold)
+            self._recover(body)
+        else:
+            lowering = self.is_lowering(body)
+            require(self.operators, signed_by, 1 if lowering else self.operators.threshold)
+            self._set_budget(body)
+
+    def is_lowering(self, change: BudgetChange) -> bool:
+        """Whether a change allows nothing new: one signature is enough for it."""
+        meter = self.lineages.get(change.lineage)
+        if meter is None or not change.limits.within(meter.limits):
+            return False
+        for name, limits in change.accounts.items():
+            account = self.accounts.get(name)
+            if account is None or account.closed or not limits.within(account.meter.limits):
+                return False
+        return True
+
+    def _set_budget(self, change: BudgetChange) -> None:
+        for name in change.accounts:
+            if name in self.accounts and self.accounts[name].lineage != change.lineage:
+                raise RuleError(f"account {name} belongs to another lineage")
+        if change.lineage not in self.lineages and len(self.lineages) >= MAX_LINEAGES:
+            raise RuleError("too many lineages in one ledger")
+        meter = self.lineages.setdefault(change.lineage, Meter(change.limits))
+        meter.set_limits(change.limits)
+        for name, account in self.accounts.items():
+            if account.lineage == change.lineage:
+                account.closed = name not in change.accounts
+        for name, limits in change.accounts.items():
+            account = self.accounts.setdefault(name, Account(change.lineage, Meter(limits)))
+            account.meter.set_limits(limits)
+
+    def _recover(self, recovery: Recovery) -> None:
+        """The gap counts as spent now: on the lineage and, since nobody knows whose it was,
+        in full on each of its accounts."""
+        if recovery.base[0] != self.size:
+            raise RuleError("the recovery was made for another position", "propose it again")
+        for lineage, gap_bytes in recovery.gaps.items():
+            if lineage not in self.lineages:
+                raise RuleError(f"no lineage {lineage} to count the gap on")
+            meters = [a.meter for a in self.accounts.values() if a.lineage == lineage]
+            for meter in (self.lineages[lineage], *meters):
+                meter.settle(self.time_ms, 0, gap_bytes)
+
+    def _state(self, fields: Fields) -> None:
+        if fields.hex("digest", 32) != sha256(self.snapshot()).digest():
+            raise RuleError(f"leaf {self.size}: the digest is not that of the state")
+
+    # -- snapshots ---------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """The canonical form of the whole state; equal states have equal bytes."""
+        return encode(
+            {
+                "size": self.size,
+                "origin": self.origin,
+                "log_key": self.log_key,
+                "witness_key": self.witness_key,
+                "keys": list(self.operators.keys),
+                "threshold": self.operators.threshold,
+                "time_ms": self.time_ms,
+                "anchor": [self.anchor.boot_id, self.anchor.boot_ms, self.anchor.time_ms],
+                "last_change": [self.last_change[0], self.last_change[1].hex()],
+                "lineages": {name: m.document() for name, m in self.lineages.items()},
+                "accounts": {
+                    name: [a.lineage, a.closed, a.meter.document()]
+                    for name, a in self.accounts.items()
+                },
+                "leases": {
+                    lease_id: [h.account, h.size_bytes, h.gate, h.time_ms]
+                    for lease_id, h in self.leases.items()
+                },
+            }
+        )
+
+    @classmethod
+    def from_snapshot(cls, data: bytes) -> State:
+        """Read a snapshot whose digest the caller has checked against a ``state`` leaf."""
+        d = decode(data, MAX_SNAPSHOT_BYTES)
+        state = cls()
+        state.size, state.origin, state.time_ms = d["size"], d["origin"], d["time_ms"]
+        state.log_key, state.witness_key = d["log_key"], d["witness_key"]
+        state.operators = Operators(tuple(d["keys"]), d["threshold"])
+        state.anchor = Anchor(*d["anchor"])
+        state.last_change = (d["last_change"][0], bytes.fromhex(d["last_change"][1]))
+        state.lineages = {name: Meter.parse(m) for name, m in d["lineages"].items()}
+        state.accounts = {
+            name: Account(lineage, Meter.parse(m), closed)
+            for name, (lineage, closed, m) in d["accounts"].items()
+        }
+        state.leases = {lease_id: Held(*row) for lease_id, row in d["leases"].items()}
+        return state
+
+
+_HANDLERS = {
+    "genesis": State._genesis,
+    "open": State._open,
+    "change": State._change,
+    "lease": State._lease,
+    "settle": State._settle,
+    "dead": State._dead,
+    "state": State._state,
+}
+
+
+# -- the leaves that a state allows ----------------------------------------------------
+
+
+def genesis_leaf(
+    origin: str, log_key: bytes, witness_key: bytes | None, operators: Operators, time_ms: int
+) -> bytes:
+    return encode(
+        {
+            "t": "genesis",
+            "origin": origin,
+            "log_key": log_key.hex(),
+            "witness_key": witness_key.hex() if witness_key else None,
+            "keys": list(operators.keys),
+            "threshold": operators.threshold,
+            "time_ms": time_ms,
+        }
+    )
+
+
+def open_leaf(state: State, boot_id: str, boot_ms: int, time_ms: int) -> bytes:
+    return encode(
+        {"t": "open", "boot": boot_id, "boot_ms": boot_ms, "time_ms": state.clamp(time_ms)}
+    )
+
+
+def lease_leaf(
+    state: State, account: str, want_bytes: int, lease_id: bytes, gate: str, time_ms: int
+) -> tuple[bytes, int] | Refusal:
+    """A lease of 1..want_bytes: its leaf and size."""
+    if account not in state.accounts:
+        return Refusal("unknown_account", f"the ledger has no account {account!r}")
+    if want_bytes < 1:
+        return Refusal("store", f"a lease of {want_bytes} bytes was asked for")
+    now_ms = state.clamp(time_ms)
+    room = state.room(account, now_ms)
+    if room.free_bytes < 1:
+        what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
+        return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
+    size_bytes = min(want_bytes, room.free_bytes)
+    leaf: Document = {
+        "t": "lease",
+        "id": lease_id.hex(),
+        "account": account,
+        "bytes": size_bytes,
+        "gate": gate,
+        "time_ms": now_ms,
+    }
+    return encode(leaf), size_bytes
+
+
+def settle_leaf(state: State, lease_id: bytes, used_bytes: int, time_ms: int) -> bytes | None:
+    """The end of a lease; None where it has ended already."""
+    held = state.leases.get(lease_id.hex())
+    if held is None:
+        return None
+    if not 0 <= used_bytes <= held.size_bytes:
+        raise BudgetError(f"{used_bytes} bytes used of a lease of {held.size_bytes}")
+    now_ms = state.clamp(time_ms)
+    return encode({"t": "settle", "id": lease_id.hex(), "used": used_bytes, "time_ms": now_ms})
+
+
+def dead_leaf(state: State, lease_id: str, time_ms: int) -> bytes:
+    return encode({"t": "dead", "id": lease_id, "time_ms": state.clamp(time_ms)})
+
+
+def change_leaf(state: State, document: Document, signatures: object, time_ms: int) -> bytes:
+    now_ms = state.clamp(time_ms)
+    return encode({"t": "change", "change": document, "signatures": signatures, "time_ms": now_ms})
+
+
+def state_leaf(state: State) -> bytes:
+    return encode({"t": "state", "digest": sha256(state.snapshot()).hexdigest()})

@@ -1,0 +1,101 @@
+"""Make a ledger or a witness: directories, keys, the first leaf. Run once, by people.
+
+STATE/ledger/ledger.db  log.key  operators/   0700, files 0600
+STATE/witness/witness.db  witness.key         on another machine in production
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from narrows.errors import BudgetError
+from narrows.ledger import note, rules, sqlite_store
+from narrows.ledger.changes import Operators
+from narrows.ledger.clock import Clock, SystemClock
+from narrows.ledger.keys import load_private, public_of, save_private
+from narrows.ledger.replica import Replica
+from narrows.ledger.witness import SCHEMA, Witness, WitnessError
+from narrows.ledger.witness_time import WitnessTime
+
+WITNESS_NAME = "narrows.witness"
+
+
+def make_directory(path: Path) -> None:
+    """A directory for its owner only, synced into its parent. Errors: ``BudgetError``."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise BudgetError(f"cannot make {path}: {error.strerror}") from error
+
+
+def create_log_key(state_dir: Path) -> bytes:
+    """Make STATE/ledger/log.key; returns its public key."""
+    make_directory(state_dir / "ledger")
+    key = Ed25519PrivateKey.generate()
+    save_private(state_dir / "ledger" / "log.key", key)
+    return public_of(key)
+
+
+def create_ledger(
+    state_dir: Path, origin: str, operators: Operators, witness_key: bytes | None, time_ms: int
+) -> None:
+    """Make STATE/ledger/ledger.db with its first leaf; the log key must exist. No budget yet:
+    only a signed change makes one. ``time_ms``: where ledger time starts (Unix time)."""
+    key = load_private(state_dir / "ledger" / "log.key")
+    path = state_dir / "ledger" / "ledger.db"
+    sqlite_store.create(path)
+    store = sqlite_store.SqliteStore(path)
+    try:
+        replica = Replica(store, public_of(key), key)
+        leaf = rules.genesis_leaf(origin, public_of(key), witness_key, operators, time_ms)
+        replica.append([leaf])
+    finally:
+        store.close()
+
+
+def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
+    """Make STATE/witness; returns the witness's public key."""
+    directory = state_dir / "witness"
+    make_directory(directory)
+    key, path = Ed25519PrivateKey.generate(), directory / "witness.db"
+    save_private(directory / "witness.key", key, passphrase)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = sqlite_store.connect(path, read_only=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+        finally:
+            connection.close()
+        make_directory(directory)
+    except (OSError, sqlite3.Error) as error:
+        raise WitnessError(f"cannot make {path}: {error}") from error
+    return public_of(key)
+
+
+def open_witness(
+    state_dir: Path, clock: Clock | None = None, passphrase: bytes | None = None
+) -> Witness:
+    """The witness under ``state_dir``. Errors: ``BudgetError``."""
+    directory = state_dir / "witness"
+    path = directory / "witness.db"
+    if not path.is_file():
+        raise WitnessError(f"there is no witness at {path}", "narrows witness --init makes one")
+    key = load_private(directory / "witness.key", passphrase)
+    witness_time = WitnessTime(path, clock or SystemClock(), lambda: int(time.time() * 1000))
+    return Witness(path, WITNESS_NAME, key, witness_time.now_ms)
+
+
+def witness_verifier(public: bytes) -> note.Verifier:
+    """How gates name a witness of this project: by its public key."""
+    return note.Verifier(WITNESS_NAME, public, note.TYPE_COSIGNATURE)

@@ -1,0 +1,47 @@
+"""The witness's time: its wall clock once per boot, then CLOCK_BOOTTIME.
+
+The wall clock is read when a boot is first seen and never again in that boot: setting it has
+no effect on a running machine. Across boots the stored time is a floor, so it never goes back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from narrows.ledger.clock import Clock, LedgerTime
+from narrows.ledger.rules import Anchor
+from narrows.ledger.sqlite_store import connect
+from narrows.ledger.witness import WitnessError
+
+
+class WitnessTime:
+    """``wall_ms``: the wall clock, Unix milliseconds."""
+
+    def __init__(self, path: Path, clock: Clock, wall_ms: Callable[[], int]) -> None:
+        try:
+            db = connect(path, False)
+            try:
+                anchor = _anchor(db, clock, wall_ms)
+            finally:
+                db.close()
+        except sqlite3.Error as error:
+            raise WitnessError(f"cannot keep time in {path}: {error}") from error
+        self._time = LedgerTime(clock, anchor)
+
+    def now_ms(self) -> int:
+        return self._time.now_ms()
+
+
+def _anchor(db: sqlite3.Connection, clock: Clock, wall_ms: Callable[[], int]) -> Anchor:
+    boot_id = clock.boot_id()
+    row = db.execute("SELECT boot_id, boot_ms, time_ms FROM time").fetchone()
+    if row is not None and row[0] == boot_id:
+        return Anchor(*row)
+    anchor = Anchor(boot_id, clock.boot_ms(), max(wall_ms(), row[2] if row else 0))
+    db.execute(
+        "INSERT OR REPLACE INTO time VALUES (1, ?, ?, ?)",
+        (anchor.boot_id, anchor.boot_ms, anchor.time_ms),
+    )
+    return anchor

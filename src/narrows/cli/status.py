@@ -1,0 +1,129 @@
+"""``narrows status``: what may still leave, what has left, and how well it was squeezed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+DAY_S = 86_400
+
+
+@app.command(
+    epilog="Examples:  narrows status   |   narrows status --watch   |   narrows status --json"
+)
+def status(
+    state: Annotated[Path | None, typer.Option(help="State folder.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Budget granted, spent and left; answers, their bytes and the link's.
+
+    Spent counts leases that are out: they return unless the gate dies.
+    """
+    import json
+
+    from narrows.cli.state import existing_state_dir
+
+    folder = existing_state_dir(state)
+    if as_json:
+        typer.echo(json.dumps(collect(folder, time.time())))
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    if not watch:
+        Console().print(_table(collect(folder, time.time())))
+        return
+    with Live(refresh_per_second=2) as live:
+        while True:
+            live.update(_table(collect(folder, time.time())))
+            time.sleep(1.0)
+
+
+def collect(folder: Path, now_s: float) -> dict[str, Any]:
+    """All figures of a state folder, read-only, whether or not its roles run.
+
+    ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
+    read from the gate; None before the first byte."""
+    import json
+
+    from narrows.edge.stats import read_stats
+    from narrows.errors import InputError
+    from narrows.ledger.balances import read_balances
+
+    if not (folder / "ledger" / "ledger.db").exists():
+        raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
+    balances = read_balances(folder)
+    stats = read_stats(folder, now_s)
+    gate_file = folder / "gate" / "stats.json"
+    gate: dict[str, Any] = json.loads(gate_file.read_text()) if gate_file.exists() else {}
+    day_share = max(now_s % DAY_S, 60.0) / DAY_S
+    per_day = stats.today.link_bytes / day_share
+    spent = balances.spent_bytes + balances.outstanding_bytes
+    return {
+        "granted_bytes": balances.granted_bytes,
+        "spent_bytes": spent,
+        "outstanding_bytes": balances.outstanding_bytes,
+        "left_bytes": balances.left_bytes,
+        "today_bytes": stats.today.link_bytes,
+        "days_left": balances.left_bytes / per_day if per_day else None,
+        "answers": stats.total.answers,
+        "answer_bytes": stats.total.answer_bytes,
+        "link_bytes": stats.total.link_bytes,
+        "ratio": stats.total.answer_bytes / stats.total.link_bytes
+        if stats.total.link_bytes
+        else None,
+        "windows": [
+            {
+                "lineage": line.lineage,
+                "length_s": window.length_ms / 1000,
+                "cap_bytes": window.cap_bytes,
+                "used_bytes": window.used_bytes,
+            }
+            for line in balances.lineages
+            for window in line.windows
+        ],
+        "gate_ports": gate.get("ports", {}),
+    }
+
+
+def _table(figures: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(justify="right")
+    grid.add_column(style="dim")
+    granted = figures["granted_bytes"]
+    share = figures["spent_bytes"] / granted if granted else 0.0
+    grid.add_row("granted", f"{granted:,} B", "lifetime of the weights")
+    out = figures["outstanding_bytes"]
+    note = f"{share:.2%}; {out:,} B of it out on leases" if out else f"{share:.2%}"
+    grid.add_row("spent", f"{figures['spent_bytes']:,} B", note)
+    grid.add_row("left", f"{figures['left_bytes']:,} B", _days(figures["days_left"]))
+    grid.add_row("left the gate today", f"{figures['today_bytes']:,} B", "UTC day")
+    for window in figures["windows"]:
+        used = f"{window['used_bytes']:,} of {window['cap_bytes']:,} B"
+        grid.add_row(f"window {window['length_s']:g} s", used, window["lineage"])
+    grid.add_row("answers", f"{figures['answers']:,}", "completed")
+    grid.add_row("answer text", f"{figures['answer_bytes']:,} B", "UTF-8, handed to clients")
+    ratio = figures["ratio"]
+    times = f"{ratio:.1f} times smaller" if ratio else ""
+    grid.add_row("link", f"{figures['link_bytes']:,} B", times)
+    for name, port in figures["gate_ports"].items():
+        timing = f"{port.get('timing_bytes', 0):,} B"
+        denied = port.get("last_denial") or ""
+        why = f"since the gate's start; state {port.get('state', '?')} {denied}".rstrip()
+        grid.add_row(f"timing, port {name}", timing, why)
+    return grid
+
+
+def _days(days: float | None) -> str:
+    if days is None:
+        return "nothing has left today"
+    return f"{days:,.1f} days at today's rate" if days < 3650 else "over ten years at today's rate"

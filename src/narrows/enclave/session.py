@@ -18,6 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from narrows.coding.events import (
     Coding,
@@ -206,8 +207,10 @@ class LinkSession:
                 async for raw in events:
                     for event in translate.events(raw) if translate else (raw,):
                         if isinstance(event, Opened):
-                            coding, opened = event.coding, True
-                            self._push(lambda encoder, c=coding: encoder.open(number, c))
+                            opened = True
+                            self._push(
+                                partial(LinkEncoder.open, number=number, coding=event.coding)
+                            )
                         else:
                             self._put(number, event)
                             ended = ended or isinstance(event, Finished | Failed)

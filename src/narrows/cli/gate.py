@@ -23,15 +23,18 @@ def gate(
     ] = "",
     enclave: Annotated[str, typer.Option(help="HOST:PORT of the enclave.")] = "",
     account: Annotated[str, typer.Option(help="The ledger account of that port.")] = "answers",
+    witness: Annotated[str, typer.Option(help="HOST:PORT of the ledger's witness.")] = "",
+    witness_key: Annotated[str, typer.Option(help="Its public key, 64 hex digits.")] = "",
 ) -> None:
     """Relay enclave to edge, every byte paid from the ledger before it is sent.
 
     Prints one JSON line when it listens. With --listen and --enclave it serves that one port;
     else the ports that the configuration names. Only loopback needs no TLS.
     """
+    import dataclasses
     import json
 
-    from narrows.gate.main import open_ledger, serve, single_port
+    from narrows.gate.main import serve, single_port
 
     if bool(listen) != bool(enclave):
         raise InputError("--listen and --enclave belong together")
@@ -43,9 +46,6 @@ def gate(
         chosen = load_config(config).gate
     else:
         raise InputError("the gate has no port", "give --config, or --listen and --enclave")
-    serve(
-        chosen,
-        state,
-        lambda: open_ledger(state),
-        lambda facts: typer.echo(json.dumps(facts)),
-    )
+    if witness:
+        chosen = dataclasses.replace(chosen, witness=witness, witness_key=witness_key)
+    serve(chosen, state, lambda facts: typer.echo(json.dumps(facts)))

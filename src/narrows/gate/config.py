@@ -7,11 +7,13 @@ and forged by anyone on the way to the edge.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from narrows.errors import InputError
 
+_KEY = re.compile("[0-9a-f]{64}")
 MAX_PORTS = 16
 MAX_LINKS = 4096
 MAX_TICK_MS = 10_000
@@ -45,7 +47,8 @@ class TlsFiles:
 class GateConfig:
     """``pacing``: ``variable`` charges what each tick shows; ``constant`` sends
     ``constant_bytes`` (TLS included) on every link in every tick. Buffers are per link.
-    ``state_port`` -1: no state port."""
+    ``state_port`` -1: no state port. ``witness``: HOST:PORT of the witness that the ledger
+    names, ``witness_key`` its public key, 64 hex digits; both or neither."""
 
     ports: tuple[PortConfig, ...] = (PortConfig(),)
     tick_ms: int = 20
@@ -64,6 +67,8 @@ class GateConfig:
     state_host: str = "127.0.0.1"
     state_port: int = 8403
     tls: TlsFiles | None = None
+    witness: str = ""
+    witness_key: str = ""
 
     def check(self) -> GateConfig:
         """Itself, or ``InputError`` with every problem."""
@@ -96,6 +101,10 @@ def _gate_problems(config: GateConfig) -> list[str]:
     ]
     if config.pacing not in ("variable", "constant"):
         problems.append(f"pacing is {config.pacing!r}, must be 'variable' or 'constant'")
+    if bool(config.witness) != bool(config.witness_key):
+        problems.append("witness and witness_key belong together")
+    if config.witness_key and not _KEY.fullmatch(config.witness_key):
+        problems.append("witness_key must be 64 lower-case hex digits")
     if config.state_port >= 0 and config.tls is None and not is_loopback(config.state_host):
         problems.append(f"the state port listens on {config.state_host} without TLS files")
     return problems
@@ -132,3 +141,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT or [HOST]:PORT; ``InputError`` for anything else."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+        raise InputError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from narrows.errors import InputError, PeerError
-from narrows.gate.config import GateConfig, PortConfig
+from narrows.errors import BudgetError, PeerError
+from narrows.gate.config import GateConfig, PortConfig, parse_address
 from narrows.gate.server import Gate
-from narrows.ledger.api import LeaseSource
 from narrows.ledger.ledger import Ledger
+from narrows.ledger.setup import witness_verifier
+from narrows.ledger.witness_http import HttpWitness
 
 Facts = dict[str, object]
 
@@ -19,17 +20,10 @@ Facts = dict[str, object]
 def single_port(listen: str, enclave: str, account: str) -> GateConfig:
     """The configuration of ``--listen``, ``--enclave``, ``--account``: one port, and a state
     port on any free one."""
-    listen_host, listen_port = _address(listen)
-    enclave_host, enclave_port = _address(enclave)
+    listen_host, listen_port = parse_address(listen)
+    enclave_host, enclave_port = parse_address(enclave)
     port = PortConfig(account, account, listen_host, listen_port, enclave_host, enclave_port)
     return GateConfig(ports=(port,), state_port=0)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise InputError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
 
 
 def facts(gate: Gate) -> Facts:
@@ -43,26 +37,31 @@ def facts(gate: Gate) -> Facts:
     }
 
 
-def open_ledger(state_dir: Path) -> Ledger:
+def open_ledger(config: GateConfig, state_dir: Path) -> Ledger:
     """The ledger of ``state_dir``, after counting as spent what a gate that died had leased.
     ``BudgetError`` where it cannot be trusted to be the newest one."""
-    ledger = Ledger.open(state_dir, witness=None)
-    ledger.recover_dead_leases()
+    witness = None
+    if config.witness:
+        verifier = witness_verifier(bytes.fromhex(config.witness_key))
+        witness = HttpWitness(*parse_address(config.witness), verifier)
+    ledger = Ledger.open(state_dir, witness=witness)
+    try:
+        ledger.recover_dead_leases()
+    except BudgetError:
+        ledger.close()
+        raise
     return ledger
 
 
-def serve(
-    config: GateConfig,
-    state_dir: Path,
-    open_source: Callable[[], LeaseSource],
-    say: Callable[[Facts], None],
-) -> None:
-    """Run a gate until a signal ends it. ``open_source`` runs in the ledger's thread."""
+def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> None:
+    """Run a gate until a signal ends it. ``say`` hears once what it listens on."""
     config.check()
     with ThreadPoolExecutor(1, thread_name_prefix="ledger") as executor:
-        source = executor.submit(open_source).result()
-        gate = Gate(config, source, executor, state_dir)
+        ledger = executor.submit(open_ledger, config, state_dir).result()
+        gate = Gate(config, ledger, executor, state_dir)
         try:
             asyncio.run(gate.run(lambda ready: say(facts(ready))))
         except OSError as error:
             raise PeerError(f"the gate cannot go on: {error}") from error
+        finally:
+            executor.submit(ledger.close).result()

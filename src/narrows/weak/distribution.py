@@ -201,6 +201,7 @@ def interval(
         count += np.uint64(1 - listed[i])
     n = np.uint64(others)
     a = np.uint64(base)
+    total = np.uint64(total)  # a Python int would make the products signed
     shift = _shift(total)
     low = _bound(mass, count, total, shift, n, a)
     mass += np.uint64(weights[token])
@@ -222,6 +223,7 @@ def find(
     goal = np.uint64(target)
     n = np.uint64(others)
     a = np.uint64(base)
+    total = np.uint64(total)  # a Python int would make the products signed
     shift = _shift(total)
     mass = np.uint64(0)
     count = np.uint64(0)

@@ -1,0 +1,125 @@
+"""All roles as real processes on fixed loopback ports, so that each can die and come back.
+
+Between edge and gate sits a ``CountingWire``: what it counts is what reached the edge's socket.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from e2e.fakes import CountingWire
+from narrows.cli.config import Config, load_config
+from narrows.cli.local import to_toml
+from narrows.cli.status import collect
+from narrows.cli.supervise import Role, Supervisor
+from narrows.enclave.config import UpstreamConfig
+from narrows.gate.config import PortConfig
+from narrows.ledger.demo import create_demo
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Chain:
+    """``strong``: URL of an OpenAI-compatible server, or None for the built-in model."""
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        strong: str | None,
+        budget_bytes: int = 50_000_000,
+        weak: str = "bytes",
+        upstream: dict[str, Any] | None = None,
+    ) -> None:
+        self.state = state
+        self.gate_port = free_port()
+        self.wire = CountingWire(self.gate_port)
+        self.api_port = free_port()
+        create_demo(state, budget_bytes)
+        self.config_path = state / "narrows.toml"
+        self.config_path.write_text(to_toml(self._config(strong, weak, upstream or {})))
+        self.supervisor = Supervisor(state / "log")
+        self.roles: dict[str, Role] = {}
+
+    def _config(self, strong: str | None, weak: str, upstream: dict[str, Any]) -> Config:
+        config = load_config(None)
+        enclave_port, state_port = free_port(), free_port()
+        enclave = dataclasses.replace(
+            config.enclave,
+            listen=f"127.0.0.1:{enclave_port}",
+            weak=(weak,),
+            upstream=UpstreamConfig(url=strong, model="m", **upstream) if strong else None,
+        )
+        port = PortConfig(
+            "answers", "answers", "127.0.0.1", self.gate_port, "127.0.0.1", enclave_port
+        )
+        gate = dataclasses.replace(
+            config.gate, ports=(port,), state_port=state_port, witness=f"127.0.0.1:{free_port()}"
+        )
+        edge = dataclasses.replace(
+            config.edge,
+            listen_port=self.api_port,
+            gate_port=self.wire.port,
+            state_port=state_port,
+            weak=(weak,),
+        )
+        return Config(enclave=enclave, gate=gate, edge=edge)
+
+    def start(self, *names: str) -> Chain:
+        """Start roles, all of them where none is named."""
+        for name in names or ("witness", "enclave", "gate", "edge"):
+            arguments = [name, "--config", str(self.config_path)]
+            if name != "enclave":
+                arguments += ["--state", str(self.state)]
+            self.roles[name] = self.supervisor.start(name, arguments)
+        return self
+
+    def kill(self, name: str) -> None:
+        """kill -9, and wait until it is gone."""
+        self.roles[name].process.kill()
+        self.roles[name].process.wait()
+
+    def stop(self) -> None:
+        self.supervisor.stop()
+        self.wire.stop()
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        settings = {"api_key": "none", "max_retries": 0, "timeout": 60.0} | options
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.api_port}/v1", **settings)
+
+    def ask(self, content: str, **options: Any) -> str:
+        """One whole answer's text."""
+        settings = {"model": "smollm2-135m-instruct", "temperature": 1.0} | options
+        answer = self.client().chat.completions.create(
+            messages=[{"role": "user", "content": content}], **settings
+        )
+        return answer.choices[0].message.content or ""
+
+    def stream(self, content: str, **options: Any) -> Any:
+        settings = {"model": "smollm2-135m-instruct", "temperature": 1.0} | options
+        return self.client().chat.completions.create(
+            messages=[{"role": "user", "content": content}], stream=True, **settings
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What ``narrows status --json`` says."""
+        figures: dict[str, Any] = json.loads(json.dumps(collect(self.state, time.time())))
+        return figures
+
+    def assert_paid(self) -> None:
+        """Law 1, as seen from outside: what arrived at the edge's socket was spent before."""
+        arrived = self.wire.outward_bytes
+        spent = self.status()["spent_bytes"]
+        assert arrived <= spent, f"{arrived} bytes arrived, {spent} were spent"

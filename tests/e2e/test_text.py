@@ -1,0 +1,82 @@
+"""What a client gets is exactly what the strong model produced, through real processes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from e2e.chain import Chain
+from e2e.fakes import ScriptedModel
+
+any_text = st.text(
+    st.characters() | st.sampled_from("\x00\u0301\U0001f468\u200d\U0001f469\ud83d\udc68\ufffd"),
+    max_size=60,
+)
+
+
+def units(text: str) -> bytes:
+    """The UTF-16 code units, which is what a JSON string is: a surrogate pair that two pieces
+    share and the character that it means are one and the same there."""
+    return text.encode("utf-16-le", "surrogatepass")
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Chain, ScriptedModel]]:
+    model = ScriptedModel(lambda body: [])
+    state: Path = tmp_path_factory.mktemp("echo")
+    chain = Chain(state, strong=model.url).start()
+    yield chain, model
+    chain.stop()
+    model.stop()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(any_text, max_size=5))
+def test_any_unicode_in_any_pieces(echo: tuple[Chain, ScriptedModel], pieces: list[str]) -> None:
+    chain, model = echo
+    model.script = lambda body: pieces
+    assert units(chain.ask("x")) == units("".join(pieces))
+    streamed = "".join(
+        choice.delta.content or "" for chunk in chain.stream("x") for choice in chunk.choices
+    )
+    assert units(streamed) == units("".join(pieces))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\x00", "a\ud800", "\udfff\ud800", "<|im_end|>", "e\u0301" * 50, "data: [DONE]\n\n"],
+)
+def test_awkward_texts(echo: tuple[Chain, ScriptedModel], text: str) -> None:
+    chain, model = echo
+    model.script = lambda body: [text]
+    assert chain.ask("x") == text
+
+
+def test_a_megabyte(echo: tuple[Chain, ScriptedModel]) -> None:
+    chain, model = echo
+    words = random.Random(5).choices(["wide ", "narrow ", "\u017c\u00f3\u0142w ", "\n"], k=170_000)
+    text = "".join(words)[:1_000_000]
+    model.script = lambda body: [text[at : at + 5000] for at in range(0, len(text), 5000)]
+    assert chain.ask("x", max_tokens=65536) == text
+    chain.assert_paid()
+
+
+def test_status_counts_what_happened(echo: tuple[Chain, ScriptedModel]) -> None:
+    chain, model = echo
+    model.script = lambda body: ["counted"]
+    before = chain.status()["answers"]
+    chain.ask("x")
+    deadline = time.monotonic() + 30
+    while (figures := chain.status())["answers"] == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert figures["answers"] == before + 1
+    assert figures["granted_bytes"] == 50_000_000
+    assert figures["spent_bytes"] + figures["left_bytes"] == figures["granted_bytes"]
+    assert figures["link_bytes"] > 0
+    chain.assert_paid()

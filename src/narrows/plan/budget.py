@@ -74,6 +74,8 @@ def _windows(result: Forecast, day: float) -> dict[str, int]:
         "day": day,
         "week": min(7 * day, week),
     }
+    if result.scenario.has("defender.cap"):
+        del sizes["week"]  # a given cap may be used every day
     if result.scenario.windows:
         sizes = dict(result.scenario.windows)
     return {name: max(1, math.ceil(size)) for name, size in sizes.items()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from narrows.plan.distribution import Distribution, Samples
+from narrows.plan.distribution import Samples
 from narrows.plan.fields import FIELDS
 from narrows.plan.scenario import Scenario
 from narrows.plan.simulate import Forecast, as_samples, evaluate, median_inputs
@@ -70,34 +70,41 @@ def _days_at(scenario: Scenario, path: str, values: tuple[float, float]) -> tupl
     return low, high
 
 
-def _halved_and_doubled(path: str, dist: Distribution) -> tuple[float, float]:
-    field = FIELDS[path]
-    low = max(dist.median / 2, field.lower)
-    return low, min(dist.median * 2, field.upper)
-
-
 def find(result: Forecast) -> list[Driver]:
     """Drivers of the theft time of the deployed coding, the strongest first."""
+    uncertain = [path for path, dist in result.scenario.numbers.items() if not dist.fixed]
+    found = _with_shares(_ranked(result, uncertain))
+    if any(driver.share > 0 for driver in found):
+        return found
+    return _with_shares(_halved_and_doubled(result.scenario))
+
+
+def _ranked(result: Forecast, paths: list[str]) -> list[Driver]:
     scenario = result.scenario
-    uncertain = [path for path, dist in scenario.numbers.items() if not dist.fixed]
     count = min(result.draws, RANK_DRAWS)
     outcome = result.outcomes[result.deployed]
     days = as_samples(outcome.days, result.draws)[:count]
     margin = as_samples(outcome.reach / result.target, result.draws)[:count]
-    found: list[Driver] = []
-    paths = uncertain or [path for path in scenario.numbers if path in scenario.given]
+    found = []
     for path in paths:
         dist = scenario.numbers[path]
         ends = (dist.quantile(0.05), dist.quantile(0.95))
-        rank = on_margin = None
-        if uncertain:
-            drawn = as_samples(result.inputs[path], result.draws)[:count]
-            rank, on_margin = spearman(drawn, days), spearman(drawn, margin)
-        else:
-            ends = _halved_and_doubled(path, dist)
-        low, high = _days_at(scenario, path, ends)
-        found.append(Driver(path, FIELDS[path].label, *ends, low, high, rank, on_margin, 0.0))
-    return _with_shares(found)
+        drawn = as_samples(result.inputs[path], result.draws)[:count]
+        ranked = (spearman(drawn, days), spearman(drawn, margin))
+        at_ends = _days_at(scenario, path, ends)
+        found.append(Driver(path, FIELDS[path].label, *ends, *at_ends, *ranked, 0.0))
+    return found
+
+
+def _halved_and_doubled(scenario: Scenario) -> list[Driver]:
+    """Drivers of a scenario in which no range touches the theft time."""
+    found = []
+    for path in sorted(scenario.given & FIELDS.keys()):
+        field, middle = FIELDS[path], scenario.numbers[path].median
+        ends = (max(middle / 2, field.lower), min(middle * 2, field.upper))
+        at_ends = _days_at(scenario, path, ends)
+        found.append(Driver(path, field.label, *ends, *at_ends, None, None, 0.0))
+    return found
 
 
 def _swing(driver: Driver) -> float:

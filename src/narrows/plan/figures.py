@@ -21,24 +21,25 @@ _DAY_MARKS = (
     (1 / 24, "1 h"),
     (1.0, "1 day"),
     (7.0, "1 week"),
-    (30.4375, "1 month"),
-    (365.25, "1 year"),
-    (3_652.5, "10 years"),
-    (36_525.0, "100 years"),
-    (365_250.0, "1,000 y"),
+    (30.4375, "1 mo"),
+    (365.25, "1 y"),
+    (3_652.5, "10 y"),
+    (36_525.0, "100 y"),
+    (365_250.0, "1000 y"),
     (365_250_000.0, "1M y"),
 )
 
 
 def _time_axis(low: float, high: float, room: float = 1.6) -> Json:
     marks = [(day, name) for day, name in _DAY_MARKS if low / room <= day <= high * room]
-    while len(marks) > 6:
+    while len(marks) > 5:
         marks = marks[::2]
     return {
         "type": "log",
         "range": [math.log10(low / room), math.log10(high * room)],
         "tickvals": [day for day, _ in marks],
         "ticktext": [name for _, name in marks],
+        "tickangle": 0,
         "gridcolor": "$grid",
         "zeroline": False,
         "fixedrange": True,
@@ -107,9 +108,9 @@ def fan_figure(plan: Plan) -> Json:
         }
 
     ends = [data.days[0], data.days[-1]]
+    target_band = band([data.target[0]] * len(data.days), [data.target[2]] * len(data.days), 0)
     traces = [
-        band([data.target[0]] * len(data.days), [data.target[2]] * len(data.days), 0.0)
-        | {"fillcolor": "$danger@0.12"},
+        target_band | {"fillcolor": "$danger@0.12"},
         band(low_band, high_band, 0.18),
         band(q1, q3, 0.28),
         _line(ends, [data.target[1]] * 2, "$danger", "thief needs", dash="dot")
@@ -122,13 +123,20 @@ def fan_figure(plan: Plan) -> Json:
     high = max(high_band[-1], data.weights, data.cap[-1]) * 6
     top = max(high_band[-1], data.cap[-1])
     x_mid = math.log10(data.days[len(data.days) // 2])
+    left, right = math.log10(data.days[0]), math.log10(data.days[-1])
+    needs = math.log10(data.target[1])
     notes = [
-        _label(math.log10(data.days[0]), math.log10(data.weights), "all weights", "$ink"),
+        _label(right, math.log10(top), "cap, used in full", "$muted", "right"),
         _label(
-            math.log10(data.days[0]), math.log10(data.target[1]), "what a thief needs", "$danger"
+            x_mid,
+            math.log10(low_band[len(data.days) // 2]),
+            "unexplained" if data.coding == "verified" else "answers",
+            color,
+            "left",
+            "top",
         ),
-        _label(math.log10(data.days[-1]), math.log10(top), "cap, used in full", "$muted", "right"),
-        _label(x_mid, math.log10(low_band[len(data.days) // 2]), "answers", color, "left", "top"),
+        _label(left, needs, "what a thief needs", "$danger", above="top"),
+        _label(left, math.log10(data.weights), "all weights", "$ink"),
     ]
     return {
         "data": traces,

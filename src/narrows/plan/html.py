@@ -15,8 +15,8 @@ from narrows.plan import figures, show
 from narrows.plan.analysis import Plan
 from narrows.plan.budget import as_toml
 from narrows.plan.distribution import Number
-from narrows.plan.simulate import CODINGS, median, percentiles, theft_probability
-from narrows.plan.text import input_text
+from narrows.plan.simulate import CODINGS, median, theft_probability
+from narrows.plan.text import input_text, range_text
 
 
 def _script(value: object) -> str:
@@ -26,10 +26,8 @@ def _script(value: object) -> str:
 
 
 def _pair(values: Number, words: object) -> tuple[str, str]:
-    low, middle, high = percentiles(values)
     write = words if callable(words) else str
-    same = write(low) == write(high)
-    return write(middle), "" if same else show.between(write(low), write(high))
+    return write(median(values)), range_text(values, write)
 
 
 def _tiles(plan: Plan) -> list[dict[str, str]]:
@@ -66,7 +64,8 @@ def _charts(plan: Plan) -> tuple[list[dict[str, object]], dict[str, object]]:
             "waterfall",
             figures.waterfall_figure(plan),
             "What each measure buys",
-            "Median theft time, each measure on top of those above it. Pale: not deployed.",
+            "Median theft time for the same tokens a day, each measure on top of those above it. "
+            "Pale: not deployed.",
             [],
         ),
         (

@@ -85,9 +85,8 @@ def exceedance(plan: Plan) -> dict[str, tuple[list[float], list[float]]]:
     shares = tuple((i + 0.5) / CURVE_POINTS for i in range(CURVE_POINTS))
     for coding in CODINGS:
         days = percentiles(plan.forecast.outcomes[coding].days, shares)
-        finite = [
-            (min(day, LONGEST_DAYS), 1 - share) for day, share in zip(days, shares, strict=True)
-        ]
+        pairs = zip(days, shares, strict=True)
+        finite = [(day, 1 - share) for day, share in pairs if 0 < day < LONGEST_DAYS]
         curves[coding] = ([day for day, _ in finite], [share for _, share in finite])
     return curves
 

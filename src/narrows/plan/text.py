@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from rich.console import Console, JustifyMethod
@@ -14,7 +15,7 @@ from narrows.plan.analysis import Plan
 from narrows.plan.budget import as_toml
 from narrows.plan.distribution import Number
 from narrows.plan.drivers import Driver
-from narrows.plan.fields import FIELDS
+from narrows.plan.fields import DEMAND_KEYS, FIELDS
 from narrows.plan.simulate import CODINGS, Forecast, median, percentiles, theft_probability
 from narrows.plan.units import PRICE, SHARE
 
@@ -44,18 +45,25 @@ def input_text(path: str, value: float) -> str:
     return show.count(value) + ("" if noun == "count" else f" {noun}")
 
 
+def range_text(values: Number, words: Callable[[float], str]) -> str:
+    """``p5 – p95``, or nothing where the values do not spread."""
+    low, _, high = percentiles(values)
+    if math.isclose(low, high, rel_tol=1e-9) or words(low) == words(high):
+        return ""
+    return show.between(words(low), words(high))
+
+
 def spread(values: Number, words: Callable[[float], str]) -> str:
     """``median (p5 – p95)``, or the value alone where nothing spreads."""
-    low, middle, high = (words(number) for number in percentiles(values))
-    return middle if low == high else f"{middle} ({show.between(low, high)})"
+    between = range_text(values, words)
+    return words(median(values)) + (f" ({between})" if between else "")
 
 
 def two_lines(values: Number, words: Callable[[float], str]) -> Text:
     """The median, and under it the range."""
-    low, middle, high = (words(number) for number in percentiles(values))
-    cell = Text(middle)
-    if low != high:
-        cell.append(f"\n{show.between(low, high)}", style="dim not bold")
+    cell = Text(words(median(values)))
+    if between := range_text(values, words):
+        cell.append(f"\n{between}", style="dim not bold")
     return cell
 
 
@@ -152,7 +160,10 @@ def render(plan: Plan, console: Console) -> None:
         console.print(Text(line))
     for note in plan.notes:
         console.print(Text(f"· {note}"))
-    for table in (_codings(result), _caps(result), _steps(plan), _drivers(plan.drivers)):
+    tables = [_codings(result), _caps(result), _steps(plan), _drivers(plan.drivers)]
+    if not result.scenario.given & DEMAND_KEYS:
+        del tables[1]  # without a demand there is nothing to serve
+    for table in tables:
         console.print()
         console.print(Padding(table, (0, 0, 0, 2)))
     console.print()

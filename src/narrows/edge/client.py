@@ -76,7 +76,7 @@ class LinkClient:
 
     async def start(self, answers: Sequence[Answer]) -> None:
         """Ask for answers, once there is a link. Raises ApiError where there is none in time."""
-        if not self.up:
+        if not self.up or self.gate_state.state != "ok":
             await self._wait_up()
         link = self._link
         if link is None:
@@ -87,7 +87,7 @@ class LinkClient:
     async def _wait_up(self) -> None:
         if self.gate_state.state != "ok":
             self.gate_state = await self._gate.state()
-        if self.gate_state.state != "ok":
+        if self.gate_state.state != "ok" and not self._window_opens_soon():
             raise problems.budget_error(self.gate_state.state, self.gate_state.retry_after_s)
         try:
             async with asyncio.timeout(self._config.link_wait_s):
@@ -182,10 +182,11 @@ class LinkClient:
         while True:
             await asyncio.sleep(WATCH_S)
             link = self._link
-            if link is None or not link.waiting:
+            if link is None:
                 continue
             now_s = time.monotonic()
-            if now_s - link.last_read_s > QUIET_S:
+            quiet = link.waiting and now_s - link.last_read_s > QUIET_S
+            if quiet or self.gate_state.state != "ok":
                 self.gate_state = state = await self._gate.state()
                 if state.state != "ok" and not self._window_opens_soon():
                     reason = problems.budget_error(state.state, state.retry_after_s)

@@ -23,7 +23,7 @@ from narrows.cli.local import LocalDeployment, prepare_models
 from narrows.cli.supervise import Supervisor
 from narrows.coding.events import Tokens
 from narrows.enclave.backend import Backend, BackendRequest
-from narrows.enclave.server import make_backend
+from narrows.enclave.models import make_backend
 
 BUDGET_BYTES = 1_000_000_000
 PROMPTS = (

@@ -35,7 +35,8 @@ def enclave(
 
     from narrows.cli.config import load_config
     from narrows.enclave.config import UpstreamConfig
-    from narrows.enclave.server import load_weak, make_backend, serve
+    from narrows.enclave.models import load_weak, make_backend
+    from narrows.enclave.server import serve
 
     settings = load_config(config).enclave
     if listen is not None:

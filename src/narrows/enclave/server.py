@@ -1,4 +1,4 @@
-"""The enclave's process: load the models, listen for the gate, one session a connection.
+"""The enclave's process: listen for the gate, one session a connection.
 
 Weak models are shared by all links, and a token model serves one call at a time, so one codec
 thread serves all sessions.
@@ -16,35 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from narrows.enclave.backend import Backend
-from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.session import LinkSession
-from narrows.enclave.upstream import UpstreamBackend
-from narrows.errors import InputError
 from narrows.weak.api import TokenModel
-from narrows.weak.registry import load_model
 from narrows.wire.address import parse_address
 
 log = logging.getLogger("narrows.enclave")
-
-
-def make_backend(config: EnclaveConfig) -> Backend:
-    """The strong model that the configuration names."""
-    if config.upstream is not None:
-        if not config.upstream.url.startswith(("http://", "https://")):
-            raise InputError(
-                f"upstream url {config.upstream.url!r} is no http address",
-                "write it as http://host:port/v1",
-            )
-        return UpstreamBackend(config.upstream)
-    model = load_model(config.model, threads=config.threads, kv_bytes=config.kv_mib << 20)
-    return BuiltinBackend(model, max_batch=config.max_batch)
-
-
-def load_weak(config: EnclaveConfig) -> dict[bytes, TokenModel]:
-    """Weak models by digest."""
-    models = [load_model(name, threads=config.threads) for name in config.weak]
-    return {model.digest: model for model in models}
 
 
 class EnclaveServer:

@@ -21,7 +21,7 @@ from narrows.cli.status import collect
 from narrows.cli.supervise import Role, Supervisor
 from narrows.enclave.config import UpstreamConfig
 from narrows.gate.config import PortConfig
-from narrows.ledger.demo import create_demo
+from narrows.ledger.demo import create_demo, demo_witness_key
 
 
 def free_port() -> int:
@@ -47,6 +47,7 @@ class Chain:
         self.gate_port = free_port()
         self.wire = CountingWire(self.gate_port)
         self.api_port = free_port()
+        self.witness_port = free_port()
         create_demo(state, budget_bytes)
         self.config_path = state / "narrows.toml"
         self.config_path.write_text(to_toml(self._config(strong, weak, upstream or {})))
@@ -66,7 +67,11 @@ class Chain:
             "answers", "answers", "127.0.0.1", self.gate_port, "127.0.0.1", enclave_port
         )
         gate = dataclasses.replace(
-            config.gate, ports=(port,), state_port=state_port, witness=f"127.0.0.1:{free_port()}"
+            config.gate,
+            ports=(port,),
+            state_port=state_port,
+            witness=f"127.0.0.1:{self.witness_port}",
+            witness_key=demo_witness_key(self.state).hex(),
         )
         edge = dataclasses.replace(
             config.edge,
@@ -80,7 +85,10 @@ class Chain:
     def start(self, *names: str) -> Chain:
         """Start roles, all of them where none is named."""
         for name in names or ("witness", "enclave", "gate", "edge"):
-            arguments = [name, "--config", str(self.config_path)]
+            if name == "witness":
+                arguments = [name, "--listen", f"127.0.0.1:{self.witness_port}"]
+            else:
+                arguments = [name, "--config", str(self.config_path)]
             if name != "enclave":
                 arguments += ["--state", str(self.state)]
             self.roles[name] = self.supervisor.start(name, arguments)

@@ -27,8 +27,7 @@ from narrows.cli.config import Config, load_config
 from narrows.cli.state import state_dir
 from narrows.cli.supervise import Supervisor
 from narrows.errors import InputError
-from narrows.gate.config import PortConfig
-from narrows.ledger.demo import create_demo, demo_budget
+from narrows.ledger.demo import create_demo, demo_budget, demo_witness_key
 
 DEMO_BUDGET_BYTES = 10_000_000
 CHILD_TIMEOUT_S = 300.0
@@ -80,8 +79,10 @@ class LocalDeployment:
     def start(self, supervisor: Supervisor) -> int:
         """Start all roles; the port of the API."""
         config = self.config
-        witness = supervisor.start("witness", self._arguments("witness", config))
-        config = _with_witness(config, witness.facts["port"])
+        witness = supervisor.start(
+            "witness", ["witness", "--state", str(self.state), "--listen", "127.0.0.1:0"]
+        )
+        config = _with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
         config = dataclasses.replace(
             config, enclave=dataclasses.replace(config.enclave, listen="127.0.0.1:0")
         )
@@ -172,7 +173,7 @@ def _plain(value: Any) -> Any:
 def _with_enclave(config: Config, port: int) -> Config:
     ports = tuple(
         dataclasses.replace(item, enclave_host="127.0.0.1", enclave_port=port, listen_port=0)
-        for item in config.gate.ports[:1] or (PortConfig("answers", "answers"),)
+        for item in config.gate.ports[:1]
     )
     return dataclasses.replace(config, gate=dataclasses.replace(config.gate, ports=ports))
 
@@ -189,8 +190,9 @@ def _with_gate(config: Config, port: int, state_port: int) -> Config:
     return dataclasses.replace(config, edge=edge)
 
 
-def _with_witness(config: Config, port: int) -> Config:
-    return config
+def _with_witness(config: Config, port: int, key: str) -> Config:
+    gate = dataclasses.replace(config.gate, witness=f"127.0.0.1:{port}", witness_key=key)
+    return dataclasses.replace(config, gate=gate)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,12 +125,14 @@ class FakeEnclave:
 class Rig:
     """``with Rig(tmp_path) as rig``: an edge at ``rig.url``, its enclave at ``rig.enclave``."""
 
-    def __init__(self, state: Path, connect: bool = True, **settings: object) -> None:
+    def __init__(
+        self, state: Path, connect: bool = True, real: bool = False, **settings: object
+    ) -> None:
         self.state = state
         self.enclave = FakeEnclave()
         self._connect = connect
         self._settings = settings
-        self._make_decoder = lambda model: LineDecoder()
+        self._make_decoder = None if real else lambda model: LineDecoder()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._ready = threading.Event()
@@ -208,3 +211,10 @@ class Rig:
 def chat(**fields: object) -> dict[str, object]:
     """The least request, with ``fields`` over it."""
     return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]} | fields
+
+
+def wait_until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)

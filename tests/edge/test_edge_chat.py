@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 
 import openai
 import pytest
 
-from edge.harness import MODEL, Hang, Rig, chat, foreign, native
+from edge.harness import MODEL, Hang, Rig, chat, foreign, native, wait_until
 from narrows.coding.events import (
     Channel,
     Coding,
@@ -217,10 +218,18 @@ def test_chunks_are_the_edges_own(rig):
     assert chunks < 100
 
 
-def wait_until(condition, seconds=10):
-    import time
-
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_megabyte(rig, stream):
+    rng = random.Random(4)
+    text = "".join(rng.choice("ab é漢🙂\x00") for _ in range(540_000))
+    assert len(text.encode()) > 1_000_000
+    rig.enclave.script = lambda request: foreign(text, 4096)
+    with rig.client() as client:
+        messages = [{"role": "user", "content": "hi"}]
+        if stream:
+            chunks = client.chat.completions.create(model=MODEL, messages=messages, stream=True)
+            got = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        else:
+            got = client.chat.completions.create(model=MODEL, messages=messages)
+            got = got.choices[0].message.content
+    assert got == text

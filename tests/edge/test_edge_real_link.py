@@ -1,0 +1,160 @@
+"""The edge on the real codec: text is what the model said, to the last surrogate."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge.harness import MODEL, Drop, Hang, Rig, chat, foreign, native, wait_until
+from edge.real_enclave import RealEnclave
+from narrows.coding.events import Channel, Coding, Finish, Finished, Opened, Switch, Text, Usage
+from narrows.edge.stats import read_stats
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    rig = Rig(tmp_path_factory.mktemp("state"), real=True)
+    rig.enclave = RealEnclave()
+    with rig:
+        yield rig
+
+
+def streamed(rig, **fields):
+    with rig.client() as client:
+        stream = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=True, **fields
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+def joined(text):
+    """A high and a low surrogate side by side are one character to every JSON reader."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+texts = st.text(st.characters(codec="utf-8") | st.characters(categories=["Cs"]), max_size=200)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=texts, size=st.integers(1, 9), stream=st.booleans())
+def test_any_foreign_text(rig, text, size, stream):
+    rig.enclave.script = lambda request: foreign(text, size)
+    got = streamed(rig) if stream else rig.ask().choices[0].message.content
+    assert got == joined(text)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=st.text(max_size=200), size=st.integers(1, 9), stream=st.booleans())
+def test_any_native_text(rig, text, size, stream):
+    rig.enclave.script = lambda request: native(text, size=size)
+    got = streamed(rig) if stream else rig.ask().choices[0].message.content
+    assert got == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\x00",
+        "a\x00b\x1f\x7f\u2028\u2029",
+        "👩‍👩‍👧‍👦 e\u0301 ａ \u200f",
+        "\ud800",
+        "x\udfff\ud83d",
+        '"\\ud83d"\n\ndata: [DONE]\n\n',
+        "<|im_end|><|endoftext|>",
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_awkward_texts(rig, text, stream):
+    rig.enclave.script = lambda request: foreign(text, 1)
+    got = streamed(rig) if stream else rig.ask().choices[0].message.content
+    assert got == text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_long_text(rig, stream):
+    rng = random.Random(4)
+    text = "".join(rng.choice("ab é漢🙂\x00") for _ in range(27_000))
+    assert len(text.encode()) > 50_000
+    rig.enclave.script = lambda request: foreign(text, 4096)
+    got = streamed(rig) if stream else rig.ask().choices[0].message.content
+    assert got == text
+
+
+def test_bad_utf8_of_a_native_model_is_replaced(rig):
+    rig.enclave.script = lambda request: [
+        Opened(Coding.PLAIN),
+        *native("é")[1:-1],
+        Finished(Finish.LENGTH),
+    ]
+    assert rig.ask().choices[0].message.content == "é"
+
+
+def test_channels_and_usage(rig):
+    rig.enclave.script = lambda request: [
+        Opened(Coding.TEXT),
+        Switch(Channel.REASONING),
+        Text(b"hm"),
+        Switch(Channel.CONTENT),
+        Text(b"yes"),
+        Usage(3, 4),
+        Finished(Finish.STOP),
+    ]
+    answer = rig.ask()
+    assert answer.choices[0].message.reasoning_content == "hm"
+    assert answer.choices[0].message.content == "yes"
+    assert answer.usage.total_tokens == 7
+
+
+def test_a_client_that_leaves_cancels_at_once(rig):
+    rig.enclave.script = lambda request: [*native("a" * 50)[:-1], 0.3, Hang()]
+    before = len(rig.enclave.cancels)
+    with rig.client() as client:
+        stream = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        next(stream)
+        stream.close()
+    wait_until(lambda: len(rig.enclave.cancels) == before + 1)
+
+
+def test_hostile_bytes_close_the_link_and_no_answer_completes(rig):
+    """Random bytes in place of the coded stream: an error in bounded time, every time."""
+    rng = random.Random(7)
+    for _ in range(3):
+        noise = rng.randbytes(3000)
+        rig.enclave.script = lambda request, noise=noise: [noise, 0.2, Drop()]
+        answer = rig.post(chat(max_tokens=50))
+        assert answer.status_code in (502, 503), answer.text
+    rig.enclave.script = lambda request: native("well")
+    assert rig.ask().choices[0].message.content == "well"
+
+
+def test_counts_at_the_socket(tmp_path):
+    """link_bytes is what the enclave sent, to the byte; answers are what was delivered."""
+    rig = Rig(tmp_path, real=True)
+    rig.enclave = RealEnclave()
+    rig.enclave.script = lambda request: native("ü" * 100)
+    with rig:
+        for _ in range(3):
+            rig.ask()
+        wait_until(lambda: read_stats(tmp_path).total.link_bytes == rig.enclave.sent_bytes)
+        rig.post(chat(stream=True))
+    total = read_stats(tmp_path).total  # the last counts were written at exit
+    assert (total.answers, total.answer_bytes, total.tokens) == (4, 800, 800)
+    assert total.link_bytes == rig.enclave.sent_bytes
+    assert total == read_stats(tmp_path).today
+    assert list(read_stats(tmp_path).by_day.values()) == [{"flat": total}]
+
+
+def test_sse_is_well_formed(rig):
+    rig.enclave.script = lambda request: foreign("a\r\nb\n\ndata: x\n\n", 1)
+    events = rig.post(chat(stream=True)).text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    for event in events[:-2]:
+        assert event.startswith("data: {")
+        assert json.loads(event[6:])["object"] == "chat.completion.chunk"

@@ -17,6 +17,8 @@ import numpy as np
 from narrows.plan import equations as eq
 from narrows.plan.simulate import Forecast, median, percentiles
 
+MAX_LEDGER_BYTES = 2**53 - 1  # the ledger's largest integer
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -33,8 +35,8 @@ class Budget:
 
 
 def lineage_name(name: str) -> str:
-    """A ledger account name: lower case, letters, digits, ``.-_``, at most 64 characters."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64] or "model"
+    """A ledger account name: lower case, letters, digits, ``.-_``, at most 63 characters."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:63] or "model"
 
 
 def recommend(result: Forecast) -> Budget:
@@ -55,7 +57,7 @@ def recommend(result: Forecast) -> Budget:
     pace = day if given else median(carrier.outflow / inputs["demand.lifetime"])
     return Budget(
         lineage_name(result.scenario.name),
-        max(1, math.floor(lifetime)),
+        max(1, math.floor(min(lifetime, MAX_LEDGER_BYTES))),
         windows,
         need,
         safe,
@@ -78,7 +80,7 @@ def _windows(result: Forecast, day: float) -> dict[str, int]:
         del sizes["week"]  # a given cap may be used every day
     if result.scenario.windows:
         sizes = dict(result.scenario.windows)
-    return {name: max(1, math.ceil(size)) for name, size in sizes.items()}
+    return {name: max(1, math.ceil(min(size, MAX_LEDGER_BYTES))) for name, size in sizes.items()}
 
 
 def as_toml(budget: Budget) -> str:

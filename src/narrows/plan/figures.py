@@ -10,30 +10,14 @@ import math
 
 from narrows.plan import show
 from narrows.plan.analysis import Plan
-from narrows.plan.series import Bar, exceedance, fan, tornado, waterfall_bars
+from narrows.plan.series import Bar, day_marks, exceedance, fan, tornado, waterfall_bars
 from narrows.plan.simulate import CODINGS, median
 
 Json = dict[str, object]
 
-_DAY_MARKS = (
-    (1 / 86_400, "1 s"),
-    (1 / 1440, "1 min"),
-    (1 / 24, "1 h"),
-    (1.0, "1 day"),
-    (7.0, "1 week"),
-    (30.4375, "1 mo"),
-    (365.25, "1 y"),
-    (3_652.5, "10 y"),
-    (36_525.0, "100 y"),
-    (365_250.0, "1000 y"),
-    (365_250_000.0, "1M y"),
-)
-
 
 def _time_axis(low: float, high: float, room: float = 1.6) -> Json:
-    marks = [(day, name) for day, name in _DAY_MARKS if low / room <= day <= high * room]
-    while len(marks) > 5:
-        marks = marks[::2]
+    marks = day_marks(low / room, high * room, 5)
     return {
         "type": "log",
         "range": [math.log10(low / room), math.log10(high * room)],

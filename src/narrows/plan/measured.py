@@ -108,4 +108,8 @@ def from_ledger(state_dir: Path) -> Measured:
 
 def _spent_bytes(state_dir: Path) -> int:
     """What the ledger counts as spent, all lineages; 0 where there is no ledger yet."""
-    return 0
+    if not (state_dir / "ledger" / "ledger.db").exists():
+        return 0
+    from narrows.ledger.balances import read_balances
+
+    return read_balances(state_dir).spent_bytes

@@ -30,6 +30,29 @@ FAN_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LONGEST_DAYS = 1e6 * 365.25
 
 
+_DAY_MARKS = (
+    (1 / 86_400, "1 s"),
+    (1 / 1440, "1 min"),
+    (1 / 24, "1 h"),
+    (1.0, "1 day"),
+    (7.0, "1 week"),
+    (30.4375, "1 mo"),
+    (365.25, "1 y"),
+    (3_652.5, "10 y"),
+    (36_525.0, "100 y"),
+    (365_250.0, "1000 y"),
+    (365_250_000.0, "1M y"),
+)
+
+
+def day_marks(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    """At most ``most`` round durations between ``low`` and ``high`` days, with their names."""
+    marks = [(day, name) for day, name in _DAY_MARKS if low <= day <= high]
+    while len(marks) > most:
+        marks = marks[::2]
+    return marks
+
+
 @dataclass(frozen=True, slots=True)
 class Fan:
     """``bands``: per share of FAN_SHARES, cumulative bytes at ``days`` that a thief could use

@@ -1,0 +1,290 @@
+"""One forward pass of the fast engine, run by every thread at once (docs/numerics.md).
+
+Threads share all buffers and meet at barriers; between two barriers each array is written by
+the thread that owns the row (row phases) or the outputs (products), and read only after the
+next barrier. So there is no order that could change a result, and no lock.
+
+The arguments come as tuples of arrays:
+  embedding  values int8 or int16 [vocab, hidden], scales float32 [vocab]
+  weights    packed int8 [layers, bytes] for qkv, o, gate_up, down, and head int8 [bytes]
+  scales     float32 [layers, outputs] for the four, and head [outputs]
+  sums       int32 likewise: 128 * sum of the row's weights
+  extras     qkv bias float32 [layers, outputs] or [1, 1]; q and k norm [layers, head_dim];
+             rope cos and sin float32 [context, head_dim / 2]
+  cache      keys, values, key_scale, value_scale, key_sum (see fast_attention)
+  batch      tokens, positions, table index int32 [rows]; page tables int32 [tables, pages];
+             wanted rows int32 [outputs]
+  work       state float32 [rows, hidden]; left operands uint8 for hidden, q_width and ffn;
+             acc int32; mixed float32 [rows, q_width]; queries uint8 [rows, heads, head_dim];
+             query_scales float32 [rows, heads]; token_scales float32 [rows];
+             per thread: rows float32, bytes, sums, exponents, split, mix
+"""
+
+# Kernels have no annotations: numba infers their types.
+# mypy: disable-error-code="no-untyped-def, no-any-return"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from narrows.weak.fast_attention import attend, project_row
+from narrows.weak.fast_rows import (
+    add_row,
+    hadamard,
+    norm_scale,
+    quantise_into,
+    swiglu,
+    take_row,
+)
+from narrows.weak.kernels import atomic_add, barrier, dot_rows
+from narrows.weak.matmul import multiply
+
+_BYTE = np.float32(256.0)
+_HIGH, _LOW = np.float32(2.0**29), np.float32(-(2.0**29))
+
+_jit = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_jit
+def _head(
+    left,
+    rows,
+    wide,
+    right,
+    corrections,
+    scales,
+    token_scales,
+    block,
+    vocab,
+    logits,
+    thread,
+    threads,
+):
+    """Logits of this thread's blocks of 64 tokens, straight from a product that stays in cache."""
+    inputs = left.shape[1]
+    blocks = len(right) // (inputs * 64)
+    for n in range(blocks * thread // threads, blocks * (thread + 1) // threads):
+        dot_rows(
+            left.ctypes.data,
+            inputs,
+            rows * (1 + wide),
+            right.ctypes.data + n * inputs * 64,
+            256,
+            inputs >> 2,
+            block.ctypes.data,
+            256,
+            0,
+        )
+        start = n * 64
+        width = min(64, vocab - start)
+        for r in range(rows):
+            out = logits[r, start : start + width]
+            for j in range(width):
+                if wide:
+                    high = np.int32(block[2 * r, j] - corrections[start + j])
+                    value = np.float32(high) * _BYTE + np.float32(block[2 * r + 1, j])
+                else:
+                    value = np.float32(np.int32(block[r, j] - corrections[start + j]))
+                value = (value * scales[start + j]) * token_scales[r]
+                out[j] = np.int32(min(max(value, _LOW), _HIGH))
+
+
+@_jit
+def forward(
+    thread,
+    threads,
+    sync,
+    sizes,
+    wides,
+    eps,
+    state_eps,
+    query_scale,
+    embedding,
+    weights,
+    scales,
+    sums,
+    extras,
+    cache,
+    batch,
+    work,
+    own,
+    logits,
+):
+    """The whole pass. ``sizes``: hidden, ffn, layers, heads, kv_heads, head_dim, value_pad,
+    head_block, ffn_block, has_bias, has_norm, vocab. ``sync``: int64 [24], zeros; its third
+    cache line hands out attention work."""
+    (
+        hidden,
+        ffn,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        value_pad,
+        head_block,
+        ffn_block,
+        has_bias,
+        has_norm,
+        vocab,
+    ) = sizes
+    w_qkv, w_o, w_gate_up, w_down, w_head = weights
+    s_qkv, s_o, s_gate_up, s_down, s_head = scales
+    c_qkv, c_o, c_gate_up, c_down, c_head = sums
+    bias, q_norm, k_norm, cos, sin = extras
+    keys, values, key_scale, value_scale, key_sum = cache
+    tokens, positions, table_of, tables, wanted = batch
+    state, left_hidden, left_mixed, left_ffn, acc, mixed, queries, query_scales, token_scales = work
+    row, bytes2, score_sums, exponents, split, mix, block = own
+    wide_qkv, wide_o, wide_gate_up, wide_down, wide_head = wides
+    meet = sync.ctypes.data
+    ticket = meet + 128
+    rows = len(tokens)
+    projected = (heads + 2 * kv_heads) * head_dim
+    gate_up_at = np.int64(ffn)
+    for r in range(thread, rows, threads):
+        token = tokens[r]
+        scale = embedding[1][token]
+        for i in range(hidden):
+            state[r, i] = np.float32(embedding[0][token, i]) * scale
+    for layer in range(layers):
+        for r in range(thread, rows, threads):
+            if layer > 0:
+                add_row(
+                    acc,
+                    r,
+                    wide_down,
+                    c_down[layer - 1],
+                    s_down[layer - 1],
+                    token_scales[r],
+                    state[r],
+                )
+            scale, squares = quantise_into(state[r], r, wide_qkv, left_hidden)
+            token_scales[r] = norm_scale(scale, squares, hidden, state_eps)
+        barrier(meet, threads)
+        multiply(left_hidden, rows * (1 + wide_qkv), w_qkv[layer], acc, thread, threads)
+        barrier(meet, threads)
+        for r in range(thread, rows, threads):
+            position = positions[r]
+            project_row(
+                r,
+                layer,
+                acc,
+                wide_qkv,
+                c_qkv[layer],
+                s_qkv[layer],
+                token_scales[r],
+                bias[layer * has_bias],
+                q_norm[layer * has_norm],
+                k_norm[layer * has_norm],
+                has_bias,
+                has_norm,
+                eps,
+                cos[position],
+                sin[position],
+                head_block,
+                query_scale,
+                position,
+                tables[table_of[r], position >> 6],
+                heads,
+                kv_heads,
+                head_dim,
+                value_pad,
+                queries,
+                query_scales,
+                keys,
+                values,
+                key_scale,
+                value_scale,
+                key_sum,
+                row[:projected],
+                bytes2,
+            )
+        barrier(meet, threads)
+        # The ticket counts on over the layers, so that no one has to reset it between barriers.
+        jobs = rows * kv_heads
+        job = atomic_add(ticket, 1) - layer * (jobs + threads)
+        while job < jobs:
+            r = job // kv_heads
+            attend(
+                r,
+                job % kv_heads,
+                layer,
+                positions[r] + 1,
+                tables[table_of[r]],
+                heads // kv_heads,
+                head_dim,
+                value_pad,
+                queries,
+                query_scales,
+                keys,
+                values,
+                key_scale,
+                value_scale,
+                key_sum,
+                score_sums,
+                exponents,
+                split,
+                mix,
+                mixed[r],
+            )
+            job = atomic_add(ticket, 1) - layer * (jobs + threads)
+        barrier(meet, threads)
+        for r in range(thread, rows, threads):
+            scale, _ = quantise_into(mixed[r], r, wide_o, left_mixed)
+            token_scales[r] = scale
+        barrier(meet, threads)
+        multiply(left_mixed, rows * (1 + wide_o), w_o[layer], acc, thread, threads)
+        barrier(meet, threads)
+        for r in range(thread, rows, threads):
+            add_row(acc, r, wide_o, c_o[layer], s_o[layer], token_scales[r], state[r])
+            scale, squares = quantise_into(state[r], r, wide_gate_up, left_hidden)
+            token_scales[r] = norm_scale(scale, squares, hidden, state_eps)
+        barrier(meet, threads)
+        multiply(left_hidden, rows * (1 + wide_gate_up), w_gate_up[layer], acc, thread, threads)
+        barrier(meet, threads)
+        for r in range(thread, rows, threads):
+            gate, up = row[:ffn], row[ffn : 2 * ffn]
+            take_row(
+                acc, r, 0, wide_gate_up, c_gate_up[layer], s_gate_up[layer], token_scales[r], gate
+            )
+            take_row(
+                acc,
+                r,
+                gate_up_at,
+                wide_gate_up,
+                c_gate_up[layer],
+                s_gate_up[layer],
+                token_scales[r],
+                up,
+            )
+            swiglu(gate, up, gate)
+            hadamard(gate, ffn_block)
+            scale, _ = quantise_into(gate, r, wide_down, left_ffn)
+            token_scales[r] = scale
+        barrier(meet, threads)
+        multiply(left_ffn, rows * (1 + wide_down), w_down[layer], acc, thread, threads)
+        barrier(meet, threads)
+    outputs = len(wanted)
+    for r in range(thread, rows, threads):
+        last = layers - 1
+        add_row(acc, r, wide_down, c_down[last], s_down[last], token_scales[r], state[r])
+    barrier(meet, threads)
+    for k in range(thread, outputs, threads):
+        scale, squares = quantise_into(state[wanted[k]], k, wide_head, left_hidden)
+        token_scales[k] = norm_scale(scale, squares, hidden, state_eps)
+    barrier(meet, threads)
+    _head(
+        left_hidden,
+        outputs,
+        wide_head,
+        w_head,
+        c_head,
+        s_head,
+        token_scales,
+        block,
+        vocab,
+        logits,
+        thread,
+        threads,
+    )

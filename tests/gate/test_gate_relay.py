@@ -151,6 +151,28 @@ def test_a_refusing_ledger_stops_within_the_leases_and_is_named(
     run(scenario())
 
 
+def test_a_burst_leaves_no_large_lease_behind(tmp_path: Path) -> None:
+    """The link stays open, but its unused credit goes back for others to use."""
+
+    async def bursting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(20):
+            writer.write(bytes(200_000))
+            await asyncio.sleep(0.05)
+        await reader.read()
+
+    async def scenario() -> None:
+        ledger = FakeLedger(1 << 30)
+        async with enclave(bursting) as inside, running_gate(ledger, inside, tmp_path) as gate:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gate.ports[0].listening)
+            await reader.readexactly(20 * 200_000)
+            while sum(lease.size_bytes for lease in ledger.open.values()) > 4096:
+                await asyncio.sleep(0.05)
+            assert gate.ports[0].links_live == 1
+            writer.close()
+
+    run(scenario())
+
+
 def test_it_serves_again_when_the_ledger_does(tmp_path: Path) -> None:
     async def greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")

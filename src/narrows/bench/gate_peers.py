@@ -18,12 +18,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from narrows.errors import PeerError
 from narrows.ledger.demo import create_demo, demo_witness_key
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import open_witness, witness_verifier
-from narrows.ledger.witness_http import HttpWitness, WitnessServer
+from narrows.ledger.setup import open_witness
+from narrows.ledger.witness import Witness
+from narrows.ledger.witness_http import WitnessServer
 
 CHUNK_BYTES = 1 << 20
 READY_LINE_BYTES = 1 << 16
@@ -81,13 +83,38 @@ def enclave_process(kind: str) -> Iterator[int]:
         child.kill()
 
 
+class StoppableWitness(WitnessServer):
+    """A witness that can be taken away in the middle of its connections."""
+
+    def __init__(self, address: tuple[str, int], witness: Witness) -> None:
+        self._open: list[socket.socket] = []
+        super().__init__(address, witness)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.append(request)
+        super().process_request(request, client_address)
+
+    def vanish(self) -> None:
+        """No more cosignatures: connections are refused, open ones end."""
+        self.shutdown()
+        self.server_close()
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
 @dataclass(frozen=True)
 class Deployment:
-    """A state folder with a ledger, and its witness at ``witness_port``."""
+    """A state folder with a ledger, and its witness, served by ``server``."""
 
     state: Path
-    witness_port: int
+    witness: Witness
+    server: StoppableWitness
     witness_key: bytes
+
+    @property
+    def witness_port(self) -> int:
+        return int(self.server.server_address[1])
 
     def start_gate(self, enclave_port: int, *, tick_ms: int = 20) -> Child:
         """``narrows gate`` on loopback, its account ``answers``."""
@@ -105,15 +132,18 @@ class Deployment:
     def committed_bytes(self) -> int:
         """What the ledger says can have left: spent, and leased to a gate that died. The log
         is replayed from its first leaf, and compared with what the witness cosigned."""
-        verifier = witness_verifier(self.witness_key)
-        witness = HttpWitness("127.0.0.1", self.witness_port, verifier)
-        ledger = Ledger.open(self.state, witness=witness)
-        try:
+        with self.ledger() as ledger:
             ledger.recover_dead_leases()
             return sum(ledger.state().committed().values())
+
+    @contextlib.contextmanager
+    def ledger(self, gate: str = "gate") -> Iterator[Ledger]:
+        """The ledger, while no gate of that name runs; the witness is asked directly."""
+        ledger = Ledger.open(self.state, witness=self.witness, gate=gate)
+        try:
+            yield ledger
         finally:
             ledger.close()
-            witness.close()
 
 
 @contextlib.contextmanager
@@ -123,15 +153,14 @@ def deployment(budget_bytes: int) -> Iterator[Deployment]:
         state = Path(folder)
         create_demo(state, budget_bytes)
         witness = open_witness(state)
-        server = WitnessServer(("127.0.0.1", 0), witness)
+        server = StoppableWitness(("127.0.0.1", 0), witness)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield Deployment(state, int(server.server_address[1]), demo_witness_key(state))
+            yield Deployment(state, witness, server, demo_witness_key(state))
         finally:
-            server.shutdown()
+            server.vanish()
             thread.join()
-            server.server_close()
             witness.close()
 
 

@@ -29,16 +29,22 @@ KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 )
 
+JOIN_BYTES = 4096
+
 
 class Outbox:
-    """A queue of bytes with a known size."""
+    """A queue of bytes with a known size. Small pieces are joined: a peer that sends single
+    bytes does not get an object for each."""
 
     def __init__(self) -> None:
         self.size = 0
         self._parts: deque[bytes] = deque()
 
     def put(self, data: bytes) -> None:
-        self._parts.append(data)
+        if self._parts and len(self._parts[-1]) + len(data) <= JOIN_BYTES:
+            self._parts[-1] += data
+        else:
+            self._parts.append(data)
         self.size += len(data)
 
     def take(self, count: int) -> bytes:

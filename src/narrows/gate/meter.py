@@ -26,6 +26,7 @@ from narrows.ledger.api import Denied, Lease, LeaseSource
 REASONS = ("depleted", "window", "witness", "behind", "store", "clock", "unknown_account")
 DENIED_RETRY_S = 1.0
 MAX_RETRY_S = 5.0
+TRIM_FACTOR = 8
 
 
 class UnpaidError(RuntimeError):
@@ -77,6 +78,7 @@ class Meter:
         self._retry_at = 0.0
         self._asked_at = 0.0
         self._sent_when_asked = 0
+        self._paid_at_trim = 0
         self._fetching: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Future[None]] = set()
 
@@ -189,6 +191,9 @@ class Meter:
     def release(self) -> None:
         """Return all credit: the port has no link, or nothing more can be paid."""
         self._open = False
+        self._return_credit()
+
+    def _return_credit(self) -> None:
         self.credit = 0
         while self._held:
             self._settle(self._held.popleft())
@@ -199,6 +204,13 @@ class Meter:
         while self._fetching is not None or self._settling:
             waits = [*self._settling, *([self._fetching] if self._fetching else [])]
             await asyncio.wait(waits)
+
+    def trim(self) -> None:
+        """Call it about once a second: return a credit far above what the last second used.
+        What a quiet port holds is missing everywhere else, and in every window."""
+        used, self._paid_at_trim = self._paid_bytes - self._paid_at_trim, self._paid_bytes
+        if self.credit > TRIM_FACTOR * used + 2 * self._policy.min_bytes:
+            self._return_credit()
 
     def _settle(self, held: _Held) -> None:
         loop = asyncio.get_running_loop()

@@ -206,6 +206,7 @@ class Port:
             done = slot
             if now - checked >= 1:
                 checked = now
+                self.meter.trim()
                 for link in list(self._links):
                     link.check(now)
 

@@ -111,15 +111,17 @@ class TickModel:
         self._recent = (self._recent << 1 | 1) & 7
         implied = len(seen)  # a tick that is not empty has a link that is not silent
         for history, count, closes in seen:
-            active = 1 if count or closes else 0
-            if implied != 1:
-                units += self._decide(_ACTIVE + history.bits, active)
-            history.bits = (history.bits << 1 | active) & 3
-            if active:
+            if count or closes:
+                if implied != 1:
+                    units += self._decide(_ACTIVE + history.bits, 1)
+                history.bits = (history.bits << 1 | 1) & 3
                 implied = 0
                 units += self._link(count, closes)
-            elif implied:
-                implied -= 1
+            else:
+                if implied != 1:
+                    units += self._decide(_ACTIVE + history.bits, 0)
+                history.bits = (history.bits << 1) & 3
+                implied -= implied > 0
         return units
 
     def preview(self, seen: list[Seen]) -> int:
@@ -159,9 +161,11 @@ class TickModel:
     def _decide(self, index: int, bit: int) -> int:
         p = self._p[index]
         if bit:
-            self._p[index] = min(_ONE - _FLOOR, p + ((_ONE - p) >> _SHIFT))
+            more = p + ((_ONE - p) >> _SHIFT)
+            self._p[index] = more if more < _ONE - _FLOOR else _ONE - _FLOOR
             return cost_units(p)
-        self._p[index] = max(_FLOOR, p - (p >> _SHIFT))
+        less = p - (p >> _SHIFT)
+        self._p[index] = less if less > _FLOOR else _FLOOR
         return cost_units(_ONE - p)
 
 

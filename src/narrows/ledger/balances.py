@@ -102,18 +102,22 @@ def balances_of(state: State, time_ms: int) -> Balances:
     )
 
 
-def read_balances(state_dir: Path, clock: Clock | None = None) -> Balances:
-    """The balances of the ledger under ``state_dir``, while a gate may be using it. Checks the
+def read_state(state_dir: Path) -> State:
+    """The state of the ledger under ``state_dir``, while a gate may be using it. Checks the
     log's signature, not the witness. Errors: ``BudgetError``."""
     directory = state_dir / "ledger"
-    public = public_of(load_private(directory / "log.key"))
     store = SqliteStore(directory / "ledger.db", read_only=True)
     try:
-        replica = Replica(store, public, None)
+        replica = Replica(store, public_of(load_private(directory / "log.key")), None)
         replica.reload()
     finally:
         store.close()
-    state, clock = replica.state, clock or SystemClock()
+    return replica.state
+
+
+def read_balances(state_dir: Path, clock: Clock | None = None) -> Balances:
+    """The balances of the ledger under ``state_dir``, as ``read_state``."""
+    state, clock = read_state(state_dir), clock or SystemClock()
     if state.anchor.boot_id != clock.boot_id():
         return balances_of(state, state.time_ms)
     return balances_of(state, state.clamp(LedgerTime(clock, state.anchor).now_ms()))

@@ -1,11 +1,18 @@
-"""Make change documents: what ``narrows budget propose`` writes and operators sign."""
+"""Make change documents: what ``narrows budget propose`` writes and operators sign.
+
+A change file is one line of canonical JSON: ``{"change": document, "signatures": [...]}``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from narrows.ledger.changes import Operators, parse_change
-from narrows.ledger.codec import Document
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from narrows.errors import InputError
+from narrows.ledger.changes import Operators, parse_change, sign_change, signers
+from narrows.ledger.codec import MAX_DOCUMENT_BYTES, Document, Fields, decode, encode
 from narrows.ledger.limits import Limits
 from narrows.ledger.rules import State
 
@@ -68,3 +75,37 @@ def recovery_document(
     }
     parse_change(document)
     return document
+
+
+def write_change_file(path: Path, document: Document, signatures: list[list[str]]) -> None:
+    """Errors: ``InputError`` where the file cannot be written."""
+    data = encode({"change": document, "signatures": signatures}) + b"\n"
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_change_file(path: Path) -> tuple[Document, list[list[str]]]:
+    """The document and its signatures, all of them valid. Errors: ``NarrowsError``."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 2)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not data.endswith(b"\n"):
+        raise InputError(f"{path} is not a change file, or is too long")
+    fields = Fields(decode(data[:-1]), str(path))
+    document, signatures = fields.table("change", 64), fields.take("signatures")
+    fields.done()
+    parse_change(document)
+    signers(document, signatures)
+    return document, signatures
+
+
+def add_signature(
+    document: Document, signatures: list[list[str]], key: Ed25519PrivateKey
+) -> list[list[str]]:
+    """The signatures with one of ``key`` among them, in canonical order."""
+    mine = sign_change(document, key)
+    return sorted([pair for pair in signatures if pair[0] != mine[0]] + [mine])

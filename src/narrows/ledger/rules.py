@@ -246,13 +246,17 @@ class State:
             account.meter.set_limits(limits)
 
     def _recover(self, recovery: Recovery) -> None:
-        """The gap counts as spent now: on the lineage and, since nobody knows whose it was,
-        in full on each of its accounts."""
+        """Every outstanding lease is dead (its settlement may lie in the gap), and the gap
+        counts as spent now: on the lineage and, since nobody knows whose it was, in full on
+        each of its accounts."""
         if recovery.base[0] != self.size:
             raise RuleError("the recovery was made for another position", "propose it again")
+        unknown = recovery.gaps.keys() - self.lineages.keys()
+        if unknown:
+            raise RuleError(f"no lineage {min(unknown)} to count the gap on")
+        for lease_id in list(self.leases):
+            self._end(lease_id, None)
         for lineage, gap_bytes in recovery.gaps.items():
-            if lineage not in self.lineages:
-                raise RuleError(f"no lineage {lineage} to count the gap on")
             meters = [a.meter for a in self.accounts.values() if a.lineage == lineage]
             for meter in (self.lineages[lineage], *meters):
                 meter.settle(self.time_ms, 0, gap_bytes)

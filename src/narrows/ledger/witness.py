@@ -118,8 +118,8 @@ class Witness:
         return note.sign_note(text, self.verifier.name, self._key)
 
     def recover(self, leaf: bytes, path: Sequence[bytes], signed: bytes) -> bytes:
-        """Accept a restored log. ``leaf``: its signed recovery, included in the checkpoint
-        ``signed`` as the last leaf by ``path``."""
+        """Accept a restored log. ``leaf``: its signed recovery, which ``path`` proves to be in
+        the checkpoint ``signed``."""
         checkpoint = self._signed_checkpoint(signed)
         change, signed_by = _signed_change(leaf)
         with self._lock:
@@ -132,11 +132,10 @@ class Witness:
             changes.require(log.operators, signed_by, log.operators.threshold)
             if body.witnessed != (log.size, log.root):
                 raise WitnessError("the recovery gives up another head", "propose it again")
-            index = checkpoint.size - 1
-            if body.base[0] != index or not check_inclusion(
-                leaf_hash(leaf), index, checkpoint.size, path, checkpoint.root
+            if not check_inclusion(
+                leaf_hash(leaf), body.base[0], checkpoint.size, path, checkpoint.root
             ):
-                raise WitnessError("the recovery is not the last leaf of the new head")
+                raise WitnessError("the recovery is not in the new head")
             before = note.parse_checkpoint(note.open_note(log.note)[0]) if log.note else None
             for lineage, count in (before.committed if before else {}).items():
                 if checkpoint.committed.get(lineage, 0) < count:

@@ -1,0 +1,180 @@
+"""One process's hold on a ledger: its replica, its witness, its time.
+
+Opening and recovery run the same path, ``ready``: catch up with the store, compare with the
+witness's live answer, take time from this boot's anchor. A ledger that is shorter than, or
+differs from, what the witness cosigned is refused with ``BehindError``.
+
+Not thread-safe: ``Ledger`` holds a lock around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from narrows.errors import BudgetError
+from narrows.ledger import note, rules
+from narrows.ledger.clock import Clock, ClockError, LedgerTime
+from narrows.ledger.keys import public_of
+from narrows.ledger.replica import BehindError, Replica
+from narrows.ledger.store import ConflictError, Head, Store, StoreError
+from narrows.ledger.witness import NONCE_BYTES, Latest, WitnessError, parse_latest
+
+MAX_TRIES = 16  # races lost against other processes
+
+
+class WitnessClient(Protocol):
+    """A witness, wherever it runs. All raise ``WitnessError``."""
+
+    verifier: note.Verifier
+
+    def cosign(self, old: int, proof: list[bytes], signed: bytes) -> bytes: ...
+
+    def latest(self, origin: str, nonce: bytes) -> bytes: ...
+
+    def recover(self, leaf: bytes, path: list[bytes], signed: bytes) -> bytes: ...
+
+    def set_operators(self, leaf: bytes) -> None: ...
+
+
+class Session:
+    """``replica`` is what this process knows; see ``Ledger`` for the arguments."""
+
+    def __init__(
+        self,
+        store: Store,
+        log_key: Ed25519PrivateKey,
+        witness: WitnessClient | None,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.store = store
+        self.witness = witness
+        self.random_bytes = random_bytes
+        self.replica = Replica(store, public_of(log_key), log_key)
+        self._clock = clock
+        self._time: LedgerTime | None = None
+        self._cosigned_size = -1  # of the head that the witness holds; -1: ask it
+        self._cosigned: Head | None = None  # not written yet
+
+    @property
+    def state(self) -> rules.State:
+        return self.replica.state
+
+    def ready(self) -> None:
+        """What every operation needs first. Errors: ``BudgetError``."""
+        if self.replica.void:
+            self.replica.reload()
+        latest = self._compare() if self._cosigned_size < 0 else None
+        if self._time is None:
+            self._start_clock(latest)
+
+    def distrust(self) -> None:
+        """Ask the witness again before the next operation."""
+        self._cosigned_size = -1
+
+    def now_ms(self) -> int:
+        if self._time is None:
+            raise ClockError("the ledger has no time yet")
+        return self.state.clamp(self._time.now_ms())
+
+    def write(self, decide: Callable[[], list[bytes]]) -> None:
+        """Append what ``decide`` says of the newest state; decide again if others came first.
+        ``StoreError``: the outcome is unknown, the replica is void, and the next ``ready``
+        reads what is there."""
+        for _ in range(MAX_TRIES):
+            leaves = decide()
+            if not leaves:
+                return
+            try:
+                self.replica.append(leaves, self._cosigned)
+            except ConflictError:
+                self.replica.reload()
+                continue
+            self._cosigned = None
+            return
+        raise StoreError(f"other processes kept appending through {MAX_TRIES} tries")
+
+    def cosign(self) -> None:
+        """Have the witness sign a head that holds all leaves known now."""
+        replica, witness, needed = self.replica, self.witness, self.state.size
+        for _ in range(MAX_TRIES):
+            if witness is None or self._cosigned_size >= needed:
+                return
+            old = self._cosigned_size
+            try:
+                line = witness.cosign(old, replica.consistency(old), replica.note)
+            except WitnessError as error:
+                if error.size is None:
+                    raise
+                self._compare()  # another process had a later head cosigned
+                continue
+            self._check_cosignature(line, witness.verifier)
+            self._cosigned_size = replica.state.size
+            self._cosigned = Head(replica.state.size, replica.note + line)
+            replica.tree.prune(self._cosigned_size)
+        raise WitnessError(f"the witness's head kept moving through {MAX_TRIES} tries")
+
+    def latest(self) -> Latest:
+        """The witness's head now: its answer carries our nonce, so it cannot be an old one."""
+        if self.witness is None:
+            raise WitnessError("this ledger was opened without a witness")
+        origin, nonce = self.state.origin, self.random_bytes(NONCE_BYTES)
+        answer = self.witness.latest(origin, nonce)
+        try:
+            return parse_latest(answer, self.witness.verifier, origin, nonce)
+        except BudgetError as error:
+            raise WitnessError(f"the witness's answer is wrong: {error.message}") from error
+
+    def check_witness_key(self) -> None:
+        """The genesis names the witness: no flag takes it away or swaps it."""
+        expected = self.state.witness_key
+        given = self.witness.verifier.public.hex() if self.witness is not None else ""
+        if expected and expected != given:
+            raise BudgetError(
+                "the ledger names another witness" if given else "the ledger needs its witness",
+                f"give it the witness with the key {expected}",
+            )
+
+    def _compare(self) -> Latest | None:
+        """Refuse to go on if the witness has seen more, or something else."""
+        if self.witness is None:
+            self._cosigned_size = 0
+            return None
+        self._cosigned_size = -1
+        replica, latest = self.replica, self.latest()
+        if latest.size > replica.state.size:
+            replica.reload()  # another process may have appended
+        if latest.size > replica.state.size:
+            raise BehindError(
+                f"the witness cosigned {latest.size} leaves, the ledger has {replica.state.size}",
+                "it was rolled back or restored: see narrows ledger recover",
+            )
+        if replica.root_at(latest.size) != latest.root:
+            raise BehindError(
+                f"the ledger's first {latest.size} leaves are not those that the witness cosigned",
+                "it was rolled back and went on: see narrows ledger recover",
+            )
+        self._cosigned_size = latest.size
+        return latest
+
+    def _check_cosignature(self, line: bytes, verifier: note.Verifier) -> None:
+        text = self.replica.checkpoint().text()
+        try:
+            signed = note.find_signature(text, note.parse_lines(line.decode()), verifier)
+        except (BudgetError, UnicodeDecodeError) as error:
+            raise WitnessError(f"the witness's cosignature is wrong: {error}") from error
+        if signed is None:
+            raise WitnessError("the witness did not sign the head that it was given")
+
+    def _start_clock(self, latest: Latest | None) -> None:
+        """In a new boot, time is the witness's; in a known one, its anchor's."""
+        boot_id, boot_ms = self._clock.boot_id(), self._clock.boot_ms()
+        if self.state.anchor.boot_id != boot_id:
+            if latest is None and self.witness is not None:
+                latest = self.latest()
+            time_ms = latest.time_ms if latest is not None else 0
+            self.write(lambda: [rules.open_leaf(self.state, boot_id, boot_ms, time_ms)])
+        self._time = LedgerTime(self._clock, self.state.anchor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +20,14 @@ from narrows.edge.stats import read_stats
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory):
     rig = Rig(tmp_path_factory.mktemp("state"), real=True)
+    rig.enclave = RealEnclave()
+    with rig:
+        yield rig
+
+
+@pytest.fixture
+def own_rig(tmp_path):
+    rig = Rig(tmp_path, real=True)
     rig.enclave = RealEnclave()
     with rig:
         yield rig
@@ -149,6 +159,60 @@ def test_counts_at_the_socket(tmp_path):
     assert total.link_bytes == rig.enclave.sent_bytes
     assert total == read_stats(tmp_path).today
     assert list(read_stats(tmp_path).by_day.values()) == [{"flat": total}]
+
+
+class Breaking:
+    """A script whose first answer breaks the link after ``cut`` tokens; ``other`` ends at once
+    before that, so that a check covers the tokens so far."""
+
+    def __init__(self, text, cut, later=None):
+        self.tokens = native(text, size=1)
+        self.later = native(later or text, size=1)
+        self.cut = cut
+        self.resumes = []
+
+    def __call__(self, request):
+        if request.body["messages"][0]["content"] == "other":
+            return native("-")
+        self.resumes.append(request.resume)
+        if len(self.resumes) == 1:
+            half = self.cut // 2
+            return [*self.tokens[:half], 0.6, *self.tokens[half : self.cut], 0.6, Drop()]
+        return [Opened(Coding.PLAIN), *self.later[1 + len(request.resume) :]]
+
+
+def ask_breaking(rig, script):
+    """The events of a streamed answer whose link breaks."""
+    rig.enclave.script = script
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(rig.post, chat(stream=True))
+        wait_until(lambda: script.resumes)
+        time.sleep(0.3)
+        rig.ask("other")
+        lines = answer.result().text.split("\n\n")
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def content(events):
+    return "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+
+
+def test_an_interrupted_answer_goes_on_behind_its_verified_tokens(own_rig):
+    text = "".join(chr(97 + index % 26) for index in range(60))
+    script = Breaking(text, 40)
+    events = ask_breaking(own_rig, script)
+    assert content(events) == text
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+    verified = script.resumes[1]
+    assert 0 < len(verified) < 40
+    assert bytes(verified).decode() == text[: len(verified)]
+
+
+def test_a_resumed_answer_that_goes_another_way_fails(own_rig):
+    text = "".join(chr(97 + index % 26) for index in range(60))
+    events = ask_breaking(own_rig, Breaking(text, 40, text[:30] + "!" + text[31:]))
+    assert events[-1]["error"]["code"] == "link_lost"
+    assert text.startswith(content(events[:-1]))
 
 
 def test_sse_is_well_formed(rig):

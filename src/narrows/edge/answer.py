@@ -38,6 +38,7 @@ from narrows.wire.messages import Request
 from narrows.wire.stops import StopFinder
 
 MAX_TOOL_CALLS = 128
+MAX_RESUMES = 3  # an answer that breaks every link must not break all later ones
 MAX_TOOL_NAME_CHARS = 256
 
 
@@ -73,6 +74,8 @@ class Answer:
         self.bits = 0.0
         self.cancelled = False
         self.last_event_s = 0.0
+        self.lost_s = 0.0
+        self.resumes = 0
         self.abort: Callable[[], None] = _nothing
         self._coding = Coding.PLAIN
         self._token_bytes: Callable[[int], bytes] = _no_tokens
@@ -95,8 +98,9 @@ class Answer:
 
     @property
     def resumable(self) -> bool:
-        """Whether another link can go on behind its tokens: native, and nothing but content."""
-        return self.opened and self.native and not self._switched and not self.ended
+        """Whether another link can go on with it: nothing came yet, or native content only."""
+        fits = not self.opened or (self.native and not self._switched)
+        return fits and not self.ended and self.resumes < MAX_RESUMES
 
     @property
     def native(self) -> bool:
@@ -133,7 +137,8 @@ class Answer:
         try:
             self._apply(event)
         except LinkError:
-            self.fail(problems.failure_error(Failure.UPSTREAM_MALFORMED))
+            malformed = problems.failure_error(Failure.UPSTREAM_MALFORMED)
+            self.fail(problems.link_lost() if self.resumes else malformed)
             self.abort()
             return
         self._changed()
@@ -176,7 +181,7 @@ class Answer:
 
     def _switch(self, channel: Channel) -> None:
         if self._replay < len(self.tokens):
-            return  # seen before the link broke
+            raise LinkError("a resumed answer went another way")
         self._switched = True
         self._flush()
         self._channel = channel

@@ -2,10 +2,13 @@
 
     down --dial--> greeted --run--> over --wait--> down ...
 
-- Dialling backs off from 0.1 s to 2 s; links that break behind their greeting back off to
-  60 s, since each greeting is paid from the budget.
+- Dialling backs off from 0.1 s to 2 s; links that break behind their greeting, with no answer
+  completed, back off to 10 s, since each greeting is paid from the budget.
 - A gate whose budget is spent is not dialled at all; its state is asked every two seconds.
 - An answer ends by its last event, or here: link lost, budget spent, nothing for ``idle_s``.
+- A native answer of a lost link waits ``resume_s`` for the next one and goes on there behind its
+  verified tokens; those that its client already has are compared as they come again, and an
+  answer that goes another way fails. Other answers fail at once.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from narrows.edge import problems
 from narrows.edge.answer import Answer
@@ -31,10 +36,12 @@ log = logging.getLogger("narrows.edge.link")
 
 FIRST_BACKOFF_S = 0.1
 DIAL_BACKOFF_S = 2.0
-BROKEN_BACKOFF_S = 60.0
+BROKEN_BACKOFF_S = 10.0
 STEADY_LINK_S = 10.0
 WATCH_S = 0.5
 QUIET_S = 1.0
+VERIFIED_S = 5.0
+MAX_RESUME = 1 << 17
 PATIENCE_S = 5.0  # a window that opens again this soon is waited for
 
 MakeDecoder = Callable[[TokenModel], Decoder]
@@ -60,6 +67,7 @@ class LinkClient:
         self._gate = Gate(config)
         self._link: Link | None = None
         self._up = asyncio.Event()
+        self._orphans: dict[Answer, tuple[int, ...]] = {}
         self._last_error = ""
         self._backoff_s = FIRST_BACKOFF_S
         self.gate_state = PortState("ok")
@@ -82,6 +90,16 @@ class LinkClient:
         if link is None:
             raise problems.link_down()
         for answer in answers:
+            link.start(answer)
+
+    def _resume(self, link: Link) -> None:
+        orphans, self._orphans = self._orphans, {}
+        for answer, verified in orphans.items():
+            if answer.ended:
+                self._ended(answer)
+                continue
+            resume = list(verified)
+            answer.request = msgspec.structs.replace(answer.request, resume=resume)
             link.start(answer)
 
     async def _wait_up(self) -> None:
@@ -112,6 +130,7 @@ class LinkClient:
         """End every answer with ``reason``, here and inside."""
         if self._link:
             self._fail(self._link.answers, reason)
+        self._fail(list(self._orphans), reason)
 
     async def run(self) -> None:
         """Dial for ever."""
@@ -155,36 +174,50 @@ class LinkClient:
         self._link = link
         self._up.set()
         log.info("link up, weak model %s", model.name)
+        self._resume(link)
         try:
             broken = await link.run(first)
         finally:
             self._up.clear()
             self._link = None
-        if time.monotonic() - started_s > STEADY_LINK_S:
+        if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
             self._backoff_s = FIRST_BACKOFF_S
         self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
+        verified = await asyncio.to_thread(link.verified, VERIFIED_S)
         self.gate_state = await self._gate.state()
-        self._end_answers(link, broken)
+        self._end_answers(link, broken, verified)
 
-    def _end_answers(self, link: Link, error: Exception | None) -> None:
+    def _end_answers(
+        self, link: Link, error: Exception | None, verified: dict[int, tuple[int, ...]]
+    ) -> None:
         """What the end of a link means to the answers that were open on it."""
         state = self.gate_state
         if state.state != "ok":
             reason = problems.budget_error(state.state, state.retry_after_s)
         else:
             reason = problems.link_corrupt() if error else problems.link_lost()
+        may_resume = state.state == "ok" and self._config.resume_s > 0
         for answer in link.answers:
-            answer.fail(reason)
-            self._ended(answer)
+            known = verified.get(-1 if answer.number is None else answer.number)
+            if not answer.opened:
+                known = tuple(answer.request.resume)
+            if may_resume and answer.resumable and known is not None and len(known) <= MAX_RESUME:
+                self._orphans[answer] = known
+                answer.lost_s = time.monotonic()
+                answer.resumes += 1
+            else:
+                answer.fail(reason)
+                self._ended(answer)
 
     async def _watch(self) -> None:
         """Answers that get nothing: ask the gate why, and end them in bounded time."""
         while True:
             await asyncio.sleep(WATCH_S)
             link = self._link
+            now_s = time.monotonic()
+            self._give_up(now_s)
             if link is None:
                 continue
-            now_s = time.monotonic()
             quiet = link.waiting and now_s - link.last_read_s > QUIET_S
             if quiet or self.gate_state.state != "ok":
                 self.gate_state = state = await self._gate.state()
@@ -194,6 +227,15 @@ class LinkClient:
             idle_s = self._config.limits.idle_s
             late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
             self._fail(late, problems.stalled(idle_s))
+
+    def _give_up(self, now_s: float) -> None:
+        """Answers without a link for too long, or that no one waits for any more."""
+        for answer in list(self._orphans):
+            if now_s - answer.lost_s > self._config.resume_s:
+                answer.fail(problems.link_lost())
+            if answer.ended:
+                del self._orphans[answer]
+                self._ended(answer)
 
     @staticmethod
     def _fail(answers: Sequence[Answer], reason: ApiError) -> None:

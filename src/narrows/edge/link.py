@@ -41,7 +41,9 @@ class Link:
     ) -> None:
         self.model = model
         self.last_read_s = time.monotonic()
+        self.completed = False
         self._wire = wire
+        self._decoder = decoder
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[Exception] = self._loop.create_future()
@@ -100,6 +102,13 @@ class Link:
         self._wire.close()
         self._worker.close()
 
+    def verified(self, timeout_s: float) -> dict[int, tuple[int, ...]]:
+        """Behind the end: verified tokens of the answers that were open, by number; none
+        where the decoder does not stop in time. Blocks."""
+        if not self._worker.join(timeout_s):
+            return {}
+        return {answer.number: answer.verified for answer in self._decoder.open_answers()}
+
     async def _read(self) -> Exception | None:
         try:
             while (data := await self._wire.read()) is not None:
@@ -152,6 +161,7 @@ class Link:
             answer.on_event(event)
             if isinstance(event, Finished | Failed):
                 del self._open[number]
+                self.completed = True
                 self._ended(answer)
 
     def _charge(self, events: Events, fed_bytes: int) -> None:

@@ -62,8 +62,10 @@ async def serve(
         )
         service = Service(config, link, access, stats, load_secret(state_dir), wall_s)
         server = HttpServer(make_app(service), config, listener)
-        await _run(service, server, lambda: ready(listener.getsockname()[1]))
-        stats.flush()
+        try:
+            await _run(service, server, lambda: ready(listener.getsockname()[1]))
+        finally:
+            stats.flush()
     finally:
         if listener is not None:
             listener.close()
@@ -84,7 +86,8 @@ async def _run(service: Service, server: HttpServer, listening: Callable[[], Non
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
             loop.add_signal_handler(number, stop.set)
     link = asyncio.create_task(service.link.run(), name="link")
-    flushing = asyncio.create_task(_flush_for_ever(service.stats), name="statistics")
+    over = asyncio.Event()
+    flushing = asyncio.create_task(_flush_until(over, service.stats), name="statistics")
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait())
     listening()
@@ -100,12 +103,15 @@ async def _run(service: Service, server: HttpServer, listening: Callable[[], Non
         await asyncio.sleep(0.05)  # the errors are on their way before the sockets close
         server.stop()
         await asyncio.wait({serving}, timeout=2 * STOP_S)
-        for task in (link, flushing, serving):
+        for task in (link, serving):
             task.cancel()
+        over.set()  # not cancelled: a write under way is waited for
         await asyncio.gather(link, flushing, serving, return_exceptions=True)
 
 
-async def _flush_for_ever(stats: StatsRecorder) -> None:
-    while True:
-        await asyncio.sleep(FLUSH_S)
+async def _flush_until(over: asyncio.Event, stats: StatsRecorder) -> None:
+    while not over.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await over.wait()
         await stats.flush_aside()

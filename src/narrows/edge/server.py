@@ -83,6 +83,8 @@ class _Embedded(Server):
     def _init_shared_socket(self) -> None:
         self._ssp = None
         # A copy: granian closes its own, and the socket object here must not close it earlier.
-        holder = SocketHolder(os.dup(self._listener.fileno()), False, BACKLOG)
+        descriptor = os.dup(self._listener.fileno())
+        # The stub has no constructor; copyreg in granian.net uses this one.
+        holder = SocketHolder(descriptor, False, BACKLOG)  # type: ignore[call-arg]
         self._shd: Any = holder
         self._sfd = holder.get_fd()

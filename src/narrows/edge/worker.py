@@ -22,6 +22,16 @@ SLICE_BYTES = 64
 MAX_REPORTS = 64
 
 
+class OpenAnswer(Protocol):
+    """``verified``: an answer's first tokens that a check has covered."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def verified(self) -> tuple[int, ...]: ...
+
+
 class Decoder(Protocol):
     """The decoding half of a link's codec (``narrows.coding.link.LinkDecoder``)."""
 
@@ -30,6 +40,9 @@ class Decoder(Protocol):
 
     def feed(self, data: bytes) -> list[tuple[int, Event]]:
         """Everything that ``data`` makes decodable. Raises LinkError: the link is over."""
+
+    def open_answers(self) -> Sequence[OpenAnswer]:
+        """Answers begun and not ended; valid behind an error too."""
 
 
 Events = Sequence[tuple[int, Event]]
@@ -84,8 +97,10 @@ class DecodeWorker:
             self._closed = True
             self._wake.notify()
 
-    def join(self, timeout_s: float) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; whether it has ended, and the decoder is the caller's."""
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

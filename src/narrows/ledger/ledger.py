@@ -17,7 +17,8 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class Ledger:
     def close(self) -> None:
         """Leases that are outstanding stay so, until ``recover_dead_leases``."""
         with self._lock:
-            self._session.store.close()
+            self._session.close()
             if self._lock_file is not None:
                 os.close(self._lock_file)
                 self._lock_file = None
@@ -229,6 +230,15 @@ class Ledger:
         if refusal.free_at_ms is not None:
             retry_s = max(1, refusal.free_at_ms - self._session.now_ms()) / 1000
         return Denied(refusal.reason, refusal.detail, retry_s)
+
+
+@contextmanager
+def hold_folder(directory: Path, gates: tuple[str, ...] = ("gate", "operator")) -> Iterator[None]:
+    """Hold the locks of all ``gates`` that use this folder. Errors: ``BudgetError``."""
+    with ExitStack() as held:
+        for gate in gates:
+            held.callback(os.close, _lock(directory / f"{gate}.lock"))
+        yield
 
 
 def _lock(path: Path) -> int:

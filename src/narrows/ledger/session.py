@@ -10,6 +10,7 @@ Not thread-safe: ``Ledger`` holds a lock around it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -74,6 +75,12 @@ class Session:
     def distrust(self) -> None:
         """Ask the witness again before the next operation."""
         self._cosigned_size = -1
+
+    def close(self) -> None:
+        with suppress(StoreError):  # kept for readers of the log; the witness has it anyway
+            if self._cosigned is not None:
+                self.store.put_cosigned(self._cosigned)
+        self.store.close()
 
     def now_ms(self) -> int:
         if self._time is None:

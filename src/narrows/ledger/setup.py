@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
 from narrows.ledger import note, rules, sqlite_store
-from narrows.ledger.changes import Operators
+from narrows.ledger.changes import Operators, parse_operators
 from narrows.ledger.clock import Clock, SystemClock
+from narrows.ledger.codec import MAX_DOCUMENT_BYTES, Fields, decode, encode
 from narrows.ledger.keys import load_private, public_of, save_private
 from narrows.ledger.replica import Replica
 from narrows.ledger.witness import SCHEMA, Witness, WitnessError
@@ -36,6 +37,40 @@ def make_directory(path: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise BudgetError(f"cannot make {path}: {error.strerror}") from error
+
+
+def make_operators(keys: list[str], threshold: int) -> Operators:
+    """Errors: ``BudgetError`` where these are no keys, or fewer than ``threshold``."""
+    fields = Fields({"keys": sorted(keys), "threshold": threshold}, "operators")
+    return parse_operators(fields)
+
+
+def write_log_file(path: Path, origin: str, log_key: bytes, operators: Operators) -> None:
+    """What a witness must know of a log: written here, carried there by people."""
+    document = {
+        "origin": origin,
+        "log_key": log_key.hex(),
+        "keys": list(operators.keys),
+        "threshold": operators.threshold,
+    }
+    try:
+        path.write_bytes(encode(document) + b"\n")
+    except OSError as error:
+        raise BudgetError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
+    """The inverse of ``write_log_file``. Errors: ``BudgetError``."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise BudgetError(f"cannot read {path}: {error.strerror}") from error
+    fields = Fields(decode(data.removesuffix(b"\n")), str(path))
+    origin, log_key = fields.text("origin"), fields.hex("log_key", 32)
+    operators = parse_operators(fields)
+    fields.done()
+    return origin, log_key, operators
 
 
 def create_log_key(state_dir: Path) -> bytes:

@@ -33,6 +33,10 @@ CREATE TABLE cosigned ({_ONE_ROW}, note BLOB NOT NULL) STRICT;
 CREATE TABLE snapshot ({_ONE_ROW}, data BLOB NOT NULL, frontier BLOB NOT NULL) STRICT;
 INSERT INTO head VALUES (1, 0, x'');
 """
+_PUT_COSIGNED = (
+    "INSERT INTO cosigned VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
+    " SET size = excluded.size, note = excluded.note WHERE excluded.size > cosigned.size"
+)
 # Version n to n + 1, applied in one transaction together with the version's new number.
 _UPGRADES: dict[int, str] = {}
 
@@ -127,10 +131,7 @@ class SqliteStore:
                     (snapshot.size, snapshot.data, b"".join(snapshot.frontier)),
                 )
             if cosigned is not None:
-                connection.execute(
-                    "INSERT OR REPLACE INTO cosigned VALUES (1, ?, ?)",
-                    (cosigned.size, cosigned.note),
-                )
+                connection.execute(_PUT_COSIGNED, (cosigned.size, cosigned.note))
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._failed("append to", error) from error
@@ -138,6 +139,9 @@ class SqliteStore:
     def cosigned(self) -> bytes | None:
         rows = self._query("SELECT note FROM cosigned WHERE id = 1")
         return rows[0][0] if rows else None
+
+    def put_cosigned(self, cosigned: Head) -> None:
+        self._query(_PUT_COSIGNED, (cosigned.size, cosigned.note))
 
     def snapshot(self) -> Snapshot | None:
         rows = self._query("SELECT size, data, frontier FROM snapshot WHERE id = 1")

@@ -70,6 +70,9 @@ class Store(Protocol):
     def cosigned(self) -> bytes | None:
         """The newest checkpoint that a witness cosigned."""
 
+    def put_cosigned(self, cosigned: Head) -> None:
+        """The same on its own, when nothing is appended; an older one replaces no newer one."""
+
     def snapshot(self) -> Snapshot | None:
         """The newest snapshot."""
 

@@ -1,0 +1,226 @@
+"""``narrows budget``: show what is left; propose, sign and apply changes; read the history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from narrows.cli.ledger_common import JsonOption, PassphraseOption, StateOption, WitnessOption
+from narrows.errors import InputError
+
+if TYPE_CHECKING:
+    from narrows.ledger.balances import Balances
+    from narrows.ledger.limits import Limits
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Budgets: show, propose, sign, apply, history.",
+    epilog="Raising takes k of n operators: propose a change, each signs the file, one applies it.",
+)
+
+
+@app.command(epilog="Example: narrows budget show --state DIR --json")
+def show(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Show every lineage and account: granted, spent, outstanding, left, windows."""
+    import dataclasses
+    import json
+
+    from narrows.cli.state import existing_state_dir
+    from narrows.ledger.balances import read_balances
+
+    balances = read_balances(existing_state_dir(state))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(balances)))
+    else:
+        _print_balances(balances)
+
+
+@app.command(
+    epilog="Example: narrows budget propose --state DIR --lineage base-1 --lifetime 2GB "
+    "--window 1h=50MB --account answers --account telemetry:lifetime=10MB --out raise.json"
+)
+def propose(
+    lineage: Annotated[str, typer.Option(help="The weight lineage.")],
+    lifetime: Annotated[str, typer.Option(help="Bytes that may ever leave: 5000000, 2GB.")],
+    out: Annotated[Path, typer.Option(help="File to write the unsigned change to.")],
+    account: Annotated[
+        list[str],
+        typer.Option(help="NAME[:lifetime=SIZE][,LENGTH=SIZE...]; once for each gate port."),
+    ],
+    window: Annotated[
+        list[str] | None, typer.Option(help="LENGTH=SIZE, as in 1m=1MB, 1h=50MB, 7d=1GB.")
+    ] = None,
+    valid_days: Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)] = 7,
+    state: StateOption = None,
+) -> None:
+    """Write a change that sets the whole budget of a lineage. It does nothing until applied."""
+    import time
+
+    from narrows.cli.state import existing_state_dir
+    from narrows.ledger.balances import read_state
+    from narrows.ledger.propose import budget_document, write_change_file
+
+    now = read_state(existing_state_dir(state))
+    document = budget_document(
+        now,
+        lineage,
+        _limits([f"lifetime={lifetime}", *(window or [])], "--window"),
+        dict(_account(text) for text in account),
+        max(now.time_ms, int(time.time() * 1000)),
+        valid_days * 86_400_000,
+    )
+    write_change_file(out, document, [])
+    _print_change(out, state)
+
+
+@app.command(epilog="Example: narrows budget sign raise.json --key alice.key")
+def sign(
+    file: Annotated[Path, typer.Argument(help="The change.")],
+    key: Annotated[str, typer.Option(help="Key file, or a name in STATE/ledger/operators.")],
+    state: StateOption = None,
+    passphrase_file: PassphraseOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Read what a change does, and add a signature to its file."""
+    from narrows.cli.ledger_common import operator_key
+    from narrows.ledger.propose import add_signature, read_change_file, write_change_file
+
+    document, signatures = read_change_file(file)
+    _print_change(file, state)
+    if not yes:
+        typer.confirm("sign this?", abort=True)
+    private = operator_key(key, state, passphrase_file)
+    signatures = add_signature(document, signatures, private)
+    write_change_file(file, document, signatures)
+    typer.echo(f"{file} has {len(signatures)} signature(s)")
+
+
+@app.command("apply", epilog="Example: narrows budget apply raise.json --state DIR")
+def apply_file(
+    file: Annotated[Path, typer.Argument(help="The signed change.")],
+    state: StateOption = None,
+    witness: WitnessOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Apply a signed change to the ledger, at once and while gates run."""
+    import json
+    from contextlib import closing
+
+    from narrows.cli.ledger_common import open_ledger
+    from narrows.cli.state import existing_state_dir
+    from narrows.ledger.propose import read_change_file
+
+    document, signatures = read_change_file(file)
+    with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
+        position = ledger.apply_change(document, signatures)
+    typer.echo(json.dumps({"position": position}) if as_json else f"applied as leaf {position}")
+
+
+@app.command(epilog="Example: narrows budget history --state DIR")
+def history(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List every change of budgets and operators, and who signed it."""
+    import dataclasses
+    import json
+    from contextlib import closing
+
+    from narrows.cli.state import existing_state_dir
+    from narrows.ledger import describe
+    from narrows.ledger.sqlite_store import SqliteStore
+
+    path = existing_state_dir(state) / "ledger" / "ledger.db"
+    with closing(SqliteStore(path, read_only=True)) as store:
+        changes = describe.history(store)
+    if as_json:
+        typer.echo(json.dumps({"changes": [dataclasses.asdict(change) for change in changes]}))
+        return
+    for change in changes:
+        typer.echo(f"leaf {change.position}, {describe.when(change.time_ms)}")
+        for line in change.lines:
+            typer.echo(f"  {line}")
+        typer.echo(f"  signed by {', '.join(key[:16] for key in change.signers)}")
+
+
+def _print_change(file: Path, state: Path | None) -> None:
+    from narrows.cli.state import state_dir
+    from narrows.ledger.balances import read_state
+    from narrows.ledger.changes import parse_change
+    from narrows.ledger.describe import describe
+    from narrows.ledger.propose import read_change_file
+
+    folder = state_dir(state)
+    known = read_state(folder) if (folder / "ledger" / "ledger.db").is_file() else None
+    change = parse_change(read_change_file(file)[0])
+    if known is not None and known.origin != change.origin:
+        known = None
+    for line in describe(change, known):
+        typer.echo(line)
+
+
+def _print_balances(balances: Balances) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from narrows.ledger.describe import duration, when
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "granted", "spent", "outstanding", "left"):
+        table.add_column(title, justify="right" if title else "left")
+    for line in balances.lineages:
+        sums = line.granted_bytes, line.spent_bytes, line.outstanding_bytes, line.left_bytes
+        table.add_row(f"[bold]{line.lineage}[/bold]", *(f"{count:,}" for count in sums))
+        for window in line.windows:
+            name = f"  any {duration(window.length_ms)}"
+            used, left = f"{window.used_bytes:,}", f"{window.left_bytes:,}"
+            table.add_row(name, f"{window.cap_bytes:,}", used, "", left)
+        for account in line.accounts:
+            cap = "closed" if account.closed else "shared"
+            if account.cap_bytes is not None:
+                cap = f"{account.cap_bytes:,}"
+            mine = account.spent_bytes, account.outstanding_bytes, account.left_bytes
+            table.add_row(f"  {account.account}", cap, *(f"{count:,}" for count in mine))
+            for window in account.windows:
+                name = f"    any {duration(window.length_ms)}"
+                used, left = f"{window.used_bytes:,}", f"{window.left_bytes:,}"
+                table.add_row(name, f"{window.cap_bytes:,}", used, "", left)
+    console = Console(highlight=False)
+    console.print(table if balances.lineages else "no budget: nothing leaves")
+    console.print(f"{balances.origin}, leaf {balances.position}, {when(balances.time_ms)}")
+
+
+def _account(text: str) -> tuple[str, Limits]:
+    name, _, rest = text.partition(":")
+    return name, _limits([word for word in rest.split(",") if word], f"--account {name}")
+
+
+def _limits(words: list[str], where: str) -> Limits:
+    """``lifetime=SIZE`` and ``LENGTH=SIZE`` words. Errors: ``InputError``."""
+    from narrows.ledger.limits import Limits
+
+    lifetime: int | None = None
+    windows: dict[int, int] = {}
+    for word in words:
+        name, equals, size = word.partition("=")
+        if not equals:
+            raise InputError(f"{where}: {word!r} is not NAME=SIZE")
+        if name == "lifetime":
+            lifetime = _amount(size, _SIZES, where)
+        else:
+            windows[_amount(name, _LENGTHS, where)] = _amount(size, _SIZES, where)
+    return Limits(lifetime, tuple(sorted(windows.items())))
+
+
+_SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_LENGTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def _amount(text: str, units: dict[str, int], where: str) -> int:
+    """A whole number with a unit, decimal: 2GB is 2·10^9."""
+    digits = text.rstrip("".join(set("".join(units))))
+    unit = text[len(digits) :]
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 19 or unit not in units:
+        known = " ".join(unit for unit in units if unit)
+        raise InputError(f"{where}: {text!r} is not a whole number with a unit of {known}")
+    return int(digits) * units[unit]

@@ -1,0 +1,57 @@
+"""``narrows log``: check the ledger's append-only log, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from narrows.cli.ledger_common import JsonOption, StateOption
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="The append-only log.")
+
+
+@app.callback()
+def _group() -> None:
+    """The append-only log."""
+
+
+@app.command(epilog="Example: narrows log verify --state DIR --json")
+def verify(
+    state: StateOption = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A ledger file or backup instead.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay every leaf through the rules, rebuild the tree, check all signatures.
+
+    Needs no gate, no witness and no network. Compare the origin, the keys and the operators
+    that it prints with those you know.
+    """
+    import dataclasses
+    import json
+
+    from narrows.cli.state import existing_state_dir
+    from narrows.ledger.verify import verify_path
+
+    found = verify_path(file if file is not None else existing_state_dir(state))
+    if as_json:
+        answer = dataclasses.asdict(found) | {"root": found.root.hex(), "ok": True}
+        typer.echo(json.dumps(answer))
+        return
+    sums = found.balances
+    typer.echo(f"ok: {found.size:,} leaves, {found.leases:,} leases, root {found.root.hex()}")
+    typer.echo(f"log        {found.log_vkey}")
+    typer.echo(f"witness    {found.witness_vkey or 'none'}")
+    typer.echo(f"cosigned   {found.cosigned_size:,} leaves")
+    typer.echo(f"operators  {found.threshold} of {len(found.operators)}")
+    for key in found.operators:
+        typer.echo(f"           {key}")
+    for line in sums.lineages:
+        typer.echo(
+            f"lineage    {line.lineage}: granted {line.granted_bytes:,}, spent "
+            f"{line.spent_bytes:,}, outstanding {line.outstanding_bytes:,}, "
+            f"left {line.left_bytes:,} bytes"
+        )

@@ -148,7 +148,8 @@ def prepare_models(config: Config) -> None:
     if config.enclave.upstream is None:
         names.append(config.enclave.model)
     for name in dict.fromkeys(names):
-        resolve(name)
+        if name not in ("bytes", "default"):  # these come with the package
+            resolve(name)
     with err.status("Loading models and compiling kernels (once) ..."):
         for name in dict.fromkeys(names):
             model = load_model(name)

@@ -85,6 +85,7 @@ class Answer:
         self.ended = False
         self.escaped = False
         self.silent_rounds = 0
+        self.steady_rounds = 0
         self.last_count = 1
         self.switches_left = limits.max_switches
         self.token_count = 0

@@ -15,6 +15,7 @@ from narrows.coding.link_items import NATURAL, keep_rows, prepare_rows
 from narrows.coding.link_options import LinkOptions
 from narrows.coding.link_ports import EncoderPort
 from narrows.coding.link_source import Source
+from narrows.coding.range_coder import Mark
 from narrows.coding.rounds import REST, Action, Grammar
 from narrows.coding.schedule import Schedule
 from narrows.errors import InputError
@@ -49,8 +50,7 @@ class LinkEncoder:
         self._schedule = Schedule(self.options.round_hold_ms, self._limits.max_run)
         self._sources: dict[int, Source] = {}
         self._to_open: deque[Source] = deque()
-        self._marks: deque[tuple[float, tuple[int, int, int]]] = deque()
-        self._recent = b""
+        self._marks: deque[tuple[float, Mark]] = deque()
         self._again = False
         self.stats = LinkStats(self._port.bits)
 
@@ -93,13 +93,12 @@ class LinkEncoder:
         keep_rows(self._grammar.active)
         self._again = budget <= 0
         data = self._port.coder.take()
-        self._settle(data, now_ms)
+        self._settle(now_ms)
         if self._push_due(now_ms):
             self._run(Action.PUSH)
             self.stats.pushes += 1
-            pushed = self._port.coder.take()
-            self._settle(pushed, now_ms)
-            data += pushed
+            data += self._port.coder.take()
+            self._settle(now_ms)
         return data
 
     def next_poll_ms(self, now_ms: float) -> float | None:
@@ -159,10 +158,10 @@ class LinkEncoder:
             return True  # nothing follows that could push for us
         return self._marks[0][0] + self.options.max_hold_ms <= now_ms
 
-    def _settle(self, sent: bytes, now_ms: float) -> None:
+    def _settle(self, now_ms: float) -> None:
         """Strike off the items that the far side can decide with what has been sent."""
-        self._recent = (self._recent + sent)[-16:]
-        while self._marks and self._port.coder.decodable(self._marks[0][1], self._recent):
+        sent = self._port.coder.now()
+        while self._marks and sent.decides(self._marks[0][1]):
             came_ms, _ = self._marks.popleft()
             self.stats.delays[int(now_ms - came_ms)] += 1
 

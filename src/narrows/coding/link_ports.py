@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from math import log2
 
-from narrows.coding.range_coder import RangeDecoder, RangeEncoder
+from narrows.coding.range_coder import RANGE, Mark, RangeDecoder, RangeEncoder, Sent
 from narrows.coding.symbols import TOTAL, Bit, Code, IntStep
 
 
@@ -16,6 +16,12 @@ class EncoderPort:
         self.coder = RangeEncoder()
         self.kind = "signals"
         self.bits: dict[str, float] = {}
+
+    def mark(self) -> Mark:
+        return self.coder.mark()
+
+    def now(self) -> Sent:
+        return self.coder.now()
 
     @property
     def position(self) -> int:
@@ -51,7 +57,7 @@ class EncoderPort:
         yield
 
     def push(self) -> Generator[None, None, None]:
-        before = 8.0 * self.coder.position + 64.0 - log2(self.coder.mark()[2])
+        before = 8.0 * self.coder.position + 64.0 - log2(int(self.coder.state[RANGE]))
         self.coder.push()
         self._account("pushes", 8.0 * self.coder.position - before)
         return
@@ -74,6 +80,12 @@ class DecoderPort:
     def __init__(self, before_wait: Callable[[], None]) -> None:
         self.coder = RangeDecoder()
         self._before_wait = before_wait
+
+    def mark(self) -> Mark:
+        return self.coder.mark()
+
+    def now(self) -> Sent:
+        return self.coder.now()
 
     @property
     def position(self) -> int:

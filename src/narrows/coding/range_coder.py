@@ -31,7 +31,8 @@ have different digests, whether or not they decode the same symbols. It guards a
 it is no cryptographic hash.
 
 State, uint64: LOW, RANGE, POSITION (bytes shifted out since the start), DIGEST, TAIL (index
-in the buffer that POSITION has).
+in the buffer that POSITION has), PAST (the last eight bytes shifted out, as a number). All but
+TAIL are equal at both ends after the same symbol; so both know what the other end can decide.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ from numpy.typing import NDArray
 from narrows.errors import LinkError
 
 TOTAL_BITS = 32
-LOW, RANGE, POSITION, DIGEST, TAIL = range(5)
+LOW, RANGE, POSITION, DIGEST, TAIL, PAST = range(6)
 MAX_SYMBOL_BYTES = 8
 """A symbol shifts out at most 4 bytes, a push writes at most 2."""
 
-_WORD = (1 << 64) - 1
-_FULL = np.uint64(_WORD)
+_LONG = (1 << 112) - 1
+_FULL = np.uint64((1 << 64) - 1)
 _FLOOR = np.uint64(1 << 56)
 _B8, _B56, _B32, _B29 = np.uint64(8), np.uint64(56), np.uint64(32), np.uint64(29)
 _ZERO, _ONE, _FF = np.uint64(0), np.uint64(1), np.uint64(255)
@@ -59,7 +60,7 @@ Bytes = NDArray[np.uint8]
 
 
 def new_state() -> State:
-    state = np.zeros(5, dtype=np.uint64)
+    state = np.zeros(6, dtype=np.uint64)
     state[RANGE] = _FULL
     state[DIGEST] = np.uint64(0x6E6172726F777331)
     return state
@@ -89,10 +90,12 @@ def encode_symbol(state, out, cum, freq):  # type: ignore[no-untyped-def] # numb
     tail = np.int64(state[TAIL])
     if moved < low:
         _carry(out, tail)
+        state[PAST] += _ONE
     size = share * freq
     start = tail
     while size < _FLOOR:
         out[tail] = np.uint8(moved >> _B56)
+        state[PAST] = (state[PAST] << _B8) | (moved >> _B56)
         tail += 1
         moved = moved << _B8
         size = size << _B8
@@ -135,9 +138,27 @@ def push(state, out):  # type: ignore[no-untyped-def] # numba infers
         _carry(out, tail)
     for index in range(count):
         out[tail + index] = np.uint8((start >> np.uint64(56 - 8 * index)) & _FF)
+    _restart(state, start, count, carry)
+
+
+@njit(cache=True, nogil=True)
+def _restart(state, start, count, carry):  # type: ignore[no-untyped-def] # numba infers
+    """Go on behind a push, at either end."""
+    if carry:
+        state[PAST] += _ONE
+    for index in range(count):
+        byte = (start >> np.uint64(56 - 8 * index)) & _FF
+        state[PAST] = (state[PAST] << _B8) | byte
     state[TAIL] += np.uint64(count)
     state[POSITION] += np.uint64(count)
     state[LOW], state[RANGE] = _ZERO, _FULL
+
+
+@njit(cache=True, nogil=True)
+def follow_push(state):  # type: ignore[no-untyped-def] # numba infers
+    """The decoder's half of ``push``, where it has compared the bytes."""
+    start, count, carry = push_cell(state[LOW], state[RANGE])
+    _restart(state, start, count, carry)
 
 
 @njit(cache=True, nogil=True)
@@ -183,10 +204,14 @@ def targets(state, data, have):  # type: ignore[no-untyped-def] # numba infers
 def consume(state, cum, freq):  # type: ignore[no-untyped-def] # numba infers
     """The decoder's half of ``encode_symbol``: the same narrowing, reading instead of writing."""
     share = state[RANGE] >> _B32
-    low = state[LOW] + share * cum
+    before = state[LOW]
+    low = before + share * cum
+    if low < before:
+        state[PAST] += _ONE
     size = share * freq
     shifted = _ZERO
     while size < _FLOOR:
+        state[PAST] = (state[PAST] << _B8) | (low >> _B56)
         low = low << _B8
         size = size << _B8
         shifted += _ONE
@@ -234,6 +259,45 @@ def decode_symbols(state, data, have, cumulative, count):  # type: ignore[no-unt
     return symbols
 
 
+Mark = tuple[int, int, int]
+"""(position, PAST and low as one number of 128 bits, range) behind a symbol."""
+
+
+def mark(state: State) -> Mark:
+    return int(state[POSITION]), int(state[PAST]) << 64 | int(state[LOW]), int(state[RANGE])
+
+
+class Sent:
+    """The bytes that the encoder can have sent at a state, seen from either end."""
+
+    __slots__ = ("_held", "_past", "position", "waste")
+
+    def __init__(self, state: State) -> None:
+        low, size = int(state[LOW]), int(state[RANGE])
+        self.position = int(state[POSITION])
+        self._past = int(state[PAST])
+        self.waste = size.bit_length() - 57
+        """Whole bits that a push would lose now, about: 0..7."""
+        self._held = 0
+        if low + size > 1 << 64:  # a carry may still come: the last byte that is not 255 waits
+            self._held = 1
+            while self._past & 255 == 255:
+                self._past >>= 8
+                self._held += 1
+            self._past >>= 8
+            self.position -= self._held
+
+    def decides(self, mark: Mark) -> bool:
+        """Whether these bytes decide the symbol behind which the state was ``mark``. Exact for
+        up to 5 bytes behind it, where 6 are more than enough; no where a carry runs far."""
+        position, low, size = mark
+        known = self.position - position
+        if known <= 0 or known > 5 or self._held > 2:
+            return known > 5
+        ahead = ((self._past << 64) - (low << 8 * known)) & _LONG  # past has 48 bits or more
+        return ahead + (1 << 64) <= size << 8 * known
+
+
 class RangeEncoder:
     """Bytes out of (cum, freq) pairs. ``take`` hands out every byte that can no longer change."""
 
@@ -250,11 +314,6 @@ class RangeEncoder:
     @property
     def digest(self) -> int:
         return int(self.state[DIGEST])
-
-    @property
-    def sent_position(self) -> int:
-        """Bytes handed out since the start."""
-        return self.position - (int(self.state[TAIL]) - self._sent)
 
     def encode(self, cum: int, freq: int) -> None:
         """0 <= cum, 1 <= freq, cum + freq <= 2**32, or ValueError."""
@@ -273,20 +332,11 @@ class RangeEncoder:
         self._sent = end
         return data
 
-    def decodable(self, mark: tuple[int, int, int], recent: bytes) -> bool:
-        """Whether the far side can decide a symbol after which the state was ``mark``
-        (position, low, range), having ``recent``: the last bytes handed out."""
-        position, low, size = mark
-        known = self.sent_position - position
-        if known <= 0:
-            return False
-        if known > min(8, len(recent)):
-            return True
-        window = int.from_bytes(recent[len(recent) - known :].ljust(8, b"\0"), "big")
-        return ((window - low) & _WORD) + (1 << (64 - 8 * known)) <= size
+    def mark(self) -> Mark:
+        return mark(self.state)
 
-    def mark(self) -> tuple[int, int, int]:
-        return int(self.state[POSITION]), int(self.state[LOW]), int(self.state[RANGE])
+    def now(self) -> Sent:
+        return Sent(self.state)
 
     def _reserve(self) -> None:
         """Room for a symbol. Handed-out bytes are dropped; a carry never reaches them."""
@@ -315,6 +365,12 @@ class RangeDecoder:
     @property
     def digest(self) -> int:
         return int(self.state[DIGEST])
+
+    def mark(self) -> Mark:
+        return mark(self.state)
+
+    def now(self) -> Sent:
+        return Sent(self.state)
 
     def feed(self, data: bytes) -> None:
         tail = min(int(self.state[TAIL]), self._have)
@@ -354,9 +410,7 @@ class RangeDecoder:
         want = int(start).to_bytes(8, "big")[:count]
         if self._data[tail : tail + count].tobytes() != want:
             raise LinkError("the coded stream is not canonical: a push has other bytes")
-        self.state[TAIL] += np.uint64(count)
-        self.state[POSITION] += np.uint64(count)
-        self.state[LOW], self.state[RANGE] = _ZERO, _FULL
+        follow_push(self.state)
         return True
 
 

@@ -22,6 +22,7 @@ the decoder passes None and gets them.
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Generator, Sequence
 
 from narrows.coding.calibrate import Calibration
@@ -30,11 +31,14 @@ from narrows.coding.integrity import IntegrityCheck
 from narrows.coding.link_answer import Answer, Item, Kind, new_answer
 from narrows.coding.link_items import ItemGrammar, Side, keep_rows
 from narrows.coding.link_options import LinkLimits
+from narrows.coding.range_coder import Mark
 from narrows.coding.symbols import Bit, Choice, Count, IntStep, Port
 from narrows.errors import LinkError
 from narrows.weak.api import TokenModel
 
 MAX_AGE = 24
+"""Rounds that the far side cannot decide yet, as a context: many mean that a push is near."""
+_WASTES = 4
 REST = -1
 """As a count: everything through the answer's end, at most ``max_run`` items."""
 
@@ -65,8 +69,8 @@ class Grammar:
         self._items = ItemGrammar(port, side, model, self._check)
         self._first_unopened = 0
         self._opened: set[int] = set()
-        self._round_positions: list[int] = []
-        self._round_bit = [Bit(64, 1) for _ in range(MAX_AGE + 1)]
+        self._round_marks: deque[Mark] = deque()
+        self._round_bit = [[Bit(64, 1) for _ in range(_WASTES)] for _ in range(MAX_AGE + 1)]
         self._other = [Choice(3, ones=(48, 48)) for _ in range(2 * (MAX_AGE + 1))]
         self._skip = Count()
         self._coding = [Choice(3) for _ in range(3)]
@@ -91,27 +95,24 @@ class Grammar:
             yield from self._open(*(detail if action is not None else (None, None)))
         elif chosen is Action.PUSH:
             yield from self.port.push()
-            self._round_positions.clear()
+            self._round_marks.clear()
         else:
             yield from self.port.raw(16, 0 if action is not None else None)
         self._refill()
 
     def _action(self, action: Action | None) -> Generator[None, None, Action]:
-        age = self._age()
+        sent = self.port.now()
+        while self._round_marks and sent.decides(self._round_marks[0]):
+            self._round_marks.popleft()
+        age = min(len(self._round_marks), MAX_AGE)
         if self.active:
             wanted = None if action is None else int(action is Action.ROUND)
-            if (yield from self.port.bit(self._round_bit[age], wanted)):
+            model = self._round_bit[age][min(sent.waste, _WASTES - 1)]
+            if (yield from self.port.bit(model, wanted)):
                 return Action.ROUND
         context = age + (MAX_AGE + 1 if self.active else 0)
         value = None if action is None else int(action) - 1
         return Action((yield from self._other[context].code(self.port, value)) + 1)
-
-    def _age(self) -> int:
-        """Rounds that the far side may not have been able to decode, from positions alone."""
-        settled = self.port.position - 2
-        while self._round_positions and self._round_positions[0] <= settled:
-            del self._round_positions[0]
-        return min(len(self._round_positions), MAX_AGE)
 
     def _refill(self) -> None:
         gained = self.port.position - self._seen_position
@@ -170,7 +171,6 @@ class Grammar:
     # -- rounds ----------------------------------------------------------------------------
 
     def _round(self, counts: Sequence[int] | None) -> Step:
-        self._round_positions.append(self.port.position)
         turn: list[tuple[Answer, int]] = []
         silent = 0
         for index, answer in enumerate(list(self.active)):
@@ -197,6 +197,7 @@ class Grammar:
                 raise LinkError(f"more than {self.limits.max_run} items of one answer in a round")
             turn = rest
         self.active = [answer for answer in self.active if not answer.ended]
+        self._round_marks.append(self.port.mark())
 
     def _item(self, answer: Answer) -> Step:
         before = answer.token_count
@@ -216,7 +217,9 @@ class Grammar:
     def _count(self, answer: Answer, count: int | None, silent: int, index: int) -> IntStep:
         """0, 1, ... , ``max_run``, or REST."""
         fresh = 0 if answer.started else 1
-        key = (min(answer.silent_rounds, 7), fresh * 3 + min(answer.last_count, 2), silent)
+        steady = min(answer.steady_rounds.bit_length(), 6)
+        pause = min(answer.silent_rounds, 7)
+        key = (8 + steady if pause == 0 else pause, fresh * 3 + min(answer.last_count, 2), silent)
         some = self._any.get(key)
         if some is None:
             some = self._any[key] = Bit(60 if answer.silent_rounds == 0 else 16, 4)
@@ -230,6 +233,7 @@ class Grammar:
                 result = yield from self._several(fresh, count)
         answer.silent_rounds = 0 if present else answer.silent_rounds + 1
         answer.last_count = 2 if result == REST else min(result, 2)
+        answer.steady_rounds = answer.steady_rounds + 1 if result == 1 else 0
         if present:
             answer.started = True
         return result

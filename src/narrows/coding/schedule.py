@@ -1,9 +1,15 @@
 """When the encoder runs a round, and how much each answer brings: policy, not wire format.
 
-"Every open answer has its next token" costs almost nothing to say; exceptions do. So tokens
-wait for a round: until every answer that was in the last round is ready again, at most
-``round_hold_ms``. An answer brings one item, and besides it what has waited ``round_hold_ms``;
-an answer that is complete brings its whole rest at once.
+"Every open answer has its next token" costs almost nothing to say; exceptions do. Two modes:
+
+- *Even*: a round runs when every answer that was in the last one is ready again, at the latest
+  when one has waited ``round_hold_ms``. Right for streams that tick alike.
+- *Smooth*: a round runs when the answers have waited ``round_hold_ms / 2`` on average, so that
+  each has a small stock, brings one item a round, and is an exception only when its stock runs
+  out or grows over ``round_hold_ms``. The mean over many answers keeps time: no clock is coded.
+  A stock of B tokens makes about one exception in B**2 rounds (a random walk between two ends).
+
+Exceptions decide the mode: many in even mode lead to smooth, none for long lead back.
 """
 
 from __future__ import annotations
@@ -16,6 +22,9 @@ from narrows.coding.link_answer import Item
 from narrows.coding.rounds import REST
 
 WORTH_REST = 4
+_SMOOTH_ABOVE = 0.03
+_EVEN_BELOW = 0.001
+_WINDOW_ROUNDS = 48.0
 
 
 class Queued(Protocol):
@@ -37,26 +46,34 @@ class Schedule:
     def __init__(self, round_hold_ms: float, max_run: int) -> None:
         self._hold_ms = round_hold_ms
         self._max_run = max_run
+        self._last_ms = float("-inf")
+        self._irregular = 0.0
+        self._smooth = False
 
     def plan(self, answers: Sequence[Queued], now_ms: float) -> list[int] | None:
         """Counts of the round to run now, in the order of ``answers``; None to wait."""
         due = self.due_ms(answers)
         if due is None or due > now_ms:
             return None
-        return [self._count(answer, now_ms) if answer.queue else 0 for answer in answers]
+        counts = [self._count(answer, now_ms) if answer.queue else 0 for answer in answers]
+        self._learn(answers, counts)
+        self._last_ms = now_ms
+        return counts
 
     def due_ms(self, answers: Sequence[Queued]) -> float | None:
         """When a round is due (a time long past: at once); None while nothing waits."""
-        oldest: float | None = None
-        missing = False
-        for answer in answers:
-            if not answer.queue:
-                missing = missing or answer.expected
-            elif oldest is None or answer.queue[0].came_ms < oldest:
-                oldest = answer.queue[0].came_ms
-        if oldest is None:
+        ready = [answer for answer in answers if answer.queue]
+        if not ready:
             return None
-        return oldest + self._hold_ms if missing else oldest
+        heads = [answer.queue[0].came_ms for answer in ready]
+        missing = sum(1 for answer in answers if answer.expected and not answer.queue)
+        if not self._smooth:
+            return max(min(heads), self._last_ms) + self._hold_ms if missing else min(heads)
+        if all(answer.complete for answer in ready) and not missing:
+            return min(heads)
+        # The mean age of heads, an answer without one counted as of age 0, reaches hold / 2.
+        mean_head = sum(heads) / len(heads)
+        return mean_head + self._hold_ms / 2 * (1 + missing / len(heads))
 
     def _count(self, answer: Queued, now_ms: float) -> int:
         waiting = len(answer.queue)
@@ -67,4 +84,17 @@ class Schedule:
             if item.came_ms + self._hold_ms > now_ms or late >= self._max_run:
                 break
             late += 1
+        if self._smooth and late > 1 and not answer.complete:
+            late = 2 if late < 4 else late
         return max(late, 1)
+
+    def _learn(self, answers: Sequence[Queued], counts: Sequence[int]) -> None:
+        expected = [(a, n) for a, n in zip(answers, counts, strict=True) if a.expected]
+        if not expected:
+            return
+        odd = sum(1 for a, n in expected if n != 1 and not a.complete) / len(expected)
+        self._irregular += (odd - self._irregular) / _WINDOW_ROUNDS
+        if self._irregular > _SMOOTH_ABOVE:
+            self._smooth = True
+        elif self._irregular < _EVEN_BELOW:
+            self._smooth = False

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
+from narrows.coding.range_coder import Mark, Sent
+
 TOTAL = 1 << 32
 _UNIT = 32
 _FLOOR = 1 << 14
@@ -65,6 +67,10 @@ class Port(Protocol):
     def token(self, code: Code, value: int | None) -> IntStep: ...
 
     def push(self) -> Generator[None, None, None]: ...
+
+    def mark(self) -> Mark: ...
+
+    def now(self) -> Sent: ...
 
     @property
     def position(self) -> int: ...

@@ -17,6 +17,7 @@ import numpy as np
 from narrows.plan import equations as eq
 from narrows.plan.simulate import Forecast, median, percentiles
 
+_LENGTHS = {"minute": "1m", "hour": "1h", "day": "1d", "week": "7d"}
 MAX_LEDGER_BYTES = 2**53 - 1  # the ledger's largest integer
 
 
@@ -84,13 +85,20 @@ def _windows(result: Forecast, day: float) -> dict[str, int]:
 
 
 def as_toml(budget: Budget) -> str:
-    """The block as the configuration and ``narrows budget propose`` read it."""
-    lines = [
-        "[budget]",
-        f'lineage = "{budget.lineage}"',
-        f"lifetime_bytes = {budget.lifetime_bytes}",
-    ]
-    if budget.windows_bytes:
-        lines += ["", "[budget.windows]"]
-        lines += [f"{name}_bytes = {size}" for name, size in budget.windows_bytes.items()]
-    return "\n".join(lines) + "\n"
+    """The ``[budget]`` block; its command proposes exactly these numbers to a ledger."""
+    windows = {_LENGTHS[name]: size for name, size in budget.windows_bytes.items()}
+    rows = ", ".join(f'"{length}" = {size}' for length, size in windows.items())
+    flags = [f"--window {length}={size}" for length, size in windows.items()]
+    return "\n".join(
+        [
+            "[budget]",
+            f'lineage = "{budget.lineage}"',
+            f"lifetime_bytes = {budget.lifetime_bytes}",
+            f"windows_bytes = {{ {rows} }}" if rows else "windows_bytes = {}",
+            f"# narrows budget propose --lineage {budget.lineage} \\",
+            f"#   --lifetime {budget.lifetime_bytes} --account answers \\",
+            *(f"#   {flag} \\" for flag in flags),
+            "#   --out budget.json",
+            "",
+        ]
+    )

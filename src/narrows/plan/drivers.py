@@ -52,20 +52,22 @@ def ranks(values: Samples) -> Samples:
 
 def spearman(a: Samples, b: Samples) -> float:
     """Rank correlation, -1..1; 0 where either side is constant."""
-    x, y = ranks(a), ranks(b)
-    x -= x.mean()
-    y -= y.mean()
+    return _correlation(ranks(a), ranks(b))
+
+
+def _correlation(x: Samples, y: Samples) -> float:
+    x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 0 else 0.0
 
 
 def _days_at(scenario: Scenario, path: str, values: tuple[float, float]) -> tuple[float, float]:
     """Theft time of the deployed coding with one input set, all others at their median."""
+    medians = median_inputs(scenario)
+    codings = ("verified",) if scenario.verification else (scenario.choices["defender.coding"],)
     low, high = (
         float(np.asarray(result.outcomes[result.deployed].days))
-        for result in (
-            evaluate(scenario, {**median_inputs(scenario), path: value}) for value in values
-        )
+        for result in (evaluate(scenario, {**medians, path: value}, codings) for value in values)
     )
     return low, high
 
@@ -83,14 +85,14 @@ def _ranked(result: Forecast, paths: list[str]) -> list[Driver]:
     scenario = result.scenario
     count = min(result.draws, RANK_DRAWS)
     outcome = result.outcomes[result.deployed]
-    days = as_samples(outcome.days, result.draws)[:count]
-    margin = as_samples(outcome.reach / result.target, result.draws)[:count]
+    days = ranks(as_samples(outcome.days, result.draws)[:count])
+    margin = ranks(as_samples(outcome.reach / result.target, result.draws)[:count])
     found = []
     for path in paths:
         dist = scenario.numbers[path]
         ends = (dist.quantile(0.05), dist.quantile(0.95))
-        drawn = as_samples(result.inputs[path], result.draws)[:count]
-        ranked = (spearman(drawn, days), spearman(drawn, margin))
+        drawn = ranks(as_samples(result.inputs[path], result.draws)[:count])
+        ranked = (_correlation(drawn, days), _correlation(drawn, margin))
         at_ends = _days_at(scenario, path, ends)
         found.append(Driver(path, FIELDS[path].label, *ends, *at_ends, *ranked, 0.0))
     return found

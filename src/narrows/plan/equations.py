@@ -88,6 +88,8 @@ def theft_days(target: Number, quiet_rate: Number, rush: Number, response_days: 
     T = (W* − R)/r + t_r, or t_r · W*/R when R ≥ W*.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
+        if not np.any(rush):  # nobody waits for an answer: the common case, at a third the cost
+            return target / np.asarray(quiet_rate) + response_days
         quiet = (target - rush) / quiet_rate + response_days
         loud = response_days * target / rush
         days: Samples = np.where(rush >= target, loud, quiet)

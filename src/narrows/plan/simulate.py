@@ -149,8 +149,8 @@ def cumulative_tokens(inputs: Inputs, scenario: Scenario, first_day: Number, day
     return first_day * _growth(inputs, scenario, day, True)
 
 
-def evaluate(scenario: Scenario, inputs: Inputs) -> Forecast:
-    """The whole model, once, on given inputs (draws or single values)."""
+def evaluate(scenario: Scenario, inputs: Inputs, codings: tuple[str, ...] = CODINGS) -> Forecast:
+    """The whole model, once, on given inputs (draws or single values), for ``codings``."""
     weights = _weights(inputs)
     target = eq.target_bytes(
         weights, inputs["attacker.useful_fraction"], inputs["attacker.weight_compression"]
@@ -167,11 +167,15 @@ def evaluate(scenario: Scenario, inputs: Inputs) -> Forecast:
     tokens = cumulative_tokens(inputs, scenario, first, lifetime)
     result = Forecast(scenario, 1, 0, inputs, weights, target, tokens, first)
     peak = first * np.maximum(1.0, _growth(inputs, scenario, lifetime, False))
-    for coding in CODINGS[:3]:
-        result.outcomes[coding] = _outcome(result, inputs[f"coding.{coding}"], 1.0, peak)
     carrier = inputs[f"coding.{result.carrier}"]
-    hidden = eq.unexplained_bits(inputs["coding.extractable"], inputs["coding.raw"], carrier)
-    result.outcomes["verified"] = _outcome(result, carrier, hidden / carrier, peak)
+    for coding in codings:
+        if coding == "verified":
+            hidden = eq.unexplained_bits(
+                inputs["coding.extractable"], inputs["coding.raw"], carrier
+            )
+            result.outcomes[coding] = _outcome(result, carrier, hidden / carrier, peak)
+        else:
+            result.outcomes[coding] = _outcome(result, inputs[f"coding.{coding}"], 1.0, peak)
     return result
 
 
@@ -192,12 +196,15 @@ def _outcome(result: Forecast, bits: Number, payload: Number, peak: Number) -> O
     if "defender.lifetime_cap" in inputs:
         allowance = np.minimum(cap * lifetime, inputs["defender.lifetime_cap"])
     quiet = usable * cap * payload
-    rush = eq.rush_bytes(cap, response, inputs["defender.burst"]) * payload
+    rush: Number = 0.0
+    if np.any(response):
+        rush = eq.rush_bytes(cap, response, inputs["defender.burst"]) * payload
     if "attacker.accounts" in inputs:
         drain = _account_rate(inputs, payload)
         quiet, rush = np.minimum(quiet, drain), np.minimum(rush, drain * response)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        served = np.where(caps["p50"] > 0.0, np.minimum(1.0, cap * headroom / caps["p50"]), 1.0)
+    served: Number = 1.0
+    if given is not None:
+        served = np.minimum(1.0, given * headroom / np.maximum(caps["p50"], 1e-300))
     return Outcome(
         bits=bits * payload,
         outflow=outflow * payload,

@@ -173,7 +173,7 @@ def render(plan: Plan, console: Console) -> None:
             "demand):"
         )
     )
-    console.print(Text(as_toml(plan.budget)), end="")
+    console.print(Text(as_toml(plan.budget)), end="", soft_wrap=True)
     defaults = sum(1 for path in result.scenario.numbers if path not in result.scenario.given)
     console.print(
         Text(f"\n* deployed. {defaults} inputs are defaults; --json lists all.", style="dim")

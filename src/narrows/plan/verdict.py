@@ -39,7 +39,9 @@ def best_case(result: Forecast) -> Forecast:
     """The same futures with every measure there is: coupled and verified."""
     scenario = result.scenario
     choices = {**scenario.choices, "defender.coding": "coupled"}
-    best = evaluate(replace(scenario, choices=choices, verification=True), result.inputs)
+    best = evaluate(
+        replace(scenario, choices=choices, verification=True), result.inputs, ("verified",)
+    )
     best.draws, best.seed = result.draws, result.seed
     return best
 

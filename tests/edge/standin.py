@@ -62,7 +62,7 @@ class LineDecoder:
     """``LinkDecoder``'s interface over lines of JSON."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
         self._count = 0
 
     def request(self, spec: AnswerSpec) -> int:
@@ -70,7 +70,11 @@ class LineDecoder:
         return self._count - 1
 
     def feed(self, data: bytes) -> list[tuple[int, Event]]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest.append(data)
+        if b"\n" not in data:
+            return []
+        *lines, rest = b"".join(self._rest).split(b"\n")
+        self._rest = [rest]
         return [self._event(line) for line in lines]
 
     def open_answers(self) -> list[object]:

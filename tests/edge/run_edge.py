@@ -1,0 +1,32 @@
+"""An edge as a process of its own, with the stand-in codec: STATE LISTEN_PORT GATE_PORT."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from edge.harness import MODEL
+from edge.standin import FlatModel, LineDecoder
+from narrows.edge.config import EdgeConfig
+from narrows.edge.serve import serve
+from narrows.errors import NarrowsError
+
+
+def main() -> None:
+    state, listen, gate = sys.argv[1:]
+    config = EdgeConfig(listen_port=int(listen), gate_port=int(gate), model_name=MODEL)
+
+    def ready(port: int) -> None:
+        print(json.dumps({"ready": True, "port": port}), flush=True)
+
+    models = [FlatModel()]
+    try:
+        asyncio.run(serve(config, Path(state), models, ready, lambda model: LineDecoder()))
+    except NarrowsError as error:
+        sys.exit(f"narrows: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,10 +28,11 @@ from typing import Any, cast
 import tokenizers
 
 from narrows.errors import ArtifactError, InputError
-from narrows.weak.artifact import canonical_json
+from narrows.weak.artifact import Artifact, canonical_json
 
 MAX_TEXT_BYTES = 1 << 26
 MAX_JSON_BYTES = 1 << 26
+TOKENIZER_TENSOR = "tokenizer.json"  # where an artifact keeps the text, uint8
 CHUNK = 8192  # characters; a cut is looked for in the second half
 
 _FORMAT = "narrows byte-level bpe 1"
@@ -103,6 +104,22 @@ class BpeTokenizer:
             )
         ).digest()
 
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> BpeTokenizer:
+        """The tokenizer inside an artifact, made there by ``pack``. Raises ArtifactError."""
+        raw = artifact.tensor(TOKENIZER_TENSOR)
+        eos_ids, numerics = artifact.header.get("eos_ids"), artifact.header.get("numerics")
+        vocab_size = numerics.get("vocab") if isinstance(numerics, dict) else None
+        if type(vocab_size) is not int or not 1 <= vocab_size <= 1 << 20:
+            raise ArtifactError(f"{artifact.path.name} has no size of its vocabulary")
+        if not isinstance(eos_ids, list) or not all(type(i) is int for i in eos_ids):
+            raise ArtifactError(f"{artifact.path.name} does not say which ids end an answer")
+        try:
+            text = raw.tobytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ArtifactError("the tokenizer is not UTF-8") from error
+        return cls(text, vocab_size=vocab_size, eos_ids=eos_ids)
+
     @property
     def digest(self) -> bytes:
         return self._digest
@@ -145,8 +162,9 @@ class BpeTokenizer:
             raise InputError("the tokenizer does not give this text back")
         return ids
 
-    def encode_chat(self, text: str) -> list[int]:
-        """Ids of a rendered prompt: added tokens become their ids, the rest is plain text.
+    def encode_chat(self, text: str, *, guard: str = "") -> list[int]:
+        """Ids of a rendered prompt: added tokens become their ids, the rest is plain text,
+        from which ``guard`` is taken out after the markers have been found.
 
         Whoever calls this vouches for every marker in ``text`` (see ``chat``). Bytes without
         a token are left out: a prompt conditions the model, nothing is rebuilt from it."""
@@ -156,7 +174,8 @@ class BpeTokenizer:
             if i % 2:
                 ids.append(self._added[part][0])
             elif part:
-                data = part.encode("utf-8", "surrogatepass")
+                plain = part.replace(guard, "") if guard else part
+                data = plain.encode("utf-8", "surrogatepass")
                 ids.extend(self.encode(data.translate(None, bytes(self._missing))))
         return ids
 

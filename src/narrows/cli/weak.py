@@ -1,0 +1,15 @@
+"""``narrows weak``: import, inspect and check weak models."""
+
+from __future__ import annotations
+
+from narrows.cli.dispatch import CommandTable
+
+app = CommandTable(
+    summary="Weak models: one file each, named by its digest, the same integers everywhere.",
+    commands={
+        "import": ("narrows.cli.weak_import", "Make an artifact from a checkpoint."),
+        "show": ("narrows.cli.weak_show", "What an artifact says of itself."),
+        "check": ("narrows.cli.weak_check", "Does this machine compute its integers?"),
+    },
+    epilog="Example:\n  narrows weak import model.gguf --out model.narrows",
+)

@@ -216,7 +216,11 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> TokenizerData:
     if jinja.exists() and jinja.stat().st_size <= 1 << 20:
         template = jinja.read_text("utf-8")
     return TokenizerData(
-        text, tuple(sorted(set(ids))), str(template), _text(extra, "bos"), _text(extra, "eos")
+        text,
+        tuple(sorted(set(map(int, ids)))),
+        str(template),
+        _text(extra, "bos"),
+        _text(extra, "eos"),
     )
 
 

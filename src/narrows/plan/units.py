@@ -92,8 +92,11 @@ _DOLLARS = _count(("$", "USD", "dollar", "dollars"), bare=False)
 @dataclass(frozen=True)
 class Dimension:
     """``top``: unit above the line to factor; ``bottom``: the same below it, if there is a line.
+    ``bare``: the field's name says the unit, so a number may stand without it, or without the
+    part below the line.
 
-    ``bare``: whether a number without any unit is meant in base units, as ``noun`` names them.
+    ``bare``: the field's name says the unit, so a number may stand without it, or without the
+    part below the line.
     """
 
     noun: str
@@ -101,7 +104,6 @@ class Dimension:
     top: Table
     bottom: Table | None = None
     bare: bool = False
-    bottom_optional: bool = False
 
 
 BYTES = Dimension("bytes", "810 GB", _data(1.0))
@@ -120,7 +122,6 @@ BYTES_PER_PARAMETER = Dimension(
     _data(1.0),
     {"parameter": 1.0, "param": 1.0},
     bare=True,
-    bottom_optional=True,
 )
 SHARE = Dimension("share", "30%", {"%": 0.01}, bare=True)
 RATIO = Dimension("ratio", "16x", {"x": 1.0, "×": 1.0}, bare=True)
@@ -193,7 +194,7 @@ def parse(text: str, dimension: Dimension) -> float:
     if dimension.bottom is None and below:
         raise UnitError(f"{dimension.noun} take no '/', as in {dimension.example!r}")
     factor = _factor(unit, dimension.top, dimension)
-    if dimension.bottom is None or (dimension.bottom_optional and not below):
+    if dimension.bottom is None or (dimension.bare and not below):
         return _bounded(value * factor)
     if len(below) != 1:
         raise UnitError(f"{dimension.noun} need one '/', as in {dimension.example!r}")

@@ -60,6 +60,8 @@ def _ends(text: str, field: Field) -> tuple[float, float]:
     if len(parts) != 2:
         raise UnitError("a range is written 'a..b', once")
     low, high = parts
+    if low.strip().startswith("$") and not high.strip().startswith("$"):
+        high = "$" + high.strip()
     unit = unit_of(high)
     if _PLAIN.fullmatch(low) and unit:
         low += unit

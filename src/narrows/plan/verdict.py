@@ -77,6 +77,8 @@ def judge(result: Forecast, budget: Budget) -> Verdict:
     if budget.need_bytes > budget.safe_bytes:
         holds += f", and lasts {show.days(_lasts(result, budget))} of this demand"
     holds += "."
+    if "attacker.accounts" in result.inputs:  # such a thief is held by his accounts
+        holds = "Fewer accounts, or fewer bytes for each, help more than a lower limit."
     if best_probability <= SAFE_PROBABILITY:
         measure = _cheapest(result)
         cure = f"use {NAMES[measure]}" if measure else "couple and verify"

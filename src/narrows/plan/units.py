@@ -94,9 +94,6 @@ class Dimension:
     """``top``: unit above the line to factor; ``bottom``: the same below it, if there is a line.
     ``bare``: the field's name says the unit, so a number may stand without it, or without the
     part below the line.
-
-    ``bare``: the field's name says the unit, so a number may stand without it, or without the
-    part below the line.
     """
 
     noun: str

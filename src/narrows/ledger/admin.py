@@ -68,8 +68,8 @@ def recover(session: Session, document: Document, signatures: list[list[str]]) -
         replica.append([leaf])
     replica.load(Head(session.state.size, replica.note), from_start=True)
     path = replica.tree.inclusion(position, session.state.size)
-    session.witness.recover(leaf, path, replica.note)
-    session.distrust()
+    line = session.witness.recover(leaf, path, replica.note)
+    session.accept(line, session.witness.verifier)
     return position
 
 

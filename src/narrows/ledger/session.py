@@ -118,10 +118,7 @@ class Session:
                     raise
                 self._compare()  # another process had a later head cosigned
                 continue
-            self._check_cosignature(line, witness.verifier)
-            self._cosigned_size = replica.state.size
-            self._cosigned = Head(replica.state.size, replica.note + line)
-            replica.tree.prune(self._cosigned_size)
+            self.accept(line, witness.verifier)
         raise WitnessError(f"the witness's head kept moving through {MAX_TRIES} tries")
 
     def latest(self) -> Latest:
@@ -167,7 +164,8 @@ class Session:
         self._cosigned_size = latest.size
         return latest
 
-    def _check_cosignature(self, line: bytes, verifier: note.Verifier) -> None:
+    def accept(self, line: bytes, verifier: note.Verifier) -> None:
+        """Take the witness's signature line on this head, if it is one."""
         text = self.replica.checkpoint().text()
         try:
             signed = note.find_signature(text, note.parse_lines(line.decode()), verifier)
@@ -175,6 +173,9 @@ class Session:
             raise WitnessError(f"the witness's cosignature is wrong: {error}") from error
         if signed is None:
             raise WitnessError("the witness did not sign the head that it was given")
+        self._cosigned_size = self.state.size
+        self._cosigned = Head(self.state.size, self.replica.note + line)
+        self.replica.tree.prune(self._cosigned_size)
 
     def _start_clock(self, latest: Latest | None) -> None:
         """In a new boot, time is the witness's; in a known one, its anchor's."""

@@ -1,0 +1,146 @@
+"""Notes as other tools write and read them; hostile ones refused."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+from narrows.ledger import note
+from narrows.ledger.keys import public_of
+
+from ledger.ledger_helpers import make_keys
+
+KEY = make_keys(7, 1)[0]
+CHECKPOINT = note.Checkpoint("test.example/log", 12, bytes(range(32)), {"base": 77, "demo": 0})
+
+
+def test_the_example_of_gos_note_package() -> None:
+    """Vector from the documentation of golang.org/x/mod/sumdb/note."""
+    verifier = note.parse_vkey("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
+    text = (
+        "If you think cryptography is the answer to your problem,\n"
+        "then you don't know what your problem is.\n"
+    )
+    line = (
+        "\n\u2014 PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXg"
+        "KvqfqdngotpRZb6KE6RyyBwJnAM=\n"
+    )
+    assert note.verify_note((text + line).encode(), verifier) == text
+    with pytest.raises(note.NoteError):
+        note.verify_note((text.replace("answer", "question") + line).encode(), verifier)
+
+
+def test_checkpoint_text_and_signature() -> None:
+    signed = note.sign_note(CHECKPOINT.text(), CHECKPOINT.origin, KEY)
+    verifier = note.log_verifier(CHECKPOINT.origin, public_of(KEY))
+    text = note.verify_note(signed, verifier)
+    lines = text.split("\n")
+    assert lines[:3] == ["test.example/log", "12", base64.b64encode(bytes(range(32))).decode()]
+    assert lines[3:] == ["committed base 77", "committed demo 0", ""]
+    assert note.parse_checkpoint(text) == CHECKPOINT
+    assert note.parse_vkey(verifier.vkey()) == verifier
+
+
+def test_cosignature_is_bound_to_time_key_and_text() -> None:
+    text = CHECKPOINT.text()
+    line = note.cosignature_line(text, "w.example", KEY, 1_679_315_147)
+    verifier = note.Verifier("w.example", public_of(KEY), note.TYPE_COSIGNATURE)
+    signatures = note.parse_lines(line.decode())
+    assert note.find_signature(text, signatures, verifier) == 1_679_315_147
+    name, blob = signatures[0]
+    KEY.public_key().verify(blob[12:], f"cosignature/v1\ntime 1679315147\n{text}".encode())
+    later = [(name, blob[:4] + (1_679_315_148).to_bytes(8, "big") + blob[12:])]
+    with pytest.raises(note.NoteError):
+        note.find_signature(text, later, verifier)
+    with pytest.raises(note.NoteError):
+        note.find_signature(text + "x\n", signatures, verifier)
+    # the same key as a plain signer is another key: its id differs, so the line is ignored
+    plain = note.Verifier("w.example", public_of(KEY))
+    assert note.find_signature(text, signatures, plain) is None
+
+
+def test_lines_of_unknown_keys_are_ignored_and_bad_ones_of_known_keys_are_not() -> None:
+    other = make_keys(8, 1)[0]
+    text = CHECKPOINT.text()
+    mine = note.sign_note(text, CHECKPOINT.origin, KEY)
+    stranger = note.sign_note(text, "stranger", other).split(b"\n\n")[1]
+    verifier = note.log_verifier(CHECKPOINT.origin, public_of(KEY))
+    assert note.verify_note(mine + stranger, verifier) == text
+    with pytest.raises(note.NoteError):
+        note.verify_note(text.encode() + b"\n" + stranger, verifier)
+    blob = verifier.key_id() + bytes(64)
+    bad = f"\u2014 {verifier.name} {base64.b64encode(blob).decode()}\n".encode()
+    with pytest.raises(note.NoteError):
+        note.verify_note(mine + bad, verifier)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "o\n1\n",
+        "o\n01\n" + "A" * 43 + "=\n",
+        "o\n-1\n" + "A" * 43 + "=\n",
+        "o\n1\n" + "A" * 42 + "B=\n",  # base64 with bits left over
+        "o\n1\n" + "A" * 43 + "=\nextension\n",
+        "o\n1\n" + "A" * 43 + "=\ncommitted b 1\ncommitted a 1\n",
+        "o\n1\n" + "A" * 43 + "=\ncommitted a 1\ncommitted a 1\n",
+        "o\n1\n" + "A" * 43 + "=\ncommitted a 01\n",
+        "o\n1\n" + "A" * 43 + "=\ncommitted A 1\n",
+        "o\n9223372036854775808\n" + "A" * 43 + "=\n",
+        "o p\n1\n" + "A" * 43 + "=\n",
+        "o\n\u0661\n" + "A" * 43 + "=\n",
+    ],
+)
+def test_checkpoints_that_are_not_canonical(text: str) -> None:
+    with pytest.raises(note.NoteError):
+        note.parse_checkpoint(text)
+
+
+@given(st.text(max_size=200))
+def test_any_text_parses_to_itself_or_not_at_all(text: str) -> None:
+    try:
+        parsed = note.parse_checkpoint(text)
+    except note.NoteError:
+        return
+    assert parsed.text() == text
+
+
+SIGNED = note.sign_note(CHECKPOINT.text(), CHECKPOINT.origin, KEY)
+
+
+@given(st.integers(0, len(SIGNED) - 1), st.integers(1, 255))
+def test_no_flipped_byte_verifies(at: int, flip: int) -> None:
+    bent = bytearray(SIGNED)
+    bent[at] ^= flip
+    verifier = note.log_verifier(CHECKPOINT.origin, public_of(KEY))
+    with pytest.raises(note.NoteError):
+        note.verify_note(bytes(bent), verifier)
+
+
+@given(st.binary(max_size=300))
+def test_random_notes_are_refused(data: bytes) -> None:
+    with pytest.raises(note.NoteError):
+        note.verify_note(data, note.log_verifier("o", public_of(KEY)))
+    with pytest.raises(note.NoteError):
+        note.verify_note(SIGNED + data, note.log_verifier("o", public_of(KEY)))
+
+
+@given(st.text(max_size=120))
+def test_random_verifier_keys(text: str) -> None:
+    try:
+        assert note.parse_vkey(text).vkey() == text
+    except note.NoteError:
+        pass
+
+
+def test_sizes_are_bounded_before_parsing() -> None:
+    with pytest.raises(note.NoteError):
+        note.open_note(b"x" * (note.MAX_NOTE_BYTES + 1))
+    line = SIGNED.split(b"\n\n")[1]
+    with pytest.raises(note.NoteError):
+        note.open_note(CHECKPOINT.text().encode() + b"\n" + line * 17)
+    assert isinstance(KEY, Ed25519PrivateKey)

@@ -147,7 +147,8 @@ def _safetensors(path: Path) -> Iterator[StoredTensor]:
         offsets = _integers(fields.get("data_offsets"), 2)
         shape = _integers(fields.get("shape"), 8)
         dtype = fields.get("dtype")
-        if dtype not in _DTYPES or offsets is None or len(offsets) != 2 or shape is None:
+        known = isinstance(dtype, str) and dtype in _DTYPES
+        if not known or offsets is None or len(offsets) != 2 or shape is None:
             raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no known dtype and place")
         rows.append((offsets, shape, name, dtype))
     for (low, high), shape, name, dtype in sorted(rows):

@@ -29,6 +29,7 @@ def edge(
     import dataclasses
     import json
     import logging
+    import sys
 
     from narrows.cli.config import load_config
     from narrows.cli.state import state_dir
@@ -49,6 +50,8 @@ def edge(
     if model_name is not None:
         settings = dataclasses.replace(settings, model_name=model_name)
     settings.check()
+    # The decoder's thread must not hold a token back for 5 ms at every turn of the loop.
+    sys.setswitchinterval(0.001)
     models = [load_model(name) for name in settings.weak]
 
     def ready(port: int) -> None:

@@ -24,11 +24,11 @@ from narrows.edge import problems
 from narrows.edge.answer import Answer
 from narrows.edge.config import EdgeConfig
 from narrows.edge.dial import Gate, Refused
-from narrows.edge.link import Link
+from narrows.edge.link import MAX_OPEN, Link
 from narrows.edge.problems import ApiError
 from narrows.edge.stats import StatsRecorder
 from narrows.edge.worker import Decoder
-from narrows.errors import LinkError, PeerError
+from narrows.errors import LinkError, NarrowsError, PeerError
 from narrows.weak.api import TokenModel
 from narrows.wire.gatestate import PortState
 
@@ -89,6 +89,9 @@ class LinkClient:
         link = self._link
         if link is None:
             raise problems.link_down()
+        if len(link.answers) + len(answers) > MAX_OPEN:
+            link.refuse_hoarding()
+            raise problems.overloaded()
         for answer in answers:
             link.start(answer)
 
@@ -250,7 +253,7 @@ class LinkClient:
     def _back_off(self, error: Exception, limit_s: float) -> None:
         text = str(error)
         if text != self._last_error:
-            log.warning("%s", text)
+            log.warning("%s", text, exc_info=None if isinstance(error, NarrowsError) else error)
         self._last_error = text
         self._backoff_s = min(limit_s, 2 * self._backoff_s)
 

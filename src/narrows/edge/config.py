@@ -131,7 +131,7 @@ def _limit_problems(limits: Limits) -> list[str]:
         ("n", limits.n, 1, 128),
         ("max_tokens", limits.max_tokens, 1, MAX_ANSWER_TOKENS),
         ("default_max_tokens", limits.default_max_tokens, 1, limits.max_tokens),
-        ("answers", limits.answers, limits.n, 4096),
+        ("answers", limits.answers, limits.n, 1000),
         ("buffer_bytes", limits.buffer_bytes, 1024, 1 << 30),
         ("answer_bytes", limits.answer_bytes, 1024, 1 << 30),
         ("client_stall_s", limits.client_stall_s, 0.1, 3600),

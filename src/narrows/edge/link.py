@@ -27,6 +27,7 @@ from narrows.wire.messages import Cancel, Message, encode_frame
 from narrows.wire.spec import answer_spec
 
 MAX_BACKLOG_BYTES = 64 << 10
+MAX_OPEN = 1000  # below what an enclave takes (1,024) and a decoder holds by default
 
 
 class Link:
@@ -81,6 +82,11 @@ class Link:
         if number is not None and self._open.get(number) is answer and not answer.cancelled:
             answer.cancelled = True
             self._send(Cancel(number))
+
+    def refuse_hoarding(self) -> None:
+        """An enclave that does not end cancelled answers fills the link for ever: end it."""
+        if 2 * sum(answer.ended for answer in self.answers) > MAX_OPEN:
+            self._on_error(LinkError("the enclave does not end the answers that were cancelled"))
 
     async def run(self, first: bytes) -> Exception | None:
         """Serve until the link is over: None where it was closed, else what broke it."""

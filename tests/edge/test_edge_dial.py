@@ -1,0 +1,144 @@
+"""The way to the gate: pinned TLS, constant pacing, greetings, and a link that hoards."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+
+from edge.harness import FakeEnclave, Rig, chat, native, wait_until
+from narrows.edge.config import TlsFiles
+from narrows.edge.stats import read_stats
+from narrows.wire.messages import Greeting
+from narrows.wire.padding import frame_bytes, pad
+from narrows.wire.pins import make_identity, server_context
+
+
+class PacedEnclave(FakeEnclave):
+    """As behind a gate: everything outward in padded frames of one size, perhaps over TLS."""
+
+    def __init__(self, size, tls=None):
+        super().__init__()
+        self._size = size
+        self._tls = tls
+
+    async def start(self, port=0):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _write(self, writer, data):
+        for start in range(0, len(data), self._size - 1):
+            writer.write(pad(data[start : start + self._size - 1], self._size))
+        writer.write(pad(b"", self._size))
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    return {name: make_identity(folder, name) for name in ("gate", "edge", "other")}
+
+
+def files(identities, own, peer):
+    return TlsFiles(*identities[own], identities[peer][0])
+
+
+def test_constant_pacing(tmp_path):
+    rig = Rig(tmp_path, constant_bytes=100)
+    rig.enclave = PacedEnclave(frame_bytes(100, tls=False))
+    rig.enclave.script = lambda request: native("paced " * 50)
+    with rig:
+        assert rig.ask().choices[0].message.content == "paced " * 50
+    assert read_stats(tmp_path).total.link_bytes % 100 == 0
+
+
+@pytest.mark.parametrize("constant", [0, 200])
+def test_tls_with_pinned_keys(tmp_path, identities, constant):
+    context = server_context(*identities["gate"], identities["edge"][0])
+    rig = Rig(tmp_path, tls=files(identities, "edge", "gate"), constant_bytes=constant)
+    rig.enclave = (
+        PacedEnclave(frame_bytes(constant, tls=True), context) if constant else TlsEnclave(context)
+    )
+    rig.enclave.script = lambda request: native("pinned")
+    with rig:
+        assert rig.ask().choices[0].message.content == "pinned"
+
+
+class TlsEnclave(FakeEnclave):
+    def __init__(self, context):
+        super().__init__()
+        self._tls = context
+
+    async def start(self, port=0):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "peer", "gate", "gate_trusts"),
+    [("edge", "other", "gate", "edge"), ("other", "gate", "gate", "edge")],
+    ids=["not the gate", "not the edge"],
+)
+def test_another_key_gets_nothing(tmp_path, identities, own, peer, gate, gate_trusts):
+    context = server_context(*identities[gate], identities[gate_trusts][0])
+    rig = Rig(tmp_path, tls=files(identities, own, peer), link_wait_s=0.5)
+    rig.enclave = TlsEnclave(context)
+    with rig:
+        answer = rig.post(chat())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "link_down")
+    assert not rig.enclave.requests
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"",
+        bytes([Greeting.OK]),
+        bytes([Greeting.OK, 1]),
+        bytes([99, 0]),
+        bytes([Greeting.OVERLOADED, 0]),
+        bytes([Greeting.NO_COMMON_MODEL, 255]),
+    ],
+)
+def test_any_other_greeting_is_no_link(tmp_path, greeting):
+    rig = Rig(tmp_path, link_wait_s=0.3)
+    rig.enclave.greeting = greeting
+    with rig:
+        assert rig.post(chat()).status_code == 503
+    assert not rig.enclave.requests
+
+
+def test_hello_offers_the_models_and_the_options(tmp_path):
+    with Rig(tmp_path, link_options={"max_hold_ms": 77}) as rig:
+        wait_until(lambda: rig.enclave.hellos)
+        hello = rig.enclave.hellos[0]
+    assert len(hello.weak) == 1
+    assert hello.options["max_hold_ms"] == 77
+
+
+def test_an_edge_that_was_first_finds_its_gate_later(tmp_path):
+    with Rig(tmp_path) as rig:
+        rig.enclave.script = lambda request: native("late")
+        port = rig.enclave.port
+        rig.call(rig.enclave.stop())
+        wait_until(lambda: rig.get("/healthz").status_code == 503)
+        rig.call(rig.enclave.start(port))
+        assert rig.ask().choices[0].message.content == "late"
+
+
+def test_an_enclave_that_ends_nothing_loses_its_link(tmp_path, monkeypatch):
+    class Hoarder(FakeEnclave):
+        async def _play(self, writer, number, request, cancelled):
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr("narrows.edge.client.MAX_OPEN", 6)
+    monkeypatch.setattr("narrows.edge.link.MAX_OPEN", 6)
+    rig = Rig(tmp_path)
+    rig.enclave = Hoarder()
+    with rig:
+        wait_until(lambda: len(rig.enclave.connections) == 1)
+        for _ in range(3):
+            with rig.client(timeout=0.3) as client, pytest.raises(openai.APITimeoutError):
+                client.chat.completions.create(**chat(n=2))
+        assert rig.post(chat()).status_code == 429
+        wait_until(lambda: len(rig.enclave.connections) == 2)

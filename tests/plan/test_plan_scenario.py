@@ -13,6 +13,8 @@ from narrows.plan.fields import DEMANDS, FIELDS
 from narrows.plan.scenario import build, load, preset_names
 from narrows.tomlfile import parse_toml
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "scenarios").glob("*.toml"))
+
 GOOD = """\
 name = "good"
 [model]
@@ -135,9 +137,13 @@ def test_unknown_names_get_a_hint() -> None:
     assert "perhaps 'weight_compression'" in caught.value.problems[0]
 
 
-@pytest.mark.parametrize("path", sorted(Path("examples/scenarios").glob("*.toml")), ids=str)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_load(path: Path) -> None:
     assert load(str(path)).description
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 3
 
 
 _VALUES = st.one_of(

@@ -29,7 +29,7 @@ Settings = Annotated[
 Draws = Annotated[int, typer.Option("--draws", help="Futures to draw.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same numbers.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object for machines.")]
-_File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A scenario in TOML.")]
+_File = Annotated[str | None, typer.Argument(metavar="FILE", help="A scenario in TOML.")]
 
 
 def _settings(pairs: list[str] | None, flags: Mapping[str, str | None]) -> dict[str, str]:

@@ -147,9 +147,10 @@ def _safetensors(path: Path) -> Iterator[StoredTensor]:
         offsets = _integers(fields.get("data_offsets"), 2)
         shape = _integers(fields.get("shape"), 8)
         dtype = fields.get("dtype")
-        known = isinstance(dtype, str) and dtype in _DTYPES
-        if not known or offsets is None or len(offsets) != 2 or shape is None:
-            raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no known dtype and place")
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
+            raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no known dtype")
+        if offsets is None or len(offsets) != 2 or shape is None:
+            raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no shape and place")
         rows.append((offsets, shape, name, dtype))
     for (low, high), shape, name, dtype in sorted(rows):
         width, decode = _DTYPES[dtype]

@@ -126,8 +126,9 @@ class FastEngine:
     def _scratch(self, head_rows: int) -> tuple[NDArray[Any], ...]:
         shape = self.shape
         context = shape.max_context
+        widest = max(2 * shape.ffn, shape.q_width + 2 * shape.kv_width, shape.hidden, 64)
         return (
-            np.empty(max(2 * shape.ffn, shape.q_width + 2 * shape.kv_width), np.float32),
+            np.empty(widest, np.float32),
             np.empty((2, max(shape.head_dim, 64)), np.uint8),
             np.empty((shape.group, context), np.int32),
             np.empty(context, np.float32),

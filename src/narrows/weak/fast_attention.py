@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from narrows.weak.fast_rows import exp2, hadamard, head_norm, quantise_narrow, rope, take_row
-from narrows.weak.kernels import bits_of, dot_rows, float_of
+from narrows.weak.kernels import bits_of, dot_rows, float_of, prefetch
 from narrows.weak.numerics import ROUND, TINY
 
 _SIGN_BITS = np.int32(0x7FFFFFFF)
@@ -179,22 +179,16 @@ def attend(
     cap = sums.shape[1]
     first = g * group
     query = queries.ctypes.data + (r * queries.shape[1] + first) * head_dim
+    key_bytes, value_bytes = keys.shape[3], values.shape[3]
     for p in range(pages):
-        right = (
-            keys.ctypes.data
-            + ((table[p] * keys.shape[1] + layer) * keys.shape[2] + g) * (keys.shape[3])
-        )
-        dot_rows(
-            query,
-            head_dim,
-            group,
-            right,
-            256,
-            head_dim >> 2,
-            sums.ctypes.data + 256 * p,
-            4 * cap,
-            0,
-        )
+        block = (table[p] * keys.shape[1] + layer) * keys.shape[2] + g
+        prefetch(values.ctypes.data + block * value_bytes, value_bytes)
+        if p + 1 < pages:
+            after = (table[p + 1] * keys.shape[1] + layer) * keys.shape[2] + g
+            prefetch(keys.ctypes.data + after * key_bytes, key_bytes)
+        right = keys.ctypes.data + block * key_bytes
+        into = sums.ctypes.data + 256 * p
+        dot_rows(query, head_dim, group, right, 256, head_dim >> 2, into, 4 * cap, 0)
     padded = (count + 3) & ~3
     for h in range(group):
         best = np.int32(-(2**31))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from narrows.weak.kernels import bits_of, float_of, hadamard16
+from narrows.weak.kernels import bits_of, butterfly16, float_of, hadamard16
 from narrows.weak.numerics import EXP2_COEFFICIENTS, LOG2_E, ROUND, TINY
 
 _C6, _C5, _C4, _C3, _C2, _C1, _C0 = EXP2_COEFFICIENTS
@@ -95,33 +95,38 @@ def norm_scale(scale, squares, n, eps):
 
 
 @_jit
-def take_row(acc, r, start, wide, corrections, scales, token_scale, out):
-    """out[j] = value of output ``start + j`` of row ``r``: (sum * row scale) * token scale."""
-    n = len(out)
+def take(sums, low, wide, corrections, scales, token_scale, out):
+    """out[j] = value of a product's output: (sum * row scale) * token scale.
+
+    ``sums`` int32: of the row, or of its high bytes where ``wide``; then ``low`` of its low
+    ones. All arguments are slices of equal length, so that the loops vectorise.
+    """
     if wide:
-        for j in range(n):
-            high = np.int32(acc[2 * r, start + j] - corrections[start + j])
-            value = np.float32(high) * _BYTE + np.float32(acc[2 * r + 1, start + j])
-            out[j] = (value * scales[start + j]) * token_scale
+        for j in range(len(out)):
+            value = np.float32(np.int32(sums[j] - corrections[j])) * _BYTE + np.float32(low[j])
+            out[j] = (value * scales[j]) * token_scale
     else:
-        for j in range(n):
-            value = np.float32(np.int32(acc[r, start + j] - corrections[start + j]))
-            out[j] = (value * scales[start + j]) * token_scale
+        for j in range(len(out)):
+            value = np.float32(np.int32(sums[j] - corrections[j]))
+            out[j] = (value * scales[j]) * token_scale
 
 
 @_jit
-def add_row(acc, r, wide, corrections, scales, token_scale, x):
-    """x[j] += the same value."""
-    n = len(x)
-    if wide:
-        for j in range(n):
-            high = np.int32(acc[2 * r, j] - corrections[j])
-            value = np.float32(high) * _BYTE + np.float32(acc[2 * r + 1, j])
-            x[j] = x[j] + (value * scales[j]) * token_scale
-    else:
-        for j in range(n):
-            value = np.float32(np.int32(acc[r, j] - corrections[j]))
-            x[j] = x[j] + (value * scales[j]) * token_scale
+def take_row(acc, r, start, wide, corrections, scales, token_scale, out):
+    """Values of outputs ``start`` .. of row ``r`` of a product."""
+    end = start + len(out)
+    sums = acc[r * (1 + wide), start:end]
+    low = acc[r * (1 + wide) + wide, start:end]
+    take(sums, low, wide, corrections[start:end], scales[start:end], token_scale, out)
+
+
+@_jit
+def add_row(acc, r, wide, corrections, scales, token_scale, row, x):
+    """x[j] += the value of output j of row ``r``; ``row`` is scratch."""
+    values = row[: len(x)]
+    take_row(acc, r, 0, wide, corrections, scales, token_scale, values)
+    for j in range(len(x)):
+        x[j] = x[j] + values[j]
 
 
 @_inline
@@ -139,12 +144,15 @@ def exp2(t):
 
 
 @_jit
-def swiglu(gate, up, out):
-    """out = (gate / (1 + 2**(-gate log2 e))) * up."""
-    for i in range(len(out)):
+def swiglu(gate, up):
+    """up = (gate / (1 + 2**(-gate log2 e))) * up, in place.
+
+    Into ``gate`` it would be scalar code: LLVM guards the loop with a test for overlap.
+    """
+    for i in range(len(up)):
         g = gate[i]
         t = min(max(-(g * LOG2_E), _FLOOR), _CEILING)
-        out[i] = (g / (_ONE + exp2(t))) * up[i]
+        up[i] = (g / (_ONE + exp2(t))) * up[i]
 
 
 @_jit
@@ -156,6 +164,13 @@ def hadamard(x, block):
         for i in range(0, n, 16):
             hadamard16(x.ctypes.data + 4 * i)
         distance = 16
+        while distance < block:
+            for start in range(0, n, 2 * distance):
+                for i in range(start, start + distance, 16):
+                    at = x.ctypes.data + 4 * i
+                    butterfly16(at, at + 4 * distance)
+            distance *= 2
+        return
     while distance < block:
         for start in range(0, n, 2 * distance):
             for i in range(start, start + distance):

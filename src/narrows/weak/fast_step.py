@@ -40,10 +40,15 @@ from narrows.weak.fast_rows import (
 from narrows.weak.kernels import atomic_add, barrier, dot_rows
 from narrows.weak.matmul import multiply
 
-_BYTE = np.float32(256.0)
 _HIGH, _LOW = np.float32(2.0**29), np.float32(-(2.0**29))
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_jit
+def clamp(values, out):
+    for j in range(len(out)):
+        out[j] = np.int32(min(max(values[j], _LOW), _HIGH))
 
 
 @_jit
@@ -56,6 +61,7 @@ def _head(
     scales,
     token_scales,
     block,
+    values,
     vocab,
     logits,
     thread,
@@ -78,16 +84,11 @@ def _head(
         )
         start = n * 64
         width = min(64, vocab - start)
+        row = values[:width]
+        scale, correction = scales[start : start + width], corrections[start : start + width]
         for r in range(rows):
-            out = logits[r, start : start + width]
-            for j in range(width):
-                if wide:
-                    high = np.int32(block[2 * r, j] - corrections[start + j])
-                    value = np.float32(high) * _BYTE + np.float32(block[2 * r + 1, j])
-                else:
-                    value = np.float32(np.int32(block[r, j] - corrections[start + j]))
-                value = (value * scales[start + j]) * token_scales[r]
-                out[j] = np.int32(min(max(value, _LOW), _HIGH))
+            take_row(block, r, 0, wide, correction, scale, token_scales[r], row)
+            clamp(row, logits[r, start : start + width])
 
 
 @_jit
@@ -157,6 +158,7 @@ def forward(
                     c_down[layer - 1],
                     s_down[layer - 1],
                     token_scales[r],
+                    row,
                     state[r],
                 )
             scale, squares = quantise_into(state[r], r, wide_qkv, left_hidden)
@@ -237,7 +239,7 @@ def forward(
         multiply(left_mixed, rows * (1 + wide_o), w_o[layer], acc, thread, threads)
         barrier(meet, threads)
         for r in range(thread, rows, threads):
-            add_row(acc, r, wide_o, c_o[layer], s_o[layer], token_scales[r], state[r])
+            add_row(acc, r, wide_o, c_o[layer], s_o[layer], token_scales[r], row, state[r])
             scale, squares = quantise_into(state[r], r, wide_gate_up, left_hidden)
             token_scales[r] = norm_scale(scale, squares, hidden, state_eps)
         barrier(meet, threads)
@@ -258,9 +260,9 @@ def forward(
                 token_scales[r],
                 up,
             )
-            swiglu(gate, up, gate)
-            hadamard(gate, ffn_block)
-            scale, _ = quantise_into(gate, r, wide_down, left_ffn)
+            swiglu(gate, up)
+            hadamard(up, ffn_block)
+            scale, _ = quantise_into(up, r, wide_down, left_ffn)
             token_scales[r] = scale
         barrier(meet, threads)
         multiply(left_ffn, rows * (1 + wide_down), w_down[layer], acc, thread, threads)
@@ -268,7 +270,7 @@ def forward(
     outputs = len(wanted)
     for r in range(thread, rows, threads):
         last = layers - 1
-        add_row(acc, r, wide_down, c_down[last], s_down[last], token_scales[r], state[r])
+        add_row(acc, r, wide_down, c_down[last], s_down[last], token_scales[r], row, state[r])
     barrier(meet, threads)
     for k in range(thread, outputs, threads):
         scale, squares = quantise_into(state[wanted[k]], k, wide_head, left_hidden)
@@ -283,6 +285,7 @@ def forward(
         s_head,
         token_scales,
         block,
+        row,
         vocab,
         logits,
         thread,

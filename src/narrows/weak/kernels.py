@@ -247,6 +247,43 @@ def hadamard16(typingctx, address):
 
 
 @intrinsic
+def butterfly16(typingctx, first, second):
+    """(a, b) -> (a + b, a - b) in place on 16 float32 at each of two addresses."""
+
+    def generate(context, builder, _signature, args):
+        vector = _vector(_F32, LANES)
+        pointers = [builder.inttoptr(arg, vector.as_pointer()) for arg in args]
+        a, b = (builder.load(pointer, align=4) for pointer in pointers)
+        builder.store(builder.fadd(a, b), pointers[0], align=4)
+        builder.store(builder.fsub(a, b), pointers[1], align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def _prefetch_line(typingctx, address):
+    def generate(context, builder, _signature, args):
+        pointer = builder.inttoptr(args[0], _I8.as_pointer())
+        kinds = [_I8.as_pointer(), _I32, _I32, _I32]
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [_I8.as_pointer()], ir.FunctionType(ir.VoidType(), kinds)
+        )
+        read, second_level, data = (ir.Constant(_I32, k) for k in (0, 2, 1))
+        builder.call(function, [pointer, read, second_level, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def prefetch(address, size):
+    """Ask for ``size`` bytes in the second-level cache. Hardware stops at each 4 KiB."""
+    for offset in range(0, size, 64):
+        _prefetch_line(address + offset)
+
+
+@intrinsic
 def atomic_add(typingctx, address, value):
     """Fetch-and-add on an int64 at ``address``; returns what was there before."""
 

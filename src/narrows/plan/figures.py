@@ -170,7 +170,7 @@ def exceedance_figure(plan: Plan) -> Json:
         for day, share in zip(days, shares, strict=True)
         if share > 0.02  # the last futures would stretch the axis by centuries
     ]
-    low, high = min(*every, life), max(*every, life)
+    low, high = min([*every, life]), max([*every, life])
     shape = {
         "type": "line",
         "x0": life,

@@ -27,6 +27,7 @@ FAN_DRAWS = 10_000
 FAN_POINTS = 48
 CURVE_POINTS = 120
 FAN_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LEAST_BYTES = 1e-3  # nothing at all has no place on a logarithmic axis
 LONGEST_DAYS = 1e6 * 365.25
 
 
@@ -92,12 +93,13 @@ def fan(plan: Plan) -> Fan:
     ]
     payload = outcome.bits / result.outcomes[result.carrier].bits
     pace = median(outcome.cap * payload)
+    low, middle, high = percentiles(result.target)
     return Fan(
         [float(day) for day in grid],
-        [list(band) for band in zip(*rows, strict=True)],
-        [pace * float(day) for day in grid],
+        [[max(size, LEAST_BYTES) for size in band] for band in zip(*rows, strict=True)],
+        [max(pace * float(day), LEAST_BYTES) for day in grid],
         median(result.weights),
-        (percentiles(result.target)[0], median(result.target), percentiles(result.target)[2]),
+        (low, middle, high),
         result.deployed,
     )
 

@@ -204,7 +204,8 @@ def _outcome(result: Forecast, bits: Number, payload: Number, peak: Number) -> O
         quiet, rush = np.minimum(quiet, drain), np.minimum(rush, drain * response)
     served: Number = 1.0
     if given is not None:
-        served = np.minimum(1.0, given * headroom / np.maximum(caps["p50"], 1e-300))
+        with np.errstate(over="ignore"):
+            served = np.minimum(1.0, given * headroom / np.maximum(caps["p50"], 1e-300))
     return Outcome(
         bits=bits * payload,
         outflow=outflow * payload,

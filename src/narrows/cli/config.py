@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from narrows.config import load_sections
 from narrows.edge.config import EdgeConfig
 from narrows.enclave.config import EnclaveConfig
 from narrows.gate.config import GateConfig
+
+_Section = TypeVar("_Section", GateConfig, EdgeConfig)
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,21 @@ class Config:
 
 
 def load_config(path: Path | None) -> Config:
-    """All sections; defaults where ``path`` is None. InputError names every mistake."""
+    """All sections; defaults where ``path`` is None. InputError names every mistake. Files that
+    the configuration names lie relative to it."""
     kinds = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig}
-    return Config(**load_sections(path, kinds))
+    config = Config(**load_sections(path, kinds))
+    if path is None:
+        return config
+    folder = path.parent.resolve()
+    return dataclasses.replace(
+        config, gate=_tls_in(config.gate, folder), edge=_tls_in(config.edge, folder)
+    )
+
+
+def _tls_in(section: _Section, folder: Path) -> _Section:
+    if section.tls is None:
+        return section
+    names = ("cert_file", "key_file", "peer_file")
+    placed = {name: folder / getattr(section.tls, name) for name in names}
+    return dataclasses.replace(section, tls=dataclasses.replace(section.tls, **placed))

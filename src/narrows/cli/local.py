@@ -160,14 +160,15 @@ def prepare_models(config: Config) -> None:
 
 def to_toml(config: Config) -> str:
     """The configuration as a file that ``load_config`` reads back."""
-    return tomli_w.dumps(_plain(dataclasses.asdict(config)))
+    return tomli_w.dumps(plain_values(dataclasses.asdict(config)))
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """Dataclass values as TOML can hold them: no None, paths as text."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
+        return {key: plain_values(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

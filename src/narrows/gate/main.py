@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from narrows.ledger.setup import witness_verifier
 from narrows.ledger.witness_http import HttpWitness
 
 Facts = dict[str, object]
+SWITCH_INTERVAL_S = 0.0002  # the ledger's thread must not keep the loop from its ticks
 
 
 def single_port(listen: str, enclave: str, account: str) -> GateConfig:
@@ -56,6 +58,7 @@ def open_ledger(config: GateConfig, state_dir: Path) -> Ledger:
 def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> None:
     """Run a gate until a signal ends it. ``say`` hears once what it listens on."""
     config.check()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with ThreadPoolExecutor(1, thread_name_prefix="ledger") as executor:
         ledger = executor.submit(open_ledger, config, state_dir).result()
         gate = Gate(config, ledger, executor, state_dir)

@@ -233,11 +233,14 @@ class Port:
 
     def _variable_tick(self) -> None:
         links = list(self._links)
-        ready = [min(MAX_COUNT, link.waiting_bytes) for link in links]
+        ready = [link.waiting_bytes for link in links]
         backlog = sum(ready)
         self.meter.prefetch(backlog)
-        counts = [0 if link.edge_paused else n for link, n in zip(links, ready, strict=True)]
-        closes = [self._may_close(link, n) for link, n in zip(links, ready, strict=True)]
+        counts = [
+            0 if link.edge_paused else min(MAX_COUNT, n)
+            for link, n in zip(links, ready, strict=True)
+        ]
+        closes = [link.closing and self._may_close(n) for link, n in zip(links, ready, strict=True)]
         fitting = self._fit(links, counts, closes)
         if fitting is None:
             if self.meter.denied is not None and (backlog or not self.meter.credit):
@@ -247,14 +250,15 @@ class Port:
             return
         self._show(links, fitting, closes)
 
-    def _may_close(self, link: Link, waiting: int) -> bool:
-        return link.closing and not waiting and self._closes.take(self._now())
+    def _may_close(self, waiting: int) -> bool:
+        return not waiting and self._closes.take(self._now())
 
     def _fit(self, links: list[Link], counts: list[int], closes: list[bool]) -> list[int] | None:
         """Counts that the credit covers together with the cost of showing them; None if
         only silence is affordable. With credit in plenty: the counts as they are."""
         want = sum(counts)
-        bound = 2 + (len(links) * 10 + sum(1 for n in counts if n) * 134 + sum(closes) * 20) // 8
+        active = len(counts) - counts.count(0)
+        bound = 2 + (len(links) * 10 + active * 134 + closes.count(True) * 20) // 8
         if want + bound <= self.meter.credit:
             return counts
         counts = _shrink(counts, self.meter.credit)
@@ -267,7 +271,7 @@ class Port:
         return None
 
     def _show(self, links: list[Link], counts: list[int], closes: list[bool]) -> None:
-        taken = [_take(link, n) for link, n in zip(links, counts, strict=True)]
+        taken = [_take(link, n) if n else b"" for link, n in zip(links, counts, strict=True)]
         seen = _seen(links, [len(data) for data in taken], closes)
         self.meter.spend(sum(map(len, taken)), self.model.tick(seen))
         for link, data, close in zip(links, taken, closes, strict=True):
@@ -283,7 +287,7 @@ class Port:
             units = missed * CONSTANT_EXCEPTION_UNITS
             if link.edge_paused:
                 self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
-            elif self._may_close(link, link.waiting_bytes):
+            elif link.closing and self._may_close(link.waiting_bytes):
                 self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
                 link.end()
             elif self.meter.affords(size, units + CONSTANT_NORMAL_UNITS):
@@ -321,7 +325,7 @@ def _seen(links: list[Link], counts: list[int], closes: list[bool]) -> list[Seen
 
 def _take(link: Link, count: int) -> bytes:
     try:
-        return link.take(count) if count else b""
+        return link.take(count)
     except PeerError:  # the edge broke its TLS
         link.end()
         return b""

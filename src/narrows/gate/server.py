@@ -183,7 +183,7 @@ class Gate:
         while True:
             stats = self.stats()
             if stats != written:
-                self._replace_stats(stats)
+                await asyncio.to_thread(self._replace_stats, stats)  # a slow disk delays no tick
                 written = stats
             await asyncio.sleep(STATS_EVERY_S)
 

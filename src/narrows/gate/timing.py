@@ -6,7 +6,7 @@ of what was already seen. A tick is described by binary decisions only:
     tick    empty?                                    context: the last three ticks
     if not, for every live link in the order of their opening
       link  silent?                                   context: its last two such ticks
-            (not asked of the last link where all others were silent)
+            (not asked of an only link; learned once a tick, not link by link)
       if not
             closes?
             if not: bit length of the count (5-bit tree), its next 3 bits adaptive by
@@ -109,19 +109,19 @@ class TickModel:
             return self.empty()
         units = self._decide(_EMPTY + self._recent, 1)
         self._recent = (self._recent << 1 | 1) & 7
-        implied = len(seen)  # a tick that is not empty has a link that is not silent
+        silent, active = [0] * 4, [0] * 4
         for history, count, closes in seen:
+            bits = history.bits
             if count or closes:
-                if implied != 1:
-                    units += self._decide(_ACTIVE + history.bits, 1)
-                history.bits = (history.bits << 1 | 1) & 3
-                implied = 0
+                active[bits] += 1
+                history.bits = (bits << 1 | 1) & 3
                 units += self._link(count, closes)
             else:
-                if implied != 1:
-                    units += self._decide(_ACTIVE + history.bits, 0)
-                history.bits = (history.bits << 1) & 3
-                implied -= implied > 0
+                silent[bits] += 1
+                if bits:
+                    history.bits = (bits << 1) & 3
+        if len(seen) > 1:
+            units += self._activity(silent, active)
         return units
 
     def preview(self, seen: list[Seen]) -> int:
@@ -132,6 +132,17 @@ class TickModel:
         self._p, self._recent = kept, recent
         for (history, _, _), old in zip(seen, bits, strict=True):
             history.bits = old
+        return units
+
+    def _activity(self, silent: list[int], active: list[int]) -> int:
+        units = 0
+        for context in range(4):
+            links = silent[context] + active[context]
+            if links:
+                p = self._p[_ACTIVE + context]
+                units += active[context] * cost_units(p) + silent[context] * cost_units(_ONE - p)
+                moved = p + ((active[context] * _ONE // links - p) >> _SHIFT)
+                self._p[_ACTIVE + context] = min(_ONE - _FLOOR, max(_FLOOR, moved))
         return units
 
     def _link(self, count: int, closes: bool) -> int:

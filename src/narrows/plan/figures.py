@@ -180,7 +180,8 @@ def exceedance_figure(plan: Plan) -> Json:
         "y1": 1,
         "line": {"color": "$muted", "width": 1.5, "dash": "dash"},
     }
-    notes = [_label(math.log10(life), 101, "the model's life", "$muted", "center")]
+    side = "right" if life > math.sqrt(low * high) else "left"
+    notes = [_label(math.log10(life), 101, " the model's life ", "$muted", side)]
     return {
         "data": traces,
         "layout": _layout(

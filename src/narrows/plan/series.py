@@ -35,10 +35,13 @@ _DAY_MARKS = (
     (1 / 86_400, "1 s"),
     (1 / 1440, "1 min"),
     (1 / 24, "1 h"),
+    (6 / 24, "6 h"),
     (1.0, "1 day"),
     (7.0, "1 week"),
     (30.4375, "1 mo"),
+    (91.3125, "3 mo"),
     (365.25, "1 y"),
+    (1_095.75, "3 y"),
     (3_652.5, "10 y"),
     (36_525.0, "100 y"),
     (365_250.0, "1000 y"),
@@ -47,10 +50,14 @@ _DAY_MARKS = (
 
 
 def day_marks(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    """At most ``most`` round durations between ``low`` and ``high`` days, with their names."""
-    marks = [(day, name) for day, name in _DAY_MARKS if low <= day <= high]
-    while len(marks) > most:
-        marks = marks[::2]
+    """Round durations between ``low`` and ``high`` days, with their names: at most ``most`` of
+    them, and none nearer to the next than its share of the axis."""
+    apart = math.log(high / low) / (most + 1)
+    marks: list[tuple[float, str]] = []
+    for day, name in _DAY_MARKS:
+        near = bool(marks) and math.log(day / marks[-1][0]) < apart
+        if low <= day <= high and not near:
+            marks.append((day, name))
     return marks
 
 
@@ -168,8 +175,8 @@ def tornado(plan: Plan, most: int = 8) -> list[tuple[str, float, float, str, str
             driver.label,
             _floor(driver.days_low),
             _floor(driver.days_high),
-            input_text(driver.path, driver.low),
-            input_text(driver.path, driver.high),
+            input_text(driver.path, driver.low, False),
+            input_text(driver.path, driver.high, False),
         )
         for driver in plan.drivers
         if driver.days_low != driver.days_high

@@ -28,8 +28,8 @@ _STYLES = {
 }
 
 
-def input_text(path: str, value: float) -> str:
-    """An input's value as people write it."""
+def input_text(path: str, value: float, named: bool = True) -> str:
+    """An input's value as people write it; ``named``: with units that its label also says."""
     dimension = FIELDS[path].dimension
     noun = dimension.noun
     if dimension is SHARE:
@@ -42,7 +42,7 @@ def input_text(path: str, value: float) -> str:
         return show.size(value) + noun.removeprefix("bytes")
     if noun.startswith(("ratio", "growth")):
         return show.factor(value)
-    return show.count(value) + ("" if noun == "count" else f" {noun}")
+    return show.count(value) + (f" {noun}" if named and noun != "count" else "")
 
 
 def range_text(values: Number, words: Callable[[float], str]) -> str:
@@ -118,7 +118,7 @@ def _drivers(drivers: list[Driver]) -> Table:
     ranked = bool(drivers) and drivers[0].rank_correlation is not None
     table = _table("what decides", "share", "5 % – 95 %" if ranked else "halved, doubled", "theft")
     for driver in [one for one in drivers if one.share > 0.001][:MAX_DRIVERS]:
-        low, high = input_text(driver.path, driver.low), input_text(driver.path, driver.high)
+        low, high = (input_text(driver.path, end, False) for end in (driver.low, driver.high))
         table.add_row(
             driver.label,
             show.share(round(driver.share, 2)),

@@ -90,9 +90,11 @@ def judge(result: Forecast, budget: Budget) -> Verdict:
     ratio = show.factor(median(best.outcomes["verified"].reach / best.target))
     chance = show.share(best_probability)
     if best_probability <= 0.5:
+        same = probability == best_probability
+        deployed_too = "" if same else f" (as deployed: {show.share(probability)})"
         line = (
             f"NOT RELIABLY PROTECTED: even coupled and verified, the weights are gone within "
-            f"{life} in {chance} of the futures (as deployed: {show.share(probability)}). {holds}"
+            f"{life} in {chance} of the futures{deployed_too}. {holds}"
         )
         return Verdict("uncertain", line, probability, best_probability)
     line = (

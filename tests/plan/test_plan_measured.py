@@ -75,3 +75,18 @@ def test_a_deployment_without_answers(tmp_path: Path) -> None:
         from_ledger(tmp_path)
     with pytest.raises(InputError, match="no state folder"):
         from_ledger(tmp_path / "none")
+
+
+def test_the_ledger_is_read_where_there_is_one(tmp_path: Path) -> None:
+    from narrows.ledger.demo import create_demo
+
+    create_demo(tmp_path, 10_000)
+    with pytest.raises(InputError, match="no answers"):
+        from_ledger(tmp_path)
+    database = open_database(tmp_path)
+    recorder = StatsRecorder(database, lambda: 1_700_000_000.0)
+    counts = recorder.traffic("weak")
+    counts.answers, counts.link_bytes, counts.tokens = 1, 100, 400
+    assert recorder.flush()
+    database.close()
+    assert "1 answers in 1 days" in from_ledger(tmp_path).note

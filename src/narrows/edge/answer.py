@@ -91,6 +91,7 @@ class Answer:
         self._pending_bytes = 0
         self._replay = 0
         self._switched = False
+        self._lost_tokens = -1
 
     @property
     def ended(self) -> bool:
@@ -100,7 +101,15 @@ class Answer:
     def resumable(self) -> bool:
         """Whether another link can go on with it: nothing came yet, or native content only."""
         fits = not self.opened or (self.native and not self._switched)
-        return fits and not self.ended and self.resumes < MAX_RESUMES
+        return fits and not self.ended and self.resumes <= MAX_RESUMES
+
+    def lose(self, now_s: float, patience_s: float) -> bool:
+        """Its link broke. Whether it shall wait for another one: not for ever again, so the
+        time counts from the first loss behind which no token came."""
+        if len(self.tokens) > self._lost_tokens:
+            self._lost_tokens, self.lost_s = len(self.tokens), now_s
+        self.resumes += 1
+        return self.resumable and now_s - self.lost_s <= patience_s
 
     @property
     def native(self) -> bool:

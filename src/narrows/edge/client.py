@@ -204,10 +204,9 @@ class LinkClient:
             known = verified.get(-1 if answer.number is None else answer.number)
             if not answer.opened:
                 known = tuple(answer.request.resume)
-            if may_resume and answer.resumable and known is not None and len(known) <= MAX_RESUME:
-                self._orphans[answer] = known
-                answer.lost_s = time.monotonic()
-                answer.resumes += 1
+            fits = known is not None and len(known) <= MAX_RESUME
+            if may_resume and fits and answer.lose(time.monotonic(), self._config.resume_s):
+                self._orphans[answer] = known or ()
             else:
                 answer.fail(reason)
                 self._ended(answer)

@@ -10,12 +10,13 @@ decoding while ``MAX_REPORTS`` of its reports are not taken yet.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from narrows.coding.events import AnswerSpec, Event
+from narrows.coding.events import AnswerSpec, Event, Text, Tokens
 from narrows.errors import NarrowsError
 
 SLICE_BYTES = 64
@@ -143,7 +144,7 @@ class DecodeWorker:
         self._post(lambda: done(outcome))
 
     def _decode(self, data: bytes) -> None:
-        events = self._decoder.feed(data)
+        events = _joined(self._decoder.feed(data))
         with self._wake:
             self._reports += 1
             if self._closed:
@@ -156,6 +157,26 @@ class DecodeWorker:
             self.backlog_bytes -= fed_bytes
             self._wake.notify()
         self._on_events(events, fed_bytes)
+
+
+def _joined(events: Events) -> Events:
+    """The same with fewer, longer pieces, each answer's in their order; answers do not depend
+    on one another, so they need not stay interleaved."""
+    by_number: dict[int, list[Event]] = {}
+    for number, event in events:
+        by_number.setdefault(number, []).append(event)
+    return [(number, event) for number, own in by_number.items() for event in _merged(own)]
+
+
+def _merged(events: Sequence[Event]) -> Iterator[Event]:
+    for kind, run in itertools.groupby(events, type):
+        if kind is Tokens:
+            ids = (one.ids for one in run if isinstance(one, Tokens))
+            yield Tokens(tuple(itertools.chain.from_iterable(ids)))
+        elif kind is Text:
+            yield Text(b"".join(one.data for one in run if isinstance(one, Text)))
+        else:
+            yield from run
 
 
 _Outcome = tuple[int, AnswerSpec] | NarrowsError

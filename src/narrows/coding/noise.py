@@ -10,7 +10,7 @@ Specification
    bits x come from the same word of the counter with 1 in second place; otherwise x = 2**31.
 3. Uniform: ``u = max(1, r * 2**32 + x)`` of 2**64, ``v = 2**64 - u``.
 4. Noise: g = -log2(-ln(u / 2**64)), that is a Gumbel variate divided by ln 2, so that it adds
-   to log2 probabilities. Q24, from ``_log2`` (Q40)::
+   to log2 probabilities. Q24, from ``log2_q40`` (Q40)::
 
        v >= 2**56:  L = (64 << 40) - log2(u);  g = -(log2(L) - (40 << 40)) - log2(ln 2)
        otherwise:   s = -ln(1 - v) / v as 1 + v/2 + v^2/3 + v^3/4 in Q32
@@ -19,10 +19,10 @@ Specification
    |error of g as a function of u| < 2**-21; u itself is on a grid of relative width 2**-20
    at worst (v = 2**52, just outside the tail). ``docs/coupled.md`` turns both into a bound on
    the sampled distribution. -6.5 < g < 64.
-5. ``_log2(y)``, y in [1, 2**64): with e = bit_length - 1, m = y << (63 - e), table index
+5. ``log2_q40(y)``, y in [1, 2**64): with e = bit_length - 1, m = y << (63 - e), table index
    k = the 8 bits below the leading one, t = (m >> 32) * INVERSE[k] - 2**63, z = t >> 23 (Q40),
    ``log2(y) = (e << 40) + LOG[k] + (A * (z - z*z/2 + z*z*z/3))``, A = 1 / ln 2; exact shifts
-   in ``_log2``. Tables come from ``decimal``, which rounds ln correctly: the same everywhere.
+   in ``log2_q40``. Tables come from ``decimal``, which rounds ln correctly: the same everywhere.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def words(row: Row, out: NDArray[np.uint32]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _log2(y: np.uint64) -> np.int64:
+def log2_q40(y: np.uint64) -> np.int64:
     """log2(y) in Q40, error below 2**-30 (step 5); y >= 1."""
     e = np.int64(63)
     m = y
@@ -134,13 +134,13 @@ def gumbel(u: np.uint64) -> np.int64:
     """Step 4: Q24 noise of u in [1, 2**64)."""
     v = np.uint64(0) - u
     if v >= np.uint64(1 << 56):
-        minus_log2 = (np.int64(64) << 40) - _log2(u)
-        g = (np.int64(40) << 40) - _log2(np.uint64(max(minus_log2, 1))) + _MINUS_LOG2_LN2
+        minus_log2 = (np.int64(64) << 40) - log2_q40(u)
+        g = (np.int64(40) << 40) - log2_q40(np.uint64(max(minus_log2, 1))) + _MINUS_LOG2_LN2
     else:
         f = np.int64(v >> np.uint64(32))  # Q32, below 2**24
         square = (f * f) >> 32
         s = (np.int64(1) << 32) + (f >> 1) + square // 3 + ((square * f) >> 34)
-        g = (np.int64(96) << 40) - _log2(v) - _log2(np.uint64(s))
+        g = (np.int64(96) << 40) - log2_q40(v) - log2_q40(np.uint64(s))
     return g >> 16
 
 

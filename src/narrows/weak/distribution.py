@@ -86,8 +86,8 @@ def highest(logits: Logits) -> np.int32:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _weight(depth, b):  # type: ignore[no-untyped-def]  # inlined; numba infers int32
-    """Steps 2 to 4 for one token. All in 32 bits, so that the loop vectorises."""
+def power_of_two(depth, b):  # type: ignore[no-untyped-def]  # inlined; numba infers int32
+    """Steps 2 to 4 for one token: about 2**32 * 2**-(depth * b). 32 bits, so that it vectorises."""
     d = np.int32(min(depth, np.int32((1 << 23) - 1)))
     high = np.int32(np.int32(d >> np.int32(8)) * b)
     low = np.int32(np.int32(d & np.int32(255)) * b)
@@ -113,7 +113,7 @@ def weigh(logits: Logits, inverse: int, weights: Weights, blocks: Blocks) -> np.
     best = highest(logits)
     b = np.int32(inverse)
     for i in range(len(weights)):  # apart from the sums, so that it becomes 32-bit SIMD
-        weights[i] = _weight(np.int32(best - logits[i]), b)
+        weights[i] = power_of_two(np.int32(best - logits[i]), b)
     total = np.uint64(0)
     for k in range(len(blocks)):
         part = np.uint64(0)

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pytest
+
+from ledger.ledger_helpers import Deployment
 from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
 from narrows.ledger.store import ConflictError, Head, Snapshot, Store, StoreError
 from narrows.ledger.verify import verify_log
-
-from ledger.ledger_helpers import Deployment
 
 CAP_BYTES = 1000
 
@@ -111,7 +111,9 @@ class World:
     def check(self, store: Store) -> None:
         """No more left than the log counts; every lease that was handed out is in the log."""
         verified = verify_log(store)
-        assert self.sent_bytes <= verified.balances.spent_bytes + verified.balances.outstanding_bytes
+        assert (
+            self.sent_bytes <= verified.balances.spent_bytes + verified.balances.outstanding_bytes
+        )
         assert verified.balances.spent_bytes + verified.balances.outstanding_bytes <= CAP_BYTES
         log = b"".join(store.leaves(0, verified.size)).decode()
         for lease_id in self.lease_ids:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from narrows.ledger.api import Lease
 from narrows.ledger.changes import Operators, sign_change
 from narrows.ledger.keys import load_private, public_of
@@ -67,9 +68,7 @@ class Deployment:
     witnesses: list[Witness] = field(default_factory=list)
 
     @classmethod
-    def create(
-        cls, folder: Path, seed: int = 1, keys: int = 3, threshold: int = 2
-    ) -> Deployment:
+    def create(cls, folder: Path, seed: int = 1, keys: int = 3, threshold: int = 2) -> Deployment:
         made = cls(folder, FakeClock(), make_keys(seed, keys), threshold, seed)
         witness_key, log_key = create_witness(folder), create_log_key(folder)
         origin = f"test.example/{seed}"
@@ -87,7 +86,9 @@ class Deployment:
         self.witnesses.append(Witness(path, "narrows.witness", key, times.now_ms))
         return self.witnesses[-1]
 
-    def open(self, witness: object = "own", gate: str = "gate", store: Store | None = None) -> Ledger:
+    def open(
+        self, witness: object = "own", gate: str = "gate", store: Store | None = None
+    ) -> Ledger:
         chosen = self.witness() if witness == "own" else witness
         if store is not None:
             key = load_private(self.folder / "ledger" / "log.key")

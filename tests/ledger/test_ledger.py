@@ -9,6 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ledger.ledger_helpers import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    Deployment,
+    lease,
+    make_keys,
+    served,
+)
 from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease, LeaseSource
 from narrows.ledger.balances import read_balances
@@ -22,18 +32,8 @@ from narrows.ledger.setup import make_operators, open_witness
 from narrows.ledger.verify import verify_path
 from narrows.ledger.witness import WitnessError
 
-from ledger.ledger_helpers import (
-    DAY_MS,
-    HOUR_MS,
-    MINUTE_MS,
-    Deployment,
-    lease,
-    make_keys,
-    served,
-)
 
-
-@pytest.fixture()
+@pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     made = Deployment.create(tmp_path / "state")
     yield made
@@ -423,10 +423,10 @@ def test_a_boot_clock_that_goes_back_stops_everything(deployment: Deployment) ->
         assert reason(ledger.acquire("answers", 1)) == "granted"
 
 
-@pytest.mark.parametrize(("off_ms", "free"), [(10 * MINUTE_MS, False), (2 * HOUR_MS, True), (-DAY_MS, False)])
-def test_across_boots_time_is_the_witnesss(
-    deployment: Deployment, off_ms: int, free: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("off_ms", "free"), [(10 * MINUTE_MS, False), (2 * HOUR_MS, True), (-DAY_MS, False)]
+)
+def test_across_boots_time_is_the_witnesss(deployment: Deployment, off_ms: int, free: bool) -> None:
     with deployment.ready(Limits(10**6, ((HOUR_MS, 100),))) as ledger:
         ledger.settle(lease(ledger, 100), 100)
     deployment.clock.reboot(off_ms)

@@ -8,6 +8,8 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymerkle import InmemoryTree
+
 from narrows.errors import BudgetError
 from narrows.ledger.merkle import (
     EMPTY_ROOT,
@@ -18,7 +20,6 @@ from narrows.ledger.merkle import (
     node_hash,
     root_of,
 )
-from pymerkle import InmemoryTree
 
 SIZES = 33
 

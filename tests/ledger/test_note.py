@@ -8,10 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from narrows.ledger import note
-from narrows.ledger.keys import public_of
 
 from ledger.ledger_helpers import make_keys
+from narrows.ledger import note
+from narrows.ledger.keys import public_of
 
 KEY = make_keys(7, 1)[0]
 CHECKPOINT = note.Checkpoint("test.example/log", 12, bytes(range(32)), {"base": 77, "demo": 0})

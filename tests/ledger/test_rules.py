@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ledger.ledger_helpers import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, make_keys
 from narrows.errors import BudgetError
 from narrows.ledger import rules
@@ -31,7 +32,9 @@ def fresh() -> rules.State:
     return state
 
 
-def change(state: rules.State, document: dict, signers: int = 2, time_ms: int | None = None) -> None:  # type: ignore[type-arg]
+def change(
+    state: rules.State, document: dict, signers: int = 2, time_ms: int | None = None
+) -> None:  # type: ignore[type-arg]
     signatures = sorted(sign_change(document, key) for key in KEYS[:signers])
     state.apply(rules.change_leaf(state, document, signatures, time_ms or state.time_ms))
 
@@ -106,7 +109,9 @@ steps = st.lists(
         st.tuples(st.just("dead"), st.integers(0, 30), st.just(0)),
         st.tuples(
             st.just("wait"),
-            st.sampled_from([0, 1, 57, 58, 59, 3515, MINUTE_MS - 1, MINUTE_MS, HOUR_MS - 1, HOUR_MS]),
+            st.sampled_from(
+                [0, 1, 57, 58, 59, 3515, MINUTE_MS - 1, MINUTE_MS, HOUR_MS - 1, HOUR_MS]
+            ),
             st.integers(0, 3),
         ),
         st.tuples(st.just("back"), st.integers(1, HOUR_MS), st.just(0)),
@@ -408,7 +413,9 @@ def test_random_leaves_raise_rule_errors_only(data: bytes) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 

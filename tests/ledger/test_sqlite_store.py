@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from ledger import conformance
+from ledger.ledger_helpers import Deployment, FakeClock, lease, make_keys
 from narrows.errors import BudgetError
 from narrows.ledger import sqlite_store
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.sqlite_store import SCHEMA_VERSION, SqliteStore
 from narrows.ledger.store import Head, StoreError
 from narrows.ledger.verify import verify_log, verify_path
-
-from ledger import conformance
-from ledger.ledger_helpers import Deployment, FakeClock, lease, make_keys
 
 
 @dataclass
@@ -49,7 +49,7 @@ def template(memory: Path) -> Path:
     return made.folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_case(memory: Path, template: Path) -> Iterator[object]:
     folders: list[Path] = []
 
@@ -99,7 +99,9 @@ def _connect_faulty(path: Path, read_only: bool) -> sqlite3.Connection:
 
 
 @pytest.mark.parametrize("kind", ["failed", "persisted"])
-def test_an_errored_commit_has_an_unknown_outcome_that_the_id_resolves(make_case, kind: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_errored_commit_has_an_unknown_outcome_that_the_id_resolves(
+    make_case, kind: str
+) -> None:  # type: ignore[no-untyped-def]
     deployment = make_case().deployment
     store = SqliteStore(deployment.db, connect_to=_connect_faulty)
     ledger = deployment.open(store=store)

@@ -42,6 +42,7 @@ from narrows.ledger.merkle import leaf_hash
 MAX_SNAPSHOT_BYTES = 64 << 20
 MAX_LINEAGES = 64
 ID_BYTES = 16
+MIN_SHARE_BYTES = 4096
 
 
 class RuleError(BudgetError):
@@ -217,7 +218,7 @@ class State:
         else:
             lowering = self.is_lowering(body)
             require(self.operators, signed_by, 1 if lowering else self.operators.threshold)
-            self._set_budget(body)
+            self.set_budget(body)
 
     def is_lowering(self, change: BudgetChange) -> bool:
         """Whether a change allows nothing new: one signature is enough for it."""
@@ -230,7 +231,7 @@ class State:
                 return False
         return True
 
-    def _set_budget(self, change: BudgetChange) -> None:
+    def set_budget(self, change: BudgetChange) -> None:
         for name in change.accounts:
             if name in self.accounts and self.accounts[name].lineage != change.lineage:
                 raise RuleError(f"account {name} belongs to another lineage")
@@ -360,7 +361,7 @@ def lease_leaf(
     if room.free_bytes < 1:
         what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
         return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
-    size_bytes = min(want_bytes, room.free_bytes)
+    size_bytes = fair_bytes(want_bytes, room.free_bytes, len(state.leases))
     leaf: Document = {
         "t": "lease",
         "id": lease_id.hex(),
@@ -370,6 +371,15 @@ def lease_leaf(
         "time_ms": now_ms,
     }
     return encode(leaf), size_bytes
+
+
+def fair_bytes(want_bytes: int, free_bytes: int, outstanding: int) -> int:
+    """What of ``free_bytes`` one lease gets: all that it wants, but towards the end at most
+    half of a fair share, so that the last bytes are not all held by who asked first. Never
+    under an eighth of what is wanted, or 4 KiB: the ledger must not be busy with crumbs."""
+    share_bytes = free_bytes // (2 * (1 + outstanding))
+    least_bytes = max(want_bytes // 8, MIN_SHARE_BYTES)
+    return min(want_bytes, free_bytes, max(share_bytes, least_bytes))
 
 
 def settle_leaf(state: State, lease_id: bytes, used_bytes: int, time_ms: int) -> bytes | None:

@@ -118,7 +118,12 @@ class Gate:
             await self._answer_state(writer, pins)
 
         server = await asyncio.start_server(
-            answer, self.config.state_host, self.config.state_port, ssl=context, limit=1024
+            answer,
+            self.config.state_host,
+            self.config.state_port,
+            ssl=context,
+            ssl_handshake_timeout=STATE_CONNECTION_S if context else None,
+            limit=1024,
         )
         self._servers.append(server)
         self.state_port = int(server.sockets[0].getsockname()[1])

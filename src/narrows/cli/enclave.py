@@ -31,6 +31,7 @@ def enclave(
     """
     import asyncio
     import dataclasses
+    import logging
     import os
 
     from narrows.cli.config import load_config
@@ -38,6 +39,7 @@ def enclave(
     from narrows.enclave.models import load_weak, make_backend
     from narrows.enclave.server import serve
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     settings = load_config(config).enclave
     if listen is not None:
         settings = dataclasses.replace(settings, listen=listen)

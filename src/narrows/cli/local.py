@@ -27,6 +27,7 @@ from narrows.cli.config import Config, load_config
 from narrows.cli.state import state_dir
 from narrows.cli.supervise import Supervisor
 from narrows.errors import InputError
+from narrows.gate.config import PortConfig
 from narrows.ledger.demo import create_demo, demo_budget, demo_witness_key
 
 DEMO_BUDGET_BYTES = 10_000_000
@@ -84,12 +85,15 @@ class LocalDeployment:
         )
         config = _with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
         config = dataclasses.replace(
-            config, enclave=dataclasses.replace(config.enclave, listen="127.0.0.1:0")
+            config,
+            enclave=dataclasses.replace(
+                config.enclave, listen="127.0.0.1:0", telemetry="127.0.0.1:0"
+            ),
         )
         enclave = supervisor.start(
             "enclave", self._arguments("enclave", config), timeout_s=CHILD_TIMEOUT_S
         )
-        config = _with_enclave(config, enclave.facts["port"])
+        config = _with_enclave(config, enclave.facts["port"], enclave.facts["telemetry_port"])
         gate = supervisor.start("gate", self._arguments("gate", config))
         config = _with_gate(config, gate.facts["port"], gate.facts.get("state_port", 0))
         edge = supervisor.start("edge", self._arguments("edge", config), timeout_s=CHILD_TIMEOUT_S)
@@ -172,12 +176,15 @@ def plain_values(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _with_enclave(config: Config, port: int) -> Config:
-    ports = tuple(
-        dataclasses.replace(item, enclave_host="127.0.0.1", enclave_port=port, listen_port=0)
-        for item in config.gate.ports[:1]
+def _with_enclave(config: Config, port: int, telemetry_port: int) -> Config:
+    answers = dataclasses.replace(
+        config.gate.ports[0], enclave_host="127.0.0.1", enclave_port=port, listen_port=0
     )
-    return dataclasses.replace(config, gate=dataclasses.replace(config.gate, ports=ports))
+    telemetry = PortConfig(
+        "telemetry", "telemetry", enclave_port=telemetry_port, listen_port=0, max_links=1
+    )
+    gate = dataclasses.replace(config.gate, ports=(answers, telemetry))
+    return dataclasses.replace(config, gate=gate)
 
 
 def _with_gate(config: Config, port: int, state_port: int) -> Config:

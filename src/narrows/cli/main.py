@@ -23,6 +23,7 @@ app = CommandTable(
         "enclave": ("narrows.cli.enclave", "The role that holds the strong model."),
         "gate": ("narrows.cli.gate", "The role that meters every byte that leaves."),
         "edge": ("narrows.cli.edge", "The role that serves the API outside."),
+        "telemetry": ("narrows.cli.telemetry", "The enclave's logs, through the gate."),
         "witness": ("narrows.cli.witness", "The witness that cosigns the ledger's heads."),
         "init": ("narrows.cli.init", "Make the keys and the configuration of a deployment."),
         "key": ("narrows.cli.key", "API keys of the edge, operator keys of the budget."),

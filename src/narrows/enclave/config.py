@@ -35,6 +35,8 @@ class EnclaveConfig:
     ``listen``: where the gate connects. ``model``: the built-in strong model's name or artifact,
     used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with.
     ``kv_mib``: memory for the strong model's cache. ``max_links``: connections at once.
+    ``telemetry``: where the gate's telemetry port connects, empty for none; every
+    ``telemetry_s`` seconds what is new is sent.
     """
 
     listen: str = "127.0.0.1:8401"
@@ -45,4 +47,6 @@ class EnclaveConfig:
     kv_mib: int = 512
     max_batch: int = 64
     max_links: int = 16
+    telemetry: str = ""
+    telemetry_s: float = 10.0
     session: SessionConfig = field(default_factory=SessionConfig)

@@ -18,6 +18,7 @@ from typing import Any
 from narrows.enclave.backend import Backend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.session import LinkSession
+from narrows.enclave.telemetry import LineRing, TelemetryServer
 from narrows.weak.api import TokenModel
 from narrows.wire.address import parse_address
 
@@ -36,6 +37,7 @@ class EnclaveServer:
         self._codec = ThreadPoolExecutor(1, thread_name_prefix="link-codec")
         self._sessions: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._served = 0
 
     async def start(self) -> int:
         """Listen; the port."""
@@ -43,6 +45,10 @@ class EnclaveServer:
         self._server = await asyncio.start_server(self._connected, host, port, limit=1 << 20)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
+
+    def figures(self) -> dict[str, float]:
+        """What telemetry reports beside the log."""
+        return {"links": len(self._sessions), "links_served": self._served}
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -60,6 +66,7 @@ class EnclaveServer:
             writer.close()
             return
         self._sessions.add(task)
+        self._served += 1
         session = LinkSession(
             reader, writer, self._backend, self._models, self._codec, self._config.session
         )
@@ -74,13 +81,21 @@ async def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM. Says ``{"ready": true, "port": N}`` on standard output."""
     server = EnclaveServer(config, backend, models)
-    port = await server.start()
-    say_ready(port=port)
+    facts = {"port": await server.start()}
+    telemetry = None
+    if config.telemetry:
+        ring = LineRing()
+        logging.getLogger("narrows").addHandler(ring)
+        telemetry = TelemetryServer(ring, server.figures, config.telemetry_s)
+        facts["telemetry_port"] = await telemetry.start(*parse_address(config.telemetry))
+    say_ready(**facts)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     await stop.wait()
+    if telemetry is not None:
+        telemetry.stop()
     await server.stop()
 
 

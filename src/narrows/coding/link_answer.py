@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from narrows.coding.calibrate import Calibration
 from narrows.coding.events import AnswerSpec, Channel, Coding, Failure, Finish, Usage
 from narrows.coding.link_options import LinkLimits
-from narrows.coding.token_code import TokenCode
+from narrows.coding.symbols import Code
 from narrows.weak.api import Logits, Stream, TokenModel
 
 
@@ -61,6 +62,10 @@ class Rows:
             self.own = True
 
 
+CodeFactory = Callable[[AnswerSpec, Coding, int, Calibration], Code]
+"""Makes an answer's token code: ``TokenCode``, unless a measurement puts another in."""
+
+
 class Answer:
     """From opening to end. Both ends change it by the same items in the same order."""
 
@@ -70,7 +75,7 @@ class Answer:
         spec: AnswerSpec,
         coding: Coding,
         model: TokenModel,
-        code: TokenCode,
+        code: Code,
         limits: LinkLimits,
     ) -> None:
         self.number = number
@@ -102,18 +107,6 @@ class Answer:
     def full(self) -> bool:
         """No token may follow: only an escape, which then needs no flag."""
         return self.items_left == 0
-
-
-def new_answer(
-    number: int,
-    spec: AnswerSpec,
-    coding: Coding,
-    model: TokenModel,
-    calibration: Calibration,
-    limits: LinkLimits,
-) -> Answer:
-    code = TokenCode(spec, coding, model.vocab_size, calibration)
-    return Answer(number, spec, coding, model, code, limits)
 
 
 def _context(spec: AnswerSpec, model: TokenModel) -> tuple[int, ...]:

@@ -22,11 +22,12 @@ from narrows.coding.events import (
     Text,
     Tokens,
 )
-from narrows.coding.link_answer import Answer, Item, Kind
+from narrows.coding.link_answer import Answer, CodeFactory, Item, Kind
 from narrows.coding.link_items import keep_rows, prepare_rows
 from narrows.coding.link_options import LinkOptions
 from narrows.coding.link_ports import DecoderPort
 from narrows.coding.rounds import Grammar
+from narrows.coding.token_code import TokenCode
 from narrows.errors import LinkError
 from narrows.weak.api import TokenModel
 
@@ -43,11 +44,16 @@ class OpenAnswer:
 
 
 class LinkDecoder:
-    def __init__(self, model: TokenModel, options: LinkOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: TokenModel,
+        options: LinkOptions | None = None,
+        make_code: CodeFactory = TokenCode,
+    ) -> None:
         self.options = options or LinkOptions()
         self._model = model
         self._port = DecoderPort(self._before_wait)
-        self._grammar = Grammar(self._port, self, model, self.options.limits)
+        self._grammar = Grammar(self._port, self, model, self.options.limits, make_code)
         self._events: list[tuple[int, Event]] = []
         self._dead: LinkError | None = None
         self._running = self._run()

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Generator
 
 from narrows.coding.events import AnswerSpec, Coding, Event
-from narrows.coding.link_answer import Answer, Item, Kind, Rows
+from narrows.coding.link_answer import Answer, CodeFactory, Item, Kind, Rows
 from narrows.coding.link_items import NATURAL, keep_rows, prepare_rows
 from narrows.coding.link_options import LinkOptions
 from narrows.coding.link_ports import EncoderPort
@@ -18,6 +18,7 @@ from narrows.coding.link_source import Source
 from narrows.coding.range_coder import Mark
 from narrows.coding.rounds import REST, Action, Grammar
 from narrows.coding.schedule import Schedule
+from narrows.coding.token_code import TokenCode
 from narrows.errors import InputError
 from narrows.weak.api import TokenModel
 
@@ -41,12 +42,17 @@ class LinkStats:
 
 
 class LinkEncoder:
-    def __init__(self, model: TokenModel, options: LinkOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: TokenModel,
+        options: LinkOptions | None = None,
+        make_code: CodeFactory = TokenCode,
+    ) -> None:
         self.options = options or LinkOptions()
         self._model = model
         self._port = EncoderPort()
         self._limits = self.options.limits
-        self._grammar = Grammar(self._port, self, model, self._limits)
+        self._grammar = Grammar(self._port, self, model, self._limits, make_code)
         self._schedule = Schedule(self.options.round_hold_ms, self._limits.max_run)
         self._sources: dict[int, Source] = {}
         self._to_open: deque[Source] = deque()

@@ -28,7 +28,7 @@ from collections.abc import Generator, Sequence
 from narrows.coding.calibrate import Calibration
 from narrows.coding.events import AnswerSpec, Coding
 from narrows.coding.integrity import IntegrityCheck
-from narrows.coding.link_answer import Answer, Item, Kind, new_answer
+from narrows.coding.link_answer import Answer, CodeFactory, Item, Kind
 from narrows.coding.link_items import ItemGrammar, Side, keep_rows
 from narrows.coding.link_options import LinkLimits
 from narrows.coding.range_coder import Mark
@@ -55,7 +55,14 @@ class Action(enum.IntEnum):
 class Grammar:
     """One end's state. ``side`` supplies items and receives them."""
 
-    def __init__(self, port: Port, side: Side, model: TokenModel, limits: LinkLimits) -> None:
+    def __init__(
+        self,
+        port: Port,
+        side: Side,
+        model: TokenModel,
+        limits: LinkLimits,
+        make_code: CodeFactory,
+    ) -> None:
         self.port = port
         self.model = model
         self.limits = limits
@@ -65,6 +72,7 @@ class Grammar:
         self._seen_position = 0
         self._side = side
         self._calibration = Calibration()
+        self._make_code = make_code
         self._check = IntegrityCheck(port, model)
         self._items = ItemGrammar(port, side, model, self._check)
         self._first_unopened = 0
@@ -144,9 +152,9 @@ class Grammar:
         while self._first_unopened in self._opened:
             self._opened.discard(self._first_unopened)
             self._first_unopened += 1
-        answer = new_answer(
-            chosen, self.specs[chosen], Coding(value), self.model, self._calibration, self.limits
-        )
+        spec, kind = self.specs[chosen], Coding(value)
+        code = self._make_code(spec, kind, self.model.vocab_size, self._calibration)
+        answer = Answer(chosen, spec, kind, self.model, code, self.limits)
         self.active.append(answer)
         self._side.opened(answer)
 

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from narrows.coding.range_coder import Mark, Sent
+from narrows.weak.api import Logits
 
 TOTAL = 1 << 32
 _UNIT = 32
@@ -23,11 +24,17 @@ IntStep = Generator[None, None, int]
 
 
 class Code(Protocol):
-    """What a port needs of an answer's token code (``coding/token_code.py``)."""
+    """What the link needs of an answer's token code (``coding/token_code.py`` explains)."""
+
+    def prepare(self, logits: Logits) -> None: ...
 
     def interval(self, token: int) -> tuple[int, int]: ...
 
     def find(self, target: int) -> tuple[int, int, int]: ...
+
+    def update(self, token: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Bit:

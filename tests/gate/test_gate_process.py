@@ -72,6 +72,16 @@ def test_a_budget_of_2000_bytes_is_2000_bytes_whatever_restarts() -> None:
         assert arrived > 1_900, "and nearly all of it is of use"
 
 
+def test_two_ports_share_one_budget() -> None:
+    with deployment(50_000) as site, enclave_process("flood") as inside:
+        gate = site.start_gate(inside, accounts=("answers", "telemetry"))
+        counters = [Counter(port) for port in gate.facts["ports"].values()]
+        arrived = [counter.join() for counter in counters]
+        stop(gate)
+        assert sum(arrived) <= site.committed_bytes() <= 50_000
+        assert sum(arrived) > 49_000
+
+
 def test_a_witness_that_goes_stops_the_gate_within_its_leases() -> None:
     with deployment(1 << 40) as site, enclave_process("flood") as inside:
         gate = site.start_gate(inside)

@@ -36,11 +36,11 @@ class Child:
     """A started process and what it said when it was ready."""
 
     process: subprocess.Popen[bytes]
-    facts: dict[str, int]
+    facts: dict[str, Any]
 
     @property
     def port(self) -> int:
-        return self.facts["port"]
+        return int(self.facts["port"])
 
     def kill(self) -> None:
         self.process.kill()
@@ -116,15 +116,20 @@ class Deployment:
     def witness_port(self) -> int:
         return int(self.server.server_address[1])
 
-    def start_gate(self, enclave_port: int, *, tick_ms: int = 20) -> Child:
-        """``narrows gate`` on loopback, its account ``answers``."""
+    def start_gate(
+        self, enclave_port: int, *, tick_ms: int = 20, accounts: tuple[str, ...] = ("answers",)
+    ) -> Child:
+        """``narrows gate`` on loopback, one port for each account and named like it."""
         config = self.state / "gate.toml"
         config.write_text(
             f"[gate]\ntick_ms = {tick_ms}\nstate_port = 0\n"
             f'witness = "127.0.0.1:{self.witness_port}"\n'
             f'witness_key = "{self.witness_key.hex()}"\n'
-            '[[gate.ports]]\nname = "answers"\naccount = "answers"\nlisten_port = 0\n'
-            f"enclave_port = {enclave_port}\nmax_links = 1024\n"
+            + "".join(
+                f'[[gate.ports]]\nname = "{account}"\naccount = "{account}"\nlisten_port = 0\n'
+                f"enclave_port = {enclave_port}\nmax_links = 1024\n"
+                for account in accounts
+            )
         )
         flags = ["--config", str(config), "--state", str(self.state)]
         return start(["-m", "narrows.cli.main", "gate", *flags], self.state / "gate.log")

@@ -16,7 +16,9 @@ app = typer.Typer(add_completion=False)
     epilog="Example: narrows gate --state DIR --listen 127.0.0.1:8402 --enclave 127.0.0.1:8401"
 )
 def gate(
-    state: Annotated[Path, typer.Option(help="Folder with the ledger.")],
+    state: Annotated[
+        Path | None, typer.Option(help="Folder with the ledger [the user's state folder].")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration of all roles.")] = None,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT for the edge; port 0 takes a free one.")
@@ -34,6 +36,7 @@ def gate(
     import dataclasses
     import json
 
+    from narrows.cli.state import state_dir
     from narrows.gate.main import serve, single_port
 
     if bool(listen) != bool(enclave):
@@ -48,4 +51,4 @@ def gate(
         raise InputError("the gate has no port", "give --config, or --listen and --enclave")
     if witness:
         chosen = dataclasses.replace(chosen, witness=witness, witness_key=witness_key)
-    serve(chosen, state, lambda facts: typer.echo(json.dumps(facts)))
+    serve(chosen, state_dir(state), lambda facts: typer.echo(json.dumps(facts)))

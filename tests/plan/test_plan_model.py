@@ -17,6 +17,7 @@ from narrows.plan.analysis import analyse, as_json
 from narrows.plan.budget import as_toml, lineage_name, recommend
 from narrows.plan.distribution import KINDS, Distribution
 from narrows.plan.drivers import find, spearman
+from narrows.plan.fields import DEMAND_KEYS
 from narrows.plan.measures import waterfall
 from narrows.plan.scenario import build, load, preset_names
 from narrows.plan.simulate import CODINGS, evaluate, percentiles, simulate, theft_probability
@@ -25,7 +26,11 @@ SMALL = {"parameters": "1B", "tokens_per_day": "1B", "busy_day": "1"}
 
 
 def made(**flags: str):
-    return build(None, None, {**SMALL, **flags})
+    """A small scenario; a demand among ``flags`` takes the place of its own."""
+    base = dict(SMALL)
+    if {f"demand.{key}" for key in flags} & DEMAND_KEYS:
+        del base["tokens_per_day"]
+    return build(None, None, {**base, **flags})
 
 
 @pytest.mark.parametrize("curve", ["exponential", "linear", "logistic"])
@@ -275,3 +280,30 @@ def test_keys_of_the_report() -> None:
             spread = report[key][coding]
             assert 0 < spread["p5"] <= spread["p50"] <= spread["p95"]
     assert {"input", "share", "rank_correlation"} <= report["drivers"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"users": "1..9", "tokens_per_user_per_day": "1M"}, "value of users makes the theft fas"),
+        ({"growth": "3x/year", "lifetime": "1..4 years"}, "when demand has grown"),
+        (
+            {"training_tokens": "1T", "training_multiple": "1", "lifetime": "1..4 years"},
+            "the same tokens are spread",
+        ),
+        ({"cap": "1 MB/day", "tokens_per_day": "1M..9M"}, "the cap is fixed, so demand only"),
+        ({"cap": "1 MB/day"}, "take equally long"),
+        ({"cap": "1 MB/day", "tokens_per_day": "1B"}, "serves only"),
+        ({"accounts": "2", "bytes_per_account": "1 kB/day"}, "The cap does not matter here"),
+        ({"extractable": "6%", "coupled": "1.1 bits/token"}, "hardly more bits than a verifier"),
+    ],
+)
+def test_what_surprises_is_explained_in_one_sentence(flags: dict[str, str], words: str) -> None:
+    notes = analyse(made(**flags), 5_000).notes
+    (note,) = [note for note in notes if words in note]
+    assert note.endswith(".")
+
+
+def test_a_higher_price_is_not_said_to_speed_a_theft() -> None:
+    notes = analyse(made(revenue="$1M/day", price="$1..20/Mtoken"), 5_000).notes
+    assert not any("price" in note for note in notes)

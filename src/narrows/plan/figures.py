@@ -283,16 +283,10 @@ def _row_label(row: str, text: str, low: float) -> Json:
 
 def tornado_figure(plan: Plan) -> Json | None:
     """Theft time at each input's low and high value, all else at the median."""
-    rows = tornado(plan)
+    drawn = tornado(plan)
+    rows, middle = drawn.rows, drawn.center
     if not rows:
         return None
-    middle = math.exp(
-        sum(math.log(low) + math.log(high) for _, low, high, _, _ in rows) / (2 * len(rows))
-    )
-    result = plan.forecast
-    outcome = median(result.outcomes[result.deployed].days)
-    if math.isfinite(outcome) and outcome > 0:
-        middle = outcome
     traces, notes = [], []
     for label, at_low, at_high, low_text, high_text in rows:
         for end, value, color in ((at_low, low_text, "$low"), (at_high, high_text, "$high")):

@@ -113,21 +113,22 @@ def _waterfall(axes: Any, plan: Plan) -> None:
 
 def _tornado(axes: Any, plan: Plan) -> None:
     _time_axis(axes)
-    rows = tornado(plan)
-    middle = median(plan.forecast.outcomes[plan.forecast.deployed].days)
-    for row, (_, low, high, low_text, high_text) in enumerate(rows):
-        for end, text, color in ((low, low_text, "low"), (high, high_text, "high")):
+    drawn = tornado(plan)
+    rows, middle = drawn.rows, drawn.center
+    for row, (_, low, high, _, _) in enumerate(rows):
+        for end, color in ((low, "low"), (high, "high")):
             axes.plot(
-                [middle, end], [row, row], color=_COLORS[color], linewidth=12,
+                [middle, end],
+                [row, row],
+                color=_COLORS[color],
+                linewidth=14,
                 solid_capstyle="butt",
-            )  # fmt: skip
-            axes.annotate(
-                text, (end, row - 0.22), fontsize=7, ha="right" if end < middle else "left"
             )
-    axes.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=8)
+    labels = [f"{label}\n{show.between(low, high)}" for label, _, _, low, high in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.8)
-    axes.margins(x=0.18)
-    axes.set_title("Which inputs decide (theft time at each end)")
+    axes.margins(x=0.05)
+    axes.set_title("Which inputs decide (blue: low end, amber: high end)")
 
 
 def write_png(plan: Plan, path: Path) -> None:

@@ -19,7 +19,9 @@ from narrows.plan.simulate import (
     Forecast,
     as_samples,
     cumulative_tokens,
+    evaluate,
     median,
+    median_inputs,
     percentiles,
 )
 
@@ -166,11 +168,22 @@ def waterfall_bars(plan: Plan) -> list[Bar]:
     return bars
 
 
-def tornado(plan: Plan, most: int = 8) -> list[tuple[str, float, float, str, str]]:
-    """Per driver: label, theft days at its low and at its high value, and those values."""
+@dataclass(frozen=True, slots=True)
+class Tornado:
+    """``rows``: per driver its label, theft days at its low and at its high value, and those
+    values in words. ``center``: theft days with every input at its median."""
+
+    center: float
+    rows: list[tuple[str, float, float, str, str]]
+
+
+def tornado(plan: Plan, most: int = 8) -> Tornado:
+    """The drivers that move the theft time at all, the strongest first."""
     from narrows.plan.text import input_text
 
-    return [
+    result = plan.forecast
+    middle = evaluate(result.scenario, median_inputs(result.scenario), (result.deployed,))
+    rows = [
         (
             driver.label,
             _floor(driver.days_low),
@@ -179,5 +192,6 @@ def tornado(plan: Plan, most: int = 8) -> list[tuple[str, float, float, str, str
             input_text(driver.path, driver.high, False),
         )
         for driver in plan.drivers
-        if driver.days_low != driver.days_high
-    ][:most]
+        if not math.isclose(driver.days_low, driver.days_high, rel_tol=1e-6)
+    ]
+    return Tornado(_floor(median(middle.outcomes[result.deployed].days)), rows[:most])

@@ -24,6 +24,16 @@ NAMES = {
 }
 
 
+_LIFE_FASTER = (
+    "A longer life makes the theft faster, not only likelier: one cap for the whole life has to "
+    "serve its last days, when demand has grown."
+)
+_LIFE_SLOWER = (
+    "A longer life slows the theft, because the same tokens are spread over more days and each "
+    "day's cap is smaller."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``level``: protected, protectable, uncertain or unprotectable. ``probability``: of a
@@ -174,19 +184,19 @@ def _rush(result: Forecast) -> list[str]:
 
 
 def _demand(result: Forecast, drivers: list[Driver]) -> list[str]:
-    leading = [driver for driver in drivers[:3] if driver.share > 0.1]
+    """Signs that people do not expect, of inputs that matter."""
+    if result.scenario.has("defender.cap"):
+        return []
     lines = []
-    for driver in leading:
-        if driver.path == "demand.lifetime" and "demand.training_multiple" in result.inputs:
-            lines.append(
-                "A longer life slows the theft, because the same tokens are spread over more days "
-                "and each day's cap is smaller."
-            )
-        elif driver.path in DEMAND_KEYS and not result.scenario.has("defender.cap"):
+    for driver in drivers:
+        faster = driver.days_high < driver.days_low
+        if driver.path in DEMAND_KEYS and driver.share > 0.1 and faster:
             lines.append(
                 f"A higher value of {driver.label} makes the theft faster, not slower: the cap "
                 "has to grow with the demand."
             )
+        elif driver.path == "demand.lifetime" and driver.share > 0.02:
+            lines.append(_LIFE_FASTER if faster else _LIFE_SLOWER)
     return lines
 
 
@@ -195,19 +205,19 @@ def _idle(result: Forecast, drivers: list[Driver]) -> list[str]:
     lines = []
     fixed_cap = result.scenario.has("defender.cap")
     for driver in drivers:
-        rank = driver.rank_correlation
-        if rank is None or abs(rank) > 0.05 or driver.low <= 0 or driver.high < 3 * driver.low:
+        rank = driver.rank_correlation or 0.0
+        if abs(rank) > 0.05 or driver.low <= 0 or driver.high < 3 * driver.low:
             continue
         used = driver.days_low != driver.days_high
         if driver.path in DEMAND_KEYS and fixed_cap:
             why = "the cap is fixed, so demand only decides who is served"
-        elif driver.path == "demand.lifetime":
+        elif driver.path == "demand.lifetime" and driver.rank_correlation is not None:
             why = "the day's cap sets the pace; the life only decides whether there is time"
-        elif not used:
+        elif not used or driver.rank_correlation is None:
             continue
         else:
             why = "the other inputs' ranges drown it"
-        lines.append(f"Uncertainty about {driver.label} hardly moves the theft time: {why}.")
+        lines.append(f"A change of {driver.label} hardly moves the theft time: {why}.")
     return lines
 
 

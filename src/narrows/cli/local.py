@@ -183,7 +183,7 @@ def _with_enclave(config: Config, port: int, telemetry_port: int) -> Config:
     telemetry = PortConfig(
         "telemetry", "telemetry", enclave_port=telemetry_port, listen_port=0, max_links=1
     )
-    gate = dataclasses.replace(config.gate, ports=(answers, telemetry))
+    gate = dataclasses.replace(config.gate, ports=(answers, telemetry), state_port=0)
     return dataclasses.replace(config, gate=gate)
 
 

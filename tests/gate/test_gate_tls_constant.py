@@ -304,6 +304,9 @@ def test_a_gate_beyond_loopback_needs_tls() -> None:
         GateConfig(ports=(PortConfig(), PortConfig())),
         GateConfig(tick_ms=0),
         GateConfig(pacing="off"),
+        GateConfig(constant_bytes=16_406 + 22, tls=TlsFiles(Path("a"), Path("b"), Path("c"))),
+        GateConfig(witness="127.0.0.1:1"),
+        GateConfig(witness="127.0.0.1:1", witness_key="AB" * 32),
         GateConfig(ports=(PortConfig(name="a b"),)),
     ):
         with pytest.raises(InputError) as caught:

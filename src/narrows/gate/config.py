@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from narrows.errors import InputError
+from narrows.wire.padding import fits_tls
 
 _KEY = re.compile("[0-9a-f]{64}")
 MAX_PORTS = 16
@@ -101,6 +102,8 @@ def _gate_problems(config: GateConfig) -> list[str]:
     ]
     if config.pacing not in ("variable", "constant"):
         problems.append(f"pacing is {config.pacing!r}, must be 'variable' or 'constant'")
+    if config.tls is not None and not fits_tls(config.constant_bytes):
+        problems.append(f"constant_bytes is {config.constant_bytes}: its last TLS record is empty")
     if bool(config.witness) != bool(config.witness_key):
         problems.append("witness and witness_key belong together")
     if config.witness_key and not _KEY.fullmatch(config.witness_key):

@@ -21,13 +21,19 @@ def tls_payload_bytes(wire_bytes: int) -> int:
     return whole * TLS_RECORD_PAYLOAD_BYTES + max(0, rest - TLS_RECORD_OVERHEAD_BYTES)
 
 
+def fits_tls(constant_bytes: int) -> bool:
+    """Whether TLS records can fill so many bytes exactly."""
+    rest = constant_bytes % _RECORD_BYTES
+    return constant_bytes > 0 and (rest == 0 or rest > TLS_RECORD_OVERHEAD_BYTES)
+
+
 def frame_bytes(constant_bytes: int, tls: bool) -> int:
-    """Size of a padded frame where a tick sends ``constant_bytes`` on the wire. Under TLS
-    the last record must not be empty: ``constant_bytes`` mod 16,406 is then above 22 or 0."""
+    """Size of a padded frame where a tick sends ``constant_bytes`` on the wire. ``ValueError``
+    where TLS records cannot fill it."""
     if not tls:
         return constant_bytes
-    if 0 < constant_bytes % _RECORD_BYTES <= TLS_RECORD_OVERHEAD_BYTES:
-        raise ValueError(f"no TLS record of {constant_bytes % _RECORD_BYTES} bytes")
+    if not fits_tls(constant_bytes):
+        raise ValueError(f"TLS records cannot fill {constant_bytes} bytes exactly")
     return tls_payload_bytes(constant_bytes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -131,10 +132,8 @@ def test_random_notes_are_refused(data: bytes) -> None:
 
 @given(st.text(max_size=120))
 def test_random_verifier_keys(text: str) -> None:
-    try:
+    with contextlib.suppress(note.NoteError):
         assert note.parse_vkey(text).vkey() == text
-    except note.NoteError:
-        pass
 
 
 def test_sizes_are_bounded_before_parsing() -> None:

@@ -39,13 +39,17 @@ def decode(data: bytes, max_bytes: int = MAX_DOCUMENT_BYTES) -> Document:
     if len(data) > max_bytes:
         raise MalformedError(f"a document of {len(data)} bytes; at most {max_bytes} are allowed")
     try:
-        document = json.loads(data.decode("ascii"))
+        document = json.loads(data.decode("ascii"), parse_float=_no, parse_constant=_no)
         again = encode(document)
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"a document is not JSON: {error}") from error
     if not isinstance(document, dict) or again != data:
         raise MalformedError("a document is not in canonical form")
     return document
+
+
+def _no(number: str) -> None:
+    raise ValueError(f"{number[:20]} is not an integer")
 
 
 def is_name(text: str) -> bool:

@@ -180,7 +180,7 @@ def test_no_window_and_no_lifetime_is_ever_exceeded(
             oracle.limits |= {"": outer, "b": inner}
             limited = False  # what was spent before may be above the new caps
         if limited or all(
-            oracle.counted(name, None) <= (limits.lifetime_bytes or 10**9)
+            (limits.lifetime_bytes is None or oracle.counted(name, None) <= limits.lifetime_bytes)
             and all(oracle.counted(name, now_ms - n) <= c for n, c in limits.windows)
             for name, limits in oracle.limits.items()
         ):
@@ -205,6 +205,13 @@ def test_a_lease_that_straddles_a_window_edge_breaks_no_hour() -> None:
     assert isinstance(_lease(state, 1, granted + HOUR_MS + 1), rules.Refusal)
     assert isinstance(_lease(state, 1, sent + HOUR_MS - 1), rules.Refusal)
     assert not isinstance(_lease(state, 1, sent + HOUR_MS + HOUR_MS // 1024), rules.Refusal)
+
+
+@given(st.integers(1, 10**15), st.integers(1, 10**15), st.integers(0, 10**5))
+def test_a_share_is_within_what_is_free_and_no_crumb(want: int, free: int, held: int) -> None:
+    size = rules.fair_bytes(want, free, held)
+    assert 1 <= size <= min(want, free)
+    assert size >= min(want, free, max(4096, want // 8, free // (2 * (held + 1))))
 
 
 def _lease(state: rules.State, want: int, now_ms: int) -> tuple[bytes, int] | rules.Refusal:

@@ -118,6 +118,12 @@ def test_the_longest_body_fits_in_a_frame():
     assert FrameReader().feed(frame)[0].body == parsed.body
 
 
+@pytest.mark.parametrize("size", [-1, 1, 2_000_000])
+def test_constant_sizes_that_no_gate_sends(size):
+    with pytest.raises(InputError):
+        EdgeConfig(constant_bytes=size).check()
+
+
 def test_configuration_mistakes_come_together():
     with pytest.raises(InputError) as caught:
         EdgeConfig(gate_host="10.0.0.1", tick_ms=0, weak=(), limits=Limits(n=0)).check()

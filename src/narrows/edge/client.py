@@ -139,13 +139,14 @@ class LinkClient:
         """Dial for ever."""
         watch = asyncio.create_task(self._watch())
         try:
-            while True:
+            while not watch.done():
                 self.gate_state = await self._gate.state()
                 if self.gate_state.state == "ok" or self._window_opens_soon():
                     await self._one_link()
                     await asyncio.sleep(self._backoff_s)
                 else:
                     await asyncio.sleep(DIAL_BACKOFF_S)
+            watch.result()
         finally:
             watch.cancel()
             self.fail_all(problems.shutting_down())
@@ -165,8 +166,10 @@ class LinkClient:
             return
         try:
             model, first = await wire.greet(self._models, self._link_options)
-        except (PeerError, LinkError) as error:
+        except BaseException as error:
             wire.close()
+            if not isinstance(error, PeerError | LinkError):
+                raise
             self.refusal = error if isinstance(error, Refused) else None
             limit_s = BROKEN_BACKOFF_S if isinstance(error, Refused) else DIAL_BACKOFF_S
             self._back_off(error, limit_s)
@@ -182,13 +185,13 @@ class LinkClient:
             broken = await link.run(first)
         finally:
             self._up.clear()
-            self._link = None
         if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
             self._backoff_s = FIRST_BACKOFF_S
         self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
         verified = await asyncio.to_thread(link.verified, VERIFIED_S)
         self.gate_state = await self._gate.state()
         self._end_answers(link, broken, verified)
+        self._link = None
 
     def _end_answers(
         self, link: Link, error: Exception | None, verified: dict[int, tuple[int, ...]]
@@ -218,7 +221,7 @@ class LinkClient:
             link = self._link
             now_s = time.monotonic()
             self._give_up(now_s)
-            if link is None:
+            if link is None or not self.up:
                 continue
             quiet = link.waiting and now_s - link.last_read_s > QUIET_S
             if quiet or self.gate_state.state != "ok":

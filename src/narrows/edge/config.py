@@ -14,6 +14,7 @@ from pathlib import Path
 from narrows.errors import InputError
 from narrows.wire.address import is_loopback
 from narrows.wire.messages import MAX_FRAME_BYTES
+from narrows.wire.padding import frame_bytes
 from narrows.wire.spec import MAX_ANSWER_TOKENS
 
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
@@ -108,14 +109,21 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
         problems.append("weak must name 1..16 weak models")
     if not 1 <= config.tick_ms <= 1000:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
-    if not 0 <= config.constant_bytes <= 1 << 20:
-        problems.append(f"constant_bytes {config.constant_bytes} is outside 0..{1 << 20}")
+    if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):
+        problems.append(f"constant_bytes {config.constant_bytes} is no size that a gate can send")
     for name, seconds in (("link_wait_s", config.link_wait_s), ("resume_s", config.resume_s)):
         if not 0 <= seconds <= 600:
             problems.append(f"{name} {seconds:g} is outside 0..600")
     if not config.model_name or len(config.model_name) > 200:
         problems.append("model_name must have 1..200 characters")
     return problems
+
+
+def _is_frame(constant_bytes: int, tls: bool) -> bool:
+    try:
+        return constant_bytes <= 1 << 20 and frame_bytes(constant_bytes, tls) >= 2
+    except ValueError:
+        return False
 
 
 def _limit_problems(limits: Limits) -> list[str]:

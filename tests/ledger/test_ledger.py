@@ -164,7 +164,11 @@ def test_no_cosignature_no_lease_and_no_second_one_after(
     assert reason(ledger.acquire("answers", 500)) == "witness"
     assert lease(ledger, 50).size_bytes == 50, "smaller than the one that waits: a new one"
     assert ledger.balances().outstanding_bytes == 160
+    witness.faults = [fault]
+    assert reason(ledger.acquire("answers", 500)) == "witness"
     ledger.close()
+    sums = read_balances(deployment.folder, deployment.clock)
+    assert sums.outstanding_bytes == 160, "what was never handed out is returned at the end"
 
 
 def test_the_ledger_names_its_witness(deployment: Deployment, tmp_path: Path) -> None:

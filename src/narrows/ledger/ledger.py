@@ -18,7 +18,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -88,8 +88,13 @@ class Ledger:
         return ledger
 
     def close(self) -> None:
-        """Leases that are outstanding stay so, until ``recover_dead_leases``."""
+        """Write what settlements are still owed; leases that the gate holds stay outstanding,
+        until ``recover_dead_leases`` counts them as spent."""
         with self._lock:
+            self._unsettled |= dict.fromkeys(self._pending.values(), 0)  # never handed out
+            if not self._session.replica.void:
+                with suppress(BudgetError):  # then they count in full
+                    self._append_settlements()
             self._session.close()
             if self._lock_file is not None:
                 os.close(self._lock_file)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.gate_fakes import FAST, FakeLedger, enclave, read_all, running_gate
 from narrows.errors import InputError, LinkError, PeerError
 from narrows.gate.config import GateConfig, PortConfig, TlsFiles
+from narrows.gate.link import Link
+from narrows.gate.tls import TlsPipe, TlsServer
 from narrows.wire.gatestate import fetch_state
 from narrows.wire.padding import ConstantUnframer, frame_bytes, pad, tls_payload_bytes
 from narrows.wire.pins import check_peer, client_context, make_identity, read_pins
@@ -146,6 +150,41 @@ def test_no_ciphertext_after_depletion(
             assert tap.counted <= ledger.spent_bytes <= budget
 
     run(scenario())
+
+
+@given(st.integers(0, 60_000), st.lists(st.integers(0, 40_000), max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_what_is_planned_is_what_is_taken(waiting: int, counts: list[int]) -> None:
+    """The price of a tick is computed for ``fits``, so ``take`` must give exactly that."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = established_pipe(Path(folder))
+    for tls in (None, pipe):
+        link = Link(Sink(), tls, 1 << 20, 1 << 20, 30.0, lambda _: None)  # type: ignore[arg-type]
+        link.from_enclave(bytes(waiting))
+        for count in [*counts, 1 << 20]:
+            planned = link.fits(count)
+            assert planned <= count
+            assert len(link.take(count if count % 2 else planned)) == planned
+        assert link.waiting_bytes == 0
+
+
+class Sink:
+    """An edge that is never written to."""
+
+
+def established_pipe(folder: Path) -> TlsPipe:
+    """A gate's end of a TLS connection, after its handshake."""
+    gate_cert, gate_key = make_identity(folder, "gate")
+    edge_cert, edge_key = make_identity(folder, "edge")
+    pipe = TlsServer(TlsFiles(gate_cert, gate_key, edge_cert)).pipe()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    edge = client_context(edge_cert, edge_key, gate_cert).wrap_bio(incoming, outgoing)
+    while not pipe.established:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            edge.do_handshake()
+        pipe.receive(outgoing.read())
+        incoming.write(pipe.take_outgoing())
+    return pipe
 
 
 def test_other_keys_get_no_link(tmp_path: Path, identities: tuple[TlsFiles, TlsFiles]) -> None:

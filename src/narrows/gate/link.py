@@ -121,6 +121,13 @@ class Link:
         self._wire += self.pipe.take_outgoing()
         return len(self._wire) + self.pipe.wire_bytes(self._outbox.size)
 
+    def fits(self, count: int) -> int:
+        """How many bytes ``take(count)`` gives: under TLS a record has to fit, or it waits."""
+        if self.pipe is None or count <= len(self._wire):
+            return min(count, self.waiting_bytes)
+        payload = min(self._outbox.size, tls_payload_bytes(count - len(self._wire)))
+        return len(self._wire) + self.pipe.wire_bytes(payload)
+
     def take(self, count: int) -> bytes:
         """At most ``count`` wire bytes, to be paid before ``send``."""
         if self.pipe is None:

@@ -237,7 +237,7 @@ class Port:
         backlog = sum(ready)
         self.meter.prefetch(backlog)
         counts = [
-            0 if link.edge_paused else min(MAX_COUNT, n)
+            link.fits(min(MAX_COUNT, n)) if n and not link.edge_paused else 0
             for link, n in zip(links, ready, strict=True)
         ]
         closes = [link.closing and self._may_close(n) for link, n in zip(links, ready, strict=True)]
@@ -261,22 +261,21 @@ class Port:
         bound = 2 + (len(links) * 10 + active * 134 + closes.count(True) * 20) // 8
         if want + bound <= self.meter.credit:
             return counts
-        counts = _shrink(counts, self.meter.credit)
+        counts = _shrink(links, counts, self.meter.credit)
         for _ in range(FIT_ROUNDS):
             due = self.meter.due_bytes(self.model.preview(_seen(links, counts, closes)))
             over = sum(counts) + due - self.meter.credit
             if over <= 0:
                 return counts if any(counts) or not want else None
-            counts = _shrink(counts, sum(counts) - over)
+            counts = _shrink(links, counts, sum(counts) - over)
         return None
 
     def _show(self, links: list[Link], counts: list[int], closes: list[bool]) -> None:
-        taken = [_take(link, n) if n else b"" for link, n in zip(links, counts, strict=True)]
-        seen = _seen(links, [len(data) for data in taken], closes)
-        self.meter.spend(sum(map(len, taken)), self.model.tick(seen))
-        for link, data, close in zip(links, taken, closes, strict=True):
-            if data:
-                link.send(data)
+        units = self.model.tick(_seen(links, counts, closes))
+        self.meter.spend(sum(counts), units)
+        for link, count, close in zip(links, counts, closes, strict=True):
+            if count:
+                _send(link, count)
             if close:
                 link.end()
 
@@ -323,17 +322,17 @@ def _seen(links: list[Link], counts: list[int], closes: list[bool]) -> list[Seen
     ]
 
 
-def _take(link: Link, count: int) -> bytes:
+def _send(link: Link, paid_bytes: int) -> None:
     try:
-        return link.take(count)
+        link.send(link.take(paid_bytes))
     except PeerError:  # the edge broke its TLS
         link.end()
-        return b""
 
 
-def _shrink(counts: list[int], allowed: int) -> list[int]:
+def _shrink(links: list[Link], counts: list[int], allowed: int) -> list[int]:
+    """The first links keep what they can: whole counts that sum up to ``allowed`` at most."""
     shrunk = []
-    for count in counts:
-        shrunk.append(max(0, min(count, allowed)))
+    for link, count in zip(links, counts, strict=True):
+        shrunk.append(link.fits(max(0, min(count, allowed))))
         allowed -= shrunk[-1]
     return shrunk

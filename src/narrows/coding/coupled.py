@@ -72,7 +72,7 @@ def list_coupled(
         window -= 1
     for k in range(count):
         base[k] -= best
-    return count
+    return int(count)
 
 
 @njit(cache=True, nogil=True)

@@ -126,7 +126,7 @@ def log2_q40(y: np.uint64) -> np.int64:
     square = (z * z) >> 40  # Q40, |z * z| < 2**62.2
     cube = (square * z) >> 40
     natural = z - (square >> 1) + cube // 3
-    return (e << 40) + _LOG[k] + ((natural * _PER_LN2_Q30) >> 30)  # product < 2**62
+    return np.int64((e << 40) + _LOG[k] + ((natural * _PER_LN2_Q30) >> 30))  # product < 2**62
 
 
 @njit(cache=True, nogil=True)
@@ -141,7 +141,7 @@ def gumbel(u: np.uint64) -> np.int64:
         square = (f * f) >> 32
         s = (np.int64(1) << 32) + (f >> 1) + square // 3 + ((square * f) >> 34)
         g = (np.int64(96) << 40) - log2_q40(v) - log2_q40(np.uint64(s))
-    return g >> 16
+    return np.int64(g >> 16)
 
 
 @njit(cache=True, nogil=True)
@@ -152,7 +152,7 @@ def token_noise(row: Row, token: int, r: np.uint32) -> np.int64:
         c0 = np.uint32(((token >> 10) << 8) | (token & 255))
         tail = _philox(c0, np.uint32(1), row[2], row[3], row[0], row[1])
         x = tail[(token >> 8) & 3]
-    return gumbel(max(np.uint64(1), (np.uint64(r) << np.uint64(32)) | np.uint64(x)))
+    return np.int64(gumbel(max(np.uint64(1), (np.uint64(r) << np.uint64(32)) | np.uint64(x))))
 
 
 def padded(vocab_size: int) -> int:

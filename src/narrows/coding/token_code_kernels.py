@@ -107,7 +107,7 @@ def runs(
 
 
 @njit(cache=True, nogil=True)
-def _slot(token: int, previous: int) -> int:
+def _slot(token: int, previous: int) -> np.int64:
     h = np.uint32(np.uint32(token) * np.uint32(0x9E3779B1))
     h = np.uint32(h ^ np.uint32(np.uint32(previous + 1) * np.uint32(0x85EBCA6B)))
     h = np.uint32(np.uint32(h ^ np.uint32(h >> np.uint32(15))) * np.uint32(0x2C1B3C6D))
@@ -229,9 +229,9 @@ def clamp(value: np.int64, low: int, high: int) -> np.int64:
 
 
 @njit(cache=True, nogil=True)
-def _adapt(table: NDArray[np.int32], sums: NDArray[np.uint32], slot: int, g: np.int64) -> None:
+def _adapt(table: NDArray[np.int32], sums: NDArray[np.uint32], slot: np.int64, g: np.int64) -> None:
     total = np.int64(sums[slot])
-    step = (g * _RATES[min(total >> 14, 255)]) >> 16
+    step = (g * _RATES[int(min(total >> 14, np.int64(255)))]) >> 16
     table[slot] = clamp(table[slot] + step, -_BIAS_MAX, _BIAS_MAX)
     sums[slot] = min(total + abs(g), np.int64(0xFFFFFFFF))
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from narrows.coding.events import Event, Text, Tokens
 from narrows.coding.link import LinkDecoder, LinkEncoder, LinkOptions
 from narrows.errors import InputError
-from numpy.typing import NDArray
 
 
 class TinyTokenizer:

@@ -7,6 +7,8 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from coding.link_fakes import Pair, TinyModel, merge
 from narrows.coding.events import (
     AnswerSpec,
     Channel,
@@ -24,8 +26,6 @@ from narrows.coding.events import (
 )
 from narrows.coding.link import LinkLimits, LinkOptions
 from narrows.errors import InputError
-
-from coding.link_fakes import Pair, TinyModel, merge
 
 
 def spec(length: int = 4, max_tokens: int = 1000, resume: tuple[int, ...] = ()) -> AnswerSpec:

@@ -17,7 +17,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class CodecSettings:
     streams: int = 64
     exponential: bool = False
     rows: int | None = None
-    options: LinkOptions = LinkOptions()
+    options: LinkOptions = field(default_factory=LinkOptions)
     with_float: bool = False
     sweep: bool = False
     with_peers: bool = True

@@ -288,8 +288,11 @@ class Sent:
             self.position -= self._held
 
     def decides(self, mark: Mark) -> bool:
-        """Whether these bytes decide the symbol behind which the state was ``mark``. Exact for
-        up to 5 bytes behind it, where 6 are more than enough; no where a carry runs far."""
+        """Whether these bytes decide the symbol behind which the state was ``mark``.
+
+        Exact up to 5 bytes behind it; 6 are taken for enough, which is wrong where 40 bits of
+        V happen to equal those of the border (a delay is then misjudged, nothing else). A
+        carry that may run through more than 2 bytes is taken for undecided."""
         position, low, size = mark
         known = self.position - position
         if known <= 0 or known > 5 or self._held > 2:

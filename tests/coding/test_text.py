@@ -1,0 +1,103 @@
+"""Tokens released while text streams are the text, byte for byte, whatever its chunks."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coding.link_fakes import TinyTokenizer
+from narrows.coding.text import MAX_BUFFER_BYTES, TextTokens
+
+NASTY = [
+    b"\0",
+    "\ud800".encode("utf-8", "surrogatepass"),
+    b"\xff\xfe",
+    b"\xe2\x82",
+    "😀é".encode(),
+    b"<|im_end|><end>",
+    b"\x07",
+    b"  \n\n the of",
+]
+
+
+def stream(chunks: list[bytes], steps_ms: list[float], hold_ms: float) -> tuple[bytes, list[int]]:
+    text = TextTokens(TinyTokenizer(), hold_ms)
+    out = bytearray()
+    held: list[int] = []
+    now_ms = 0.0
+    total = 0
+    for index, chunk in enumerate(chunks):
+        now_ms += steps_ms[index % len(steps_ms)]
+        text.put(chunk, now_ms)
+        total += len(chunk)
+        out += b"".join(piece[1] for piece, _ in text.take(now_ms))
+        held.append(total - len(out))
+    out += b"".join(piece[1] for piece, _ in text.finish())
+    return bytes(out), held
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.binary(max_size=12) | st.text(max_size=8).map(str.encode) | st.sampled_from(NASTY)),
+    st.lists(st.sampled_from([0.0, 5.0, 20.0, 100.0]), min_size=1, max_size=4),
+    st.sampled_from([0.0, 25.0, 1e9]),
+)
+def test_streaming_never_changes_the_text(
+    chunks: list[bytes], steps_ms: list[float], hold_ms: float
+) -> None:
+    out, held = stream(chunks, steps_ms, hold_ms)
+    assert out == b"".join(chunks)
+    assert all(size <= 2 * MAX_BUFFER_BYTES for size in held)
+
+
+def test_a_megabyte_in_one_piece_and_in_bytes() -> None:
+    rnd = random.Random(2)
+    data = rnd.randbytes(1 << 20)
+    assert stream([data], [1.0], 25.0)[0] == data
+    small = data[:20_000]
+    assert stream([small[i : i + 1] for i in range(len(small))], [1.0], 25.0)[0] == small
+
+
+def test_a_word_cut_by_chunks_is_one_token_when_the_rest_comes_in_time() -> None:
+    text = TextTokens(TinyTokenizer(), 25.0)
+    text.put(b"go t", 0.0)
+    assert b"".join(piece[1] for piece, _ in text.take(0.0)) == b"go"  # settled by the space
+    text.put(b"he x", 10.0)
+    assert [piece for piece, _ in text.take(10.0)] == [(256, b" the")]
+
+
+def test_held_text_is_free_when_due() -> None:
+    text = TextTokens(TinyTokenizer(), 25.0)
+    text.put(b"abc", 5.0)
+    assert text.take(29.0) == []
+    assert text.due_ms() == 30.0
+    assert b"".join(piece[1] for piece, _ in text.take(30.0)) == b"abc"
+    assert text.due_ms() is None
+    assert not text.held
+
+
+def test_half_a_character_waits_for_its_other_half() -> None:
+    text = TextTokens(TinyTokenizer(), 0.0)
+    text.put("ü".encode()[:1], 0.0)
+    assert text.take(50.0) == []
+    text.put("ü".encode()[1:], 60.0)
+    assert [piece for piece, _ in text.take(60.0)] == [(261, "ü".encode())]
+
+
+def test_work_is_linear_in_the_text() -> None:
+    """No quadratic retokenising: the tokeniser sees each byte a bounded number of times."""
+
+    class Counting(TinyTokenizer):
+        seen = 0
+
+        def encode(self, data: bytes) -> list[int]:
+            Counting.seen += len(data)
+            return super().encode(data)
+
+    text = TextTokens(Counting(), 1e9)
+    for index in range(5000):
+        text.put(b"x" * 4, float(index))
+        text.take(float(index))
+    assert Counting.seen < 20_000 * 200

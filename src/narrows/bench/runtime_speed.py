@@ -98,6 +98,7 @@ class LlamaCpp:
         parameters.n_parallel = SLOTS
         parameters.cpuparams.n_threads = threads
         parameters.cpuparams_batch.n_threads = threads
+        parameters.verbosity = -1
         self._server = xllamacpp.Server(parameters)
 
     def _complete(self, prompt: list[int], count: int) -> dict[str, Any]:

@@ -66,10 +66,10 @@ def test_ends_are_rate_limited(tmp_path: Path) -> None:
             port, began = gate.ports[0].listening, asyncio.get_running_loop().time()
             peers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
             await asyncio.sleep(0.5)
-            ended = sum(reader.at_eof() for reader, _ in peers)
+            ended = 8 - gate.ports[0].links_live
             passed_s = asyncio.get_running_loop().time() - began
             assert 1 <= ended <= 2 + 2 * passed_s, "two at once, then two a second"
-            assert gate.ports[0].links_live == 8 - ended
+            assert sum(reader.at_eof() for reader, _ in peers) <= ended
             for _, writer in peers:
                 writer.close()
 

@@ -17,7 +17,7 @@ import os
 import signal
 import ssl
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -45,6 +45,7 @@ class Gate:
         self.state_port = -1
         self._source, self._executor = source, executor
         self._stats_file = state_dir / "gate" / "stats.json"
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="stats")  # a slow disk delays no tick
         self._servers: list[asyncio.Server] = []
         self._state_connections = 0
         self._ending: asyncio.Future[None] | None = None
@@ -103,7 +104,8 @@ class Gate:
             port.close()
         for port in self.ports:
             await port.meter.drain()
-        self._replace_stats(self.stats())
+        with self._disk:
+            self._disk.submit(self._replace_stats, self.stats()).result()
 
     # the state port ------------------------------------------------------------------
 
@@ -184,11 +186,11 @@ class Gate:
         }
 
     async def _write_stats(self) -> None:
-        written: dict[str, object] = {}
+        loop, written = asyncio.get_running_loop(), dict[str, object]()
         while True:
             stats = self.stats()
             if stats != written:
-                await asyncio.to_thread(self._replace_stats, stats)  # a slow disk delays no tick
+                await loop.run_in_executor(self._disk, self._replace_stats, stats)
                 written = stats
             await asyncio.sleep(STATS_EVERY_S)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coding.link_fakes import Pair, TinyModel, merge
+from narrows.coding import link_encoder
 from narrows.coding.events import (
     AnswerSpec,
     Channel,
@@ -25,7 +26,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.link import LinkLimits, LinkOptions
-from narrows.errors import InputError
+from narrows.errors import InputError, LinkError
 
 
 def spec(length: int = 4, max_tokens: int = 1000, resume: tuple[int, ...] = ()) -> AnswerSpec:
@@ -211,3 +212,38 @@ def test_calls_out_of_order_are_refused() -> None:
     pair.encoder.put(0, Finished(Finish.STOP))
     with pytest.raises(InputError):
         pair.encoder.put(0, Tokens((1,)))
+
+
+def test_closing_a_link_gives_the_models_streams_back() -> None:
+    pair = Pair()
+    pair.request(spec())
+    pair.encoder.open(0, Coding.PLAIN)
+    pair.encoder.put(0, Tokens((1, 2)))
+    pair.settle(0.0)
+    for _ in range(2):
+        pair.encoder.close()
+        pair.decoder.close()
+    models = (pair.encoder._model, pair.decoder._model)
+    assert all(isinstance(model, TinyModel) and model.open_streams == 0 for model in models)
+    assert [answer.tokens for answer in pair.decoder.open_answers()] == [2]
+    with pytest.raises(LinkError):
+        pair.decoder.feed(b"x")
+
+
+def test_the_same_bytes_however_the_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read-ahead, batches and single steps give the same stream: the model is exact."""
+
+    def run(rows: int) -> bytes:
+        monkeypatch.setattr(link_encoder, "MAX_ROWS", rows)
+        pair = Pair(piece=64)
+        for number in range(9):
+            pair.request(spec())
+            pair.encoder.open(number, Coding.PLAIN)
+            rnd = random.Random(number)
+            pair.encoder.put(number, Tokens(tuple(rnd.randrange(256) for _ in range(120))))
+            pair.encoder.put(number, Finished(Finish.STOP))
+        pair.settle(0.0)
+        assert sum(isinstance(event, Finished) for _, event in pair.events) == 9
+        return bytes(pair.sent)
+
+    assert run(0) == run(256) == run(1 << 20)

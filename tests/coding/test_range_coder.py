@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from narrows.coding.range_coder import (
+from narrows.coding.range_coder import RangeDecoder, RangeEncoder
+from narrows.coding.range_kernels import (
     POSITION,
     TAIL,
-    RangeDecoder,
-    RangeEncoder,
     decode_symbols,
     encode_symbols,
     new_state,

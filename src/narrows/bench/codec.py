@@ -28,7 +28,7 @@ from narrows.bench.codec_replay import ReplayCode, ReplayModel, replayed
 from narrows.bench.codec_run import Replayed, Run, RunResult, Traffic
 from narrows.coding.events import AnswerSpec, Coding
 from narrows.coding.link import LinkOptions
-from narrows.coding.range_coder import (
+from narrows.coding.range_kernels import (
     TAIL,
     decode_symbols,
     encode_symbols,

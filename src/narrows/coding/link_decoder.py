@@ -72,11 +72,11 @@ class LinkDecoder:
             next(self._running)
         except LinkError as error:
             self._dead = error
-            self._close_answers()
+            self._grammar.close()
             raise
         except BaseException:
             self._dead = LinkError("the decoder was interrupted by an error of this process")
-            self._close_answers()
+            self._grammar.close()
             raise
         events, self._events = self._events, []
         return events
@@ -94,17 +94,17 @@ class LinkDecoder:
             if not answer.ended
         ]
 
+    def close(self) -> None:
+        """Give the model's memory back; for a link that is over. Idempotent."""
+        self._dead = self._dead or LinkError("the link has been closed")
+        self._grammar.close()
+
     def _run(self) -> Generator[None, None, None]:
         while True:
             yield from self._grammar.act(None)
 
     def _before_wait(self) -> None:
         keep_rows(self._grammar.active)
-
-    def _close_answers(self) -> None:
-        for answer in self._grammar.active:
-            answer.rows.clear()
-            self._model.close(answer.stream)
 
     # -- the grammar's side ----------------------------------------------------------------
 

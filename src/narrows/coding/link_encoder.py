@@ -26,6 +26,8 @@ MAX_ITEMS_PER_POLL = 4096
 """Then ``poll`` returns what it has and wants to be called again at once."""
 
 MAX_EXTEND = 64
+MAX_ROWS = 256
+"""Rows of logits held at once by read-ahead: 50 MB at 49k tokens."""
 WORTH_EXTEND = 16
 
 
@@ -118,6 +120,10 @@ class LinkEncoder:
         known = [time for time in times if time is not None]
         return min(known) if known else None
 
+    def close(self) -> None:
+        """Give the model's memory back; for a link that is over. Idempotent."""
+        self._grammar.close()
+
     # -- actions ---------------------------------------------------------------------------
 
     def _active_sources(self) -> list[Source]:
@@ -179,9 +185,11 @@ class LinkEncoder:
     def before_turn(self, turn: list[tuple[Answer, int]]) -> None:
         answers = [answer for answer, _ in turn]
         keep_rows(self._grammar.active)
+        held = sum(len(answer.rows) for answer in self._grammar.active)
         for answer in answers:
-            if not answer.rows:
+            if not answer.rows and held + MAX_EXTEND < MAX_ROWS:
                 self._extend(answer, alone=len(answers) == 1)
+                held += len(answer.rows)
         prepare_rows(self._model, answers)
 
     def next_item(self, answer: Answer) -> Item | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from math import log2
 
-from narrows.coding.range_coder import RANGE, Mark, RangeDecoder, RangeEncoder, Sent
+from narrows.coding.range_coder import Mark, RangeDecoder, RangeEncoder, Sent
+from narrows.coding.range_kernels import RANGE
 from narrows.coding.symbols import TOTAL, Bit, Code, IntStep
 
 

@@ -108,6 +108,12 @@ class Grammar:
             yield from self.port.raw(16, 0 if action is not None else None)
         self._refill()
 
+    def close(self) -> None:
+        """Let go of the open answers' streams. They stay listed."""
+        for answer in self.active:
+            answer.rows.clear()
+            self.model.close(answer.stream)
+
     def _action(self, action: Action | None) -> Generator[None, None, Action]:
         sent = self.port.now()
         while self._round_marks and sent.decides(self._round_marks[0]):

@@ -3,7 +3,8 @@
 Invariants
 - Logits are a pure function of (artifact, the window of the history). The window follows
   ``kv.window_start``; nothing else that callers do (batching, chunks, forks) reaches a number.
-- A call either feeds all it was given or raises and leaves every stream as it was.
+- A call either feeds all it was given or raises and leaves every stream as it was. One
+  exception: a stream whose window has to slide and finds no memory for it is closed.
 - Memory is bounded by ``kv_bytes``: a call that needs more pages raises InputError.
 
 One lock: calls from several threads run one after the other.
@@ -12,7 +13,6 @@ One lock: calls from several threads run one after the other.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ import numpy as np
 
 from narrows.errors import ArtifactError, InputError
 from narrows.weak.api import Logits, Stream
-from narrows.weak.distribution import frequencies
+from narrows.weak.conformance import conformance_digest
 from narrows.weak.engine import Batch, Engine
 from narrows.weak.kv import ROOT, PagePool, window_start
 from narrows.weak.numerics import NUMERICS_VERSION, PAGE_TOKENS, shape_from_header
@@ -166,6 +166,7 @@ class Runtime:
     def fork(self, stream: Stream) -> Stream:
         own = self._own(stream)
         twin = _Stream()
+        self._latest.pop(id(twin), None)  # the id may be that of a stream nobody holds any more
         twin.history, twin.start, twin.node = list(own.history), own.start, own.node
         row = self._latest.get(id(own))
         twin.last = own.last if row is None else self._result[row].copy()
@@ -209,7 +210,8 @@ class Runtime:
             try:
                 self._make_room([(stream, room)])
             except InputError:
-                self._rewind(stream, *undo)
+                if not self._rewind(stream, *undo):
+                    self._release(stream)
                 raise
             result = self._engine.forward(self._batch([stream], [chunk], [stream.fed], every))
             self._fed(stream, chunk)
@@ -223,33 +225,45 @@ class Runtime:
             self._latest = {}
         return result
 
-    def _rewind(self, stream: _Stream, length: int, start: int) -> None:
-        """Back to a shorter history of the same window; what lies beyond is never read."""
-        if stream.start == start:
-            del stream.history[length:]
-            keep = -(-stream.fed // PAGE_TOKENS)
-            for page in stream.pages[keep:]:
-                self._pool.drop(page)
-            del stream.pages[keep:]
-            stream.node = -1 if stream.fed % PAGE_TOKENS else stream.node
+    def _rewind(self, stream: _Stream, length: int, start: int) -> bool:
+        """Back to a shorter history; what lies beyond is never read. False: the window slid."""
+        if stream.start != start:
+            return False
+        shorter = len(stream.history) > length
+        del stream.history[length:]
+        keep = -(-stream.fed // PAGE_TOKENS)
+        for page in stream.pages[keep:]:
+            self._pool.drop(page)
+        del stream.pages[keep:]
+        if shorter:
+            stream.node, stream.last = -1, None  # its pages are not offered to others any more
+            self._latest.pop(id(stream), None)
+        return True
 
     def _slide(self, stream: _Stream) -> None:
         """Apply the truncation rule before the next token."""
         start = window_start(len(stream.history), self.max_context)
         if start == stream.start:
             return
+        # Until a token is fed, the logits are still those of the old window.
+        last = self.logits(stream).copy()
         window = stream.history[start:]
         for page in stream.pages:
             self._pool.drop(page)
-        # The window's own pages were just given back, so the shorter one has room.
         stream.pages, stream.node = [], ROOT
         stream.start = start
         del stream.history[start:]
-        for at in range(0, len(window), _CHUNK):
-            chunk = window[at : at + _CHUNK]
-            self._make_room([(stream, len(chunk))])
-            self._engine.forward(self._batch([stream], [chunk], [stream.fed], False))
-            self._fed(stream, chunk)
+        try:
+            for at in range(0, len(window), _CHUNK):
+                chunk = window[at : at + _CHUNK]
+                self._make_room([(stream, len(chunk))])
+                self._engine.forward(self._batch([stream], [chunk], [stream.fed], False))
+                self._fed(stream, chunk)
+        except InputError:
+            self._release(stream)  # only where forks share its pages: they were not freed
+            raise
+        self._latest = {}
+        stream.last = last
 
     def _make_room(self, wanted: list[tuple[_Stream, int]]) -> None:
         """Pages for that many more tokens each, private where they will be written; or none."""
@@ -370,28 +384,3 @@ def load_runtime(
             "do not serve with it; run 'narrows weak check' on both machines",
         )
     return model
-
-
-def conformance_digest(model: Runtime) -> bytes:
-    """SHA-256 over distributions (uint32 shares of 2**32, little-endian) of fixed inputs.
-
-    72 tokens in one pass (so that attention crosses a page), the shares after the last 8; then
-    a fork, and 4 steps of both streams with different tokens.
-    """
-    state = 1
-    tokens = []
-    for _ in range(80):
-        state = (state * 1103515245 + 12345) & 0x7FFFFFFF
-        tokens.append((state >> 8) % model.vocab_size)
-    digest = hashlib.sha256(b"narrows conformance 1\n")
-    stream = model.open(tokens[:1])
-    for row in model.extend(stream, tokens[1:72])[-8:]:
-        digest.update(frequencies(row).astype("<u4").tobytes())
-    twin = model.fork(stream)
-    for step in range(4):
-        pair = model.advance([stream, twin], [tokens[72 + step], tokens[76 + step]])
-        for row in pair:
-            digest.update(frequencies(row).astype("<u4").tobytes())
-    model.close(stream)
-    model.close(twin)
-    return digest.digest()

@@ -91,6 +91,10 @@ def test_a_budget_from_proposal_to_history(run: Run, gate: Path, tmp_path: Path)
     assert verified["ok"]
     assert verified["size"] == verified["cosigned_size"] == 4
     assert "2 of 3" in run("log", "verify")
+    keys = "--log-key", verified["log_vkey"], "--witness-key", verified["witness_vkey"]
+    run("log", "verify", *keys)
+    run("log", "verify", "--log-key", verified["witness_vkey"], code=5)
+    run("log", "verify", "--witness-key", verified["log_vkey"], code=5)
 
 
 def test_operators_rotate(run: Run, gate: Path, tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ def verify(
     file: Annotated[
         Path | None, typer.Option("--file", help="A ledger file or backup instead.")
     ] = None,
+    log_key: Annotated[str, typer.Option(help="Expect this log, name+id+key.")] = "",
+    witness_key: Annotated[str, typer.Option(help="Expect this witness, name+id+key.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Replay every leaf through the rules, rebuild the tree, check all signatures.
 
-    Needs no gate, no witness and no network. Compare the origin, the keys and the operators
-    that it prints with those you know.
+    Needs no gate, no witness and no network. Compare the keys and the operators that it prints
+    with those you know, or give them with --log-key and --witness-key.
     """
     import dataclasses
     import json
@@ -36,7 +38,8 @@ def verify(
     from narrows.cli.state import existing_state_dir
     from narrows.ledger.verify import verify_path
 
-    found = verify_path(file if file is not None else existing_state_dir(state))
+    path = file if file is not None else existing_state_dir(state)
+    found = verify_path(path, log_key, witness_key)
     if as_json:
         answer = dataclasses.asdict(found) | {"root": found.root.hex(), "ok": True}
         typer.echo(json.dumps(answer))

@@ -57,20 +57,6 @@ class Verifier:
         return f"{self.name}+{self.key_id().hex()}+{body}"
 
 
-def parse_vkey(text: str) -> Verifier:
-    """The inverse of ``Verifier.vkey``. Errors: ``NoteError``."""
-    parts = text.split("+", 2)
-    if len(parts) != 3 or _NAME.fullmatch(parts[0]) is None:
-        raise NoteError("a verifier key has the form name+id+key")
-    body = _unbase64(parts[2])
-    verifier = Verifier(parts[0], body[1:], body[:1])
-    if len(body) != 33 or body[:1] not in (TYPE_ED25519, TYPE_COSIGNATURE):
-        raise NoteError("a verifier key is not Ed25519")
-    if verifier.vkey() != text:
-        raise NoteError("a verifier key is not in canonical form, or its id is wrong")
-    return verifier
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A log's head. ``committed``: lineage to bytes that can have left."""

@@ -46,9 +46,9 @@ class Verified:
     balances: Balances
 
 
-def verify_log(store: Store, log_public: bytes | None = None) -> Verified:
-    """``log_public``: the key to expect; None trusts the one in the genesis. Errors:
-    ``BudgetError``, which says what is wrong and where."""
+def verify_log(store: Store, log_vkey: str = "", witness_vkey: str = "") -> Verified:
+    """``log_vkey``, ``witness_vkey``: the keys to expect, in C2SP's text form; empty trusts those
+    in the genesis. Errors: ``BudgetError``, which says what is wrong and where."""
     head = store.head()
     if head is None:
         raise BudgetError("the log is empty")
@@ -61,13 +61,15 @@ def verify_log(store: Store, log_public: bytes | None = None) -> Verified:
             _check_lease_id(leaf, seen, state.size - 1)
             if tree.size in roots:
                 roots[tree.size] = tree.root()
-    if log_public is not None and state.log_key != log_public.hex():
-        raise BudgetError("the log names another key than the one expected")
     verifier = note.log_verifier(state.origin, bytes.fromhex(state.log_key))
     expected = note.Checkpoint(state.origin, state.size, tree.root(), state.committed()).text()
     if note.verify_note(head.note, verifier) != expected:
         raise BudgetError("the log key did not sign these leaves")
     witness = witness_verifier(bytes.fromhex(state.witness_key)) if state.witness_key else None
+    if log_vkey not in ("", verifier.vkey()):
+        raise BudgetError("this is another log than the one expected")
+    if witness_vkey and (witness is None or witness.vkey() != witness_vkey):
+        raise BudgetError("the log names another witness than the one expected")
     cosigned_size, cosigned_s = _check_cosigned(store, verifier, witness, roots)
     return Verified(
         state.size,
@@ -83,12 +85,12 @@ def verify_log(store: Store, log_public: bytes | None = None) -> Verified:
     )
 
 
-def verify_path(path: Path) -> Verified:
+def verify_path(path: Path, log_vkey: str = "", witness_vkey: str = "") -> Verified:
     """``path``: a state folder or a ledger file (a backup, say); opened read-only."""
     file = path / "ledger" / "ledger.db" if path.is_dir() else path
     store = SqliteStore(file, read_only=True)
     try:
-        return verify_log(store)
+        return verify_log(store, log_vkey, witness_vkey)
     finally:
         store.close()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from narrows.bench.runtime_quality import float_model
+from narrows.weak.runtime import conformance_digest
 from weak.models import VARIANTS, runtime_of, source_of
 
 torch = pytest.importorskip("torch")
@@ -28,3 +29,13 @@ def test_logits_are_close_to_float32(variant: str) -> None:
     # Eight-bit noise through two layers measured 0.01 to 0.03; a wrong rotation, bias or rope
     # formula gives 0.3 and more.
     assert error < 0.06
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_flushing_subnormals_changes_nothing(backend: str) -> None:
+    model = runtime_of("qwen2", backend=backend)
+    assert torch.set_flush_denormal(True)
+    try:
+        assert conformance_digest(model) == model.numerics
+    finally:
+        torch.set_flush_denormal(False)

@@ -18,7 +18,7 @@ from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.changes import Operators, sign_change
 from narrows.ledger.keys import public_of
-from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits
+from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits, fair_bytes
 from narrows.ledger.propose import budget_document, operators_document, recovery_document
 
 KEYS = make_keys(3, 3)
@@ -209,7 +209,7 @@ def test_a_lease_that_straddles_a_window_edge_breaks_no_hour() -> None:
 
 @given(st.integers(1, 10**15), st.integers(1, 10**15), st.integers(0, 10**5))
 def test_a_share_is_within_what_is_free_and_no_crumb(want: int, free: int, held: int) -> None:
-    size = rules.fair_bytes(want, free, held)
+    size = fair_bytes(want, free, held)
     assert 1 <= size <= min(want, free)
     assert size >= min(want, free, max(4096, want // 8, free // (2 * (held + 1))))
 

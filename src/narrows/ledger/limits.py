@@ -25,6 +25,7 @@ from narrows.ledger.codec import MAX_INTEGER, Document, Fields, MalformedError
 
 GRANULES_PER_WINDOW = 1024
 MAX_WINDOWS = 16
+MIN_SHARE_BYTES = 4096
 MAX_WINDOW_MS = 400 * 86_400_000
 
 
@@ -207,3 +208,12 @@ class Meter:
             window.entries = deque([int(at), int(used)] for at, used in rows)
             window.settled_bytes = sum(used for _, used in window.entries)
         return meter
+
+
+def fair_bytes(want_bytes: int, free_bytes: int, outstanding: int) -> int:
+    """What of ``free_bytes`` one lease gets: all that it wants, but towards the end at most
+    half of a fair share, so that the last bytes are not all held by who asked first. Never
+    under an eighth of what is wanted, or 4 KiB: the ledger must not be busy with crumbs."""
+    share_bytes = free_bytes // (2 * (1 + outstanding))
+    least_bytes = max(want_bytes // 8, MIN_SHARE_BYTES)
+    return min(want_bytes, free_bytes, max(share_bytes, least_bytes))

@@ -36,13 +36,12 @@ from narrows.ledger.changes import (
     signers,
 )
 from narrows.ledger.codec import Document, Fields, decode, encode
-from narrows.ledger.limits import Meter, Room
+from narrows.ledger.limits import Meter, Room, fair_bytes
 from narrows.ledger.merkle import leaf_hash
 
 MAX_SNAPSHOT_BYTES = 64 << 20
 MAX_LINEAGES = 64
 ID_BYTES = 16
-MIN_SHARE_BYTES = 4096
 
 
 class RuleError(BudgetError):
@@ -371,15 +370,6 @@ def lease_leaf(
         "time_ms": now_ms,
     }
     return encode(leaf), size_bytes
-
-
-def fair_bytes(want_bytes: int, free_bytes: int, outstanding: int) -> int:
-    """What of ``free_bytes`` one lease gets: all that it wants, but towards the end at most
-    half of a fair share, so that the last bytes are not all held by who asked first. Never
-    under an eighth of what is wanted, or 4 KiB: the ledger must not be busy with crumbs."""
-    share_bytes = free_bytes // (2 * (1 + outstanding))
-    least_bytes = max(want_bytes // 8, MIN_SHARE_BYTES)
-    return min(want_bytes, free_bytes, max(share_bytes, least_bytes))
 
 
 def settle_leaf(state: State, lease_id: bytes, used_bytes: int, time_ms: int) -> bytes | None:

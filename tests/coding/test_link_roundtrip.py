@@ -35,7 +35,7 @@ def spec(length: int = 4, max_tokens: int = 1000, resume: tuple[int, ...] = ()) 
 
 @st.composite
 def scripts(draw: st.DrawFn) -> tuple[Coding, list[Event]]:
-    coding = draw(st.sampled_from([Coding.PLAIN, Coding.TEXT]))
+    coding = draw(st.sampled_from(list(Coding)))
     piece: st.SearchStrategy[Event] = (
         st.binary(max_size=40).map(Text)
         if coding is Coding.TEXT

@@ -63,6 +63,7 @@ class Meter:
     ) -> None:
         self.account = account
         self.credit = 0
+        self.links = 1  # live ones: each may speak at once, so the least lease grows with them
         self.sent_bytes = 0
         self.timing_bytes = 0
         self.denials = 0
@@ -140,8 +141,12 @@ class Meter:
         elapsed_s = max(now - self._asked_at, 1e-3)
         rate = (self._paid_bytes - self._sent_when_asked) / elapsed_s
         half = int(rate * self._policy.lease_s / 2)
-        want = max(half, backlog_bytes - self.credit, self._policy.min_bytes)
+        want = max(half, backlog_bytes - self.credit, self._least_bytes)
         return min(want, self._policy.max_bytes)
+
+    @property
+    def _least_bytes(self) -> int:
+        return self._policy.min_bytes * max(1, self.links)
 
     async def _fetch(self, size: int) -> None:
         loop = asyncio.get_running_loop()
@@ -209,7 +214,7 @@ class Meter:
         """Call it about once a second: return a credit far above what the last second used.
         What a quiet port holds is missing everywhere else, and in every window."""
         used, self._paid_at_trim = self._paid_bytes - self._paid_at_trim, self._paid_bytes
-        if self.credit > TRIM_FACTOR * used + 2 * self._policy.min_bytes:
+        if self.credit > TRIM_FACTOR * used + 2 * self._least_bytes:
             self._return_credit()
 
     def _settle(self, held: _Held) -> None:

@@ -218,6 +218,7 @@ class Port:
         """One tick of all live links, after ``missed`` ones in which nothing was sent."""
         if not self._links:
             return
+        self.meter.links = len(self._links)
         if self.config.pacing == "constant":
             self._constant_tick(missed)
         else:

@@ -44,7 +44,8 @@ def test_fresh_models_agree() -> None:
     again = ByteModel()
     assert again.digest == MODEL.digest
     assert again.numerics == MODEL.numerics
-    assert MODEL.numerics.hex() == "dac3f780d2b86541dcc54adac289f90ad9fdf5efc5b05507a7a3aef014e5d640"
+    expected = "dac3f780d2b86541dcc54adac289f90ad9fdf5efc5b05507a7a3aef014e5d640"
+    assert MODEL.numerics.hex() == expected
 
 
 def test_it_learns_from_prompt_and_answer() -> None:

@@ -17,7 +17,7 @@ from narrows.weak.served import ServedModel
 from narrows.weak.source import SourceModel
 
 MAX_LINE_BYTES = 1 << 24
-MAX_TOKENS = 4096  # of prompt and answer: bounds the float32 model's memory
+MAX_TOKENS = 2048  # of prompt and answer: bounds the float32 model's memory
 Progress = Callable[[int, int], None]
 
 # Used where no file of answers is given: enough to run every measurement, not to judge by.
@@ -136,9 +136,8 @@ def float_bits(
             for at in range(0, len(answer.tokens), 256):
                 logits = model.lm_head(hidden[at : at + 256])
                 wanted = torch.tensor(answer.tokens[at : at + 256])
-                bits += float(
-                    torch.nn.functional.cross_entropy(logits.double(), wanted, reduction="sum")
-                ) / math.log(2)
+                nats = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+                bits += float(nats.double().sum()) / math.log(2)
     return bits
 
 

@@ -80,6 +80,9 @@ class LineDecoder:
     def open_answers(self) -> list[object]:
         return []
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def _event(self, line: bytes) -> tuple[int, Event]:
         try:
             number, kind, value = json.loads(line)

@@ -19,6 +19,7 @@ from narrows.coding.range_coder import Mark
 from narrows.coding.rounds import REST, Action, Grammar
 from narrows.coding.schedule import Schedule
 from narrows.coding.token_code import TokenCode
+from narrows.coding.token_code_choice import CodingChoice
 from narrows.errors import InputError
 from narrows.weak.api import TokenModel
 
@@ -60,6 +61,7 @@ class LinkEncoder:
         self._to_open: deque[Source] = deque()
         self._marks: deque[tuple[float, Mark]] = deque()
         self._again = False
+        self._choice = CodingChoice()
         self.stats = LinkStats(self._port.bits)
 
     # -- calls -----------------------------------------------------------------------------
@@ -70,11 +72,14 @@ class LinkEncoder:
         return len(self._grammar.specs) - 1
 
     def open(self, number: int, coding: Coding) -> None:
-        """Begin an answer; in any order. InputError where it was not requested or was opened."""
+        """Begin an answer; in any order. COUPLED allows PLAIN too, where that has measured
+        cheaper on this link. InputError where it was not requested or was opened."""
         if not 0 <= number < len(self._grammar.specs):
             raise InputError(f"answer {number} was not requested")
         if number in self._sources or self._grammar.is_opened(number):
             raise InputError(f"answer {number} is open already")
+        if coding is Coding.COUPLED:
+            coding = self._choice.choose(self._grammar.specs[number], sampler_is_shared=True)
         source = Source(number, coding, self._model.tokenizer, self.options.text_hold_ms)
         self._sources[number] = source
         self._to_open.append(source)
@@ -200,12 +205,17 @@ class LinkEncoder:
         if natural and eos is not None and not answer.full:
             item = Item(Kind.TOKEN, eos, end=item.end, came_ms=item.came_ms)
         self._came_ms = item.came_ms
+        self._bits_before = self._port.bits.get("tokens", 0.0)
         return item
 
     def coded(self, answer: Answer, item: Item) -> None:
         self._marks.append((self._came_ms, self._port.coder.mark()))
+        source = self._sources[answer.number]
+        source.bits += self._port.bits.get("tokens", 0.0) - self._bits_before
+        source.tokens += item.kind is Kind.TOKEN
         if answer.ended:
             del self._sources[answer.number]
+            self._choice.observe(source.coding, source.bits, source.tokens)
 
     def _extend(self, answer: Answer, alone: bool) -> None:
         """Have the model read what is queued in one parallel pass, where it is long enough."""

@@ -33,6 +33,8 @@ class Source:
         self.coding = coding
         self.queue: deque[Item] = deque()
         self.complete = False
+        self.bits = 0.0  # code length of its tokens so far, and their number
+        self.tokens = 0
         self.answer: Answer | None = None
         self._inbox: list[Event] = []
         self._ended = False

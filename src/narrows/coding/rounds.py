@@ -52,6 +52,9 @@ class Action(enum.IntEnum):
     PAD = 3
 
 
+_OPENED = AnswerSpec(prompt=(), max_tokens=1)
+
+
 class Grammar:
     """One end's state. ``side`` supplies items and receives them."""
 
@@ -159,6 +162,7 @@ class Grammar:
             self._opened.discard(self._first_unopened)
             self._first_unopened += 1
         spec, kind = self.specs[chosen], Coding(value)
+        self.specs[chosen] = _OPENED  # a link may live for months: its prompts must not
         code = self._make_code(spec, kind, self.model.vocab_size, self._calibration)
         answer = Answer(chosen, spec, kind, self.model, code, self.limits)
         self.active.append(answer)

@@ -45,6 +45,9 @@ class Decoder(Protocol):
     def open_answers(self) -> Sequence[OpenAnswer]:
         """Answers begun and not ended; valid behind an error too."""
 
+    def close(self) -> None:
+        """Give the model's memory back; nothing is decoded afterwards."""
+
 
 Events = Sequence[tuple[int, Event]]
 
@@ -113,6 +116,8 @@ class DecodeWorker:
                 closed = self._closed
             if not closed:
                 self._post(lambda: self._on_error(failure))
+        finally:
+            self._decoder.close()
 
     def _step(self) -> bool:
         with self._wake:

@@ -92,7 +92,11 @@ class LinkSession:
             model, options = chosen
             for message in rest:
                 self._handle(message, model)
-            await self._serve(model, LinkEncoder(model, options))
+            encoder = LinkEncoder(model, options)
+            try:
+                await self._serve(model, encoder)
+            finally:
+                self._codec.submit(encoder.close)  # behind whatever the codec still runs of it
         except TimeoutError:
             log.warning("no hello within %.0f s", self._config.hello_timeout_s)
         except (LinkError, OSError) as error:

@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check --quiet
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip --disable-pip-version-check --quiet
+
 
 .PHONY: up test lint format bench torture weak-default clean help
 

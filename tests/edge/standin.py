@@ -119,7 +119,7 @@ class FlatModel:
     tokenizer = ByteTokenizer()
     max_context = 4096
 
-    def open(self, tokens):
+    def open(self, tokens, scope=0):
         return _Stream(len(tokens))
 
     def logits(self, stream):

@@ -172,6 +172,19 @@ def test_shared_prefixes_are_reused_and_given_back() -> None:
     assert model.free_pages == 12
 
 
+def test_a_prefix_is_shared_within_a_scope_and_with_no_other() -> None:
+    model = small(12)
+    system = tokens_of(200, 7, model.vocab_size)  # 3 full pages and a part
+    pages = []
+    for scope in (1, 1, 2):
+        before = model.free_pages
+        model.open(system, scope)
+        pages.append(before - model.free_pages)
+    assert pages == [4, 1, 4]
+    with pytest.raises(InputError, match="scope"):
+        model.open(system, -1)
+
+
 def test_the_window_slides_alike_whatever_the_way() -> None:
     model = runtime_of("llama")
     context = model.max_context

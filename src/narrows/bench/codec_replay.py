@@ -59,7 +59,7 @@ class ReplayModel:
         self.tokenizer = ReplayTokenizer()
         self._costs = costs
 
-    def open(self, tokens: Sequence[int]) -> Stream:
+    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
         return ReplayStream(tokens[0], 0)
 
     def logits(self, stream: Stream) -> Logits:

@@ -83,7 +83,7 @@ class Answer:
         self.coding = coding
         self.code = code
         self.channel = Channel.CONTENT
-        self.stream: Stream = model.open(_context(spec, model))
+        self.stream: Stream = model.open(_context(spec, model), spec.scope)
         self.unfed: int | None = None
         self.rows: deque[tuple[Rows, int]] = deque()
         self.started = False

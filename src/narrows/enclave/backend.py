@@ -23,11 +23,13 @@ from narrows.weak.api import Tokenizer
 class BackendRequest:
     """What a backend may know of a request. ``body`` is OpenAI's chat request as the edge
     reduced it; ``noise_key`` (32 bytes) drives sampling; ``resume`` are tokens of this very
-    answer that an earlier link has delivered."""
+    answer that an earlier link has delivered; ``scope``: whose request it is, so that nothing
+    cached for one is felt by another."""
 
     body: Mapping[str, Any]
     noise_key: bytes
     resume: tuple[int, ...] = ()
+    scope: int = 0
 
 
 class Backend(Protocol):

@@ -48,6 +48,7 @@ class _Job:
 
     prompt: list[int]
     resume: tuple[int, ...]
+    scope: int
     temperature: int
     top_p: int
     noise_key: bytes
@@ -136,6 +137,7 @@ class BuiltinBackend:
         return _Job(
             prompt=prompt,
             resume=request.resume,
+            scope=request.scope,
             temperature=fixed_q16(body.get("temperature"), 1.0, 2.0),
             top_p=fixed_q16(body.get("top_p"), 1.0, 1.0),
             noise_key=request.noise_key,
@@ -174,7 +176,7 @@ class BuiltinBackend:
 
     def _start(self, job: _Job) -> None:
         try:
-            job.stream = self._model.open([*job.prompt, *job.resume])
+            job.stream = self._model.open([*job.prompt, *job.resume], job.scope)
         except NarrowsError as error:
             log.warning("an answer could not start: %s", error)
             self._drop(job, Failed(Failure.OVERLOADED))

@@ -203,7 +203,7 @@ class LinkSession:
         foreign = tokenizer is not None and tokenizer.digest != model.tokenizer.digest
         translate = _ToText(tokenizer) if tokenizer is not None and foreign else None
         wanted = BackendRequest(
-            request.body, bytes.fromhex(request.noise_key), tuple(request.resume)
+            request.body, bytes.fromhex(request.noise_key), tuple(request.resume), request.scope
         )
         opened = ended = False
         try:
@@ -223,13 +223,10 @@ class LinkSession:
             if not ended:
                 self._end(number, opened, Finished(Finish.CANCELLED))
             raise
-        except NarrowsError as error:
-            log.error("a backend failed: %s", error)
-            if not ended:
-                self._end(number, opened, Failed(Failure.INTERNAL))
-        else:
-            if not ended:
-                self._end(number, opened, Failed(Failure.INTERNAL))
+        except Exception:  # a bug in a backend must fail its answer, not hang the client
+            log.exception("a backend failed")
+        if not ended:
+            self._end(number, opened, Failed(Failure.INTERNAL))
 
     def _end(self, number: int, opened: bool, event: Event) -> None:
         if not opened:

@@ -83,8 +83,10 @@ class TokenModel(Protocol):
     def max_context(self) -> int:
         """Tokens a stream can hold; feeding more applies the stated truncation rule."""
 
-    def open(self, tokens: Sequence[int]) -> Stream:
-        """A stream that has been fed ``tokens`` (at least one); shares cached prefixes."""
+    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+        """A stream that has been fed ``tokens`` (at least one). It shares cached prefixes with
+        streams of the same ``scope`` (0 or more) alone: how fast a prompt is read must not
+        tell one API key what another has sent."""
 
     def logits(self, stream: Stream) -> Logits:
         """int32 [vocab_size]: what follows the stream's history."""

@@ -254,7 +254,7 @@ class ByteModel:
         rows = self.extend(self.open([10]), b"Exact integers, \xc3\xa4 everywhere. 1 + 1 = 2\n" * 2)
         return hashlib.sha256(_VERSION + rows.astype("<i4").tobytes()).digest()
 
-    def open(self, tokens: Sequence[int]) -> Stream:
+    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
         if not tokens:
             raise InputError("a stream needs at least one token")
         stream = self._primed.copy()

@@ -64,10 +64,10 @@ class PagePool:
                 self.drop(page)
                 return
 
-    def find(self, tokens: Sequence[int], most: int) -> tuple[list[int], int]:
+    def find(self, tokens: Sequence[int], most: int, scope: int = 0) -> tuple[list[int], int]:
         """Cached pages that ``tokens`` starts with, at most ``most``, now held by the caller;
-        and the node that the last of them is."""
-        node, pages = ROOT, []
+        and the node that the last of them is. Each scope has a root, so a tree, of its own."""
+        node, pages = scope_root(scope), []
         for index in range(most):
             key = (node, tuple(tokens[index * PAGE_TOKENS : (index + 1) * PAGE_TOKENS]))
             found = self._nodes.get(key)
@@ -89,6 +89,11 @@ class PagePool:
         self._nodes[key] = (self._next_node, page)
         self._next_node += 1
         return self._next_node - 1
+
+
+def scope_root(scope: int) -> int:
+    """The node where a scope's prefixes begin; beyond all that ``publish`` ever numbers."""
+    return ROOT if scope == 0 else (1 << 62) + scope
 
 
 def window_start(index: int, context: int) -> int:

@@ -24,7 +24,7 @@ from narrows.errors import ArtifactError, InputError
 from narrows.weak.api import Logits, Stream
 from narrows.weak.conformance import conformance_digest
 from narrows.weak.engine import Batch, Engine
-from narrows.weak.kv import ROOT, PagePool, window_start
+from narrows.weak.kv import PagePool, scope_root, window_start
 from narrows.weak.numerics import NUMERICS_VERSION, PAGE_TOKENS, shape_from_header
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ _T = TypeVar("_T")
 class _Stream:
     """Host-side state of one history. ``start`` is the window's first token."""
 
-    def __init__(self) -> None:
+    def __init__(self, scope: int = 0) -> None:
         self.history: list[int] = []
+        self.scope = scope
         self.start = 0
         self.pages: list[int] = []
-        self.node = ROOT  # prefix-cache node of the last full page; -1: not cached further
+        # Prefix-cache node of the last full page; -1: not cached further.
+        self.node = scope_root(scope)
         self.last: Logits | None = None
         self.closed = False
 
@@ -95,15 +97,17 @@ class Runtime:
         return self._pool.free_pages
 
     @_locked
-    def open(self, tokens: Sequence[int]) -> Stream:
+    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
         self._check(tokens)
+        if scope < 0:
+            raise InputError(f"scope {scope} is negative")
         if not tokens:
             raise InputError("a stream needs at least one token to start from")
-        stream = _Stream()
+        stream = _Stream(scope)
         stream.start = window_start(len(tokens) - 1, self.max_context)
         window = tokens[stream.start :]
         # The last token is always computed, since its logits are what a caller wants next.
-        stream.pages, stream.node = self._pool.find(window, (len(window) - 1) // PAGE_TOKENS)
+        stream.pages, stream.node = self._pool.find(window, (len(window) - 1) // PAGE_TOKENS, scope)
         reused = len(stream.pages) * PAGE_TOKENS
         stream.history = [int(token) for token in tokens[: stream.start + reused]]
         try:
@@ -165,7 +169,7 @@ class Runtime:
     @_locked
     def fork(self, stream: Stream) -> Stream:
         own = self._own(stream)
-        twin = _Stream()
+        twin = _Stream(own.scope)
         self._latest.pop(id(twin), None)  # the id may be that of a stream nobody holds any more
         twin.history, twin.start, twin.node = list(own.history), own.start, own.node
         row = self._latest.get(id(own))
@@ -250,7 +254,7 @@ class Runtime:
         window = stream.history[start:]
         for page in stream.pages:
             self._pool.drop(page)
-        stream.pages, stream.node = [], ROOT
+        stream.pages, stream.node = [], scope_root(stream.scope)
         stream.start = start
         del stream.history[start:]
         try:

@@ -29,8 +29,8 @@ class ServedModel:
         """Ids of the conversation up to the assistant's next answer. Raises InputError."""
         return self._chat.render(messages)
 
-    def open(self, tokens: Sequence[int]) -> Stream:
-        return self.runtime.open(tokens)
+    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+        return self.runtime.open(tokens, scope)
 
     def logits(self, stream: Stream) -> Logits:
         return self.runtime.logits(stream)

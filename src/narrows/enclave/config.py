@@ -34,7 +34,7 @@ class EnclaveConfig:
 
     ``listen``: where the gate connects. ``model``: the built-in strong model's name or artifact,
     used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with.
-    ``kv_mib``: memory for the strong model's cache. ``max_links``: connections at once.
+    ``kv_mib``: bound of the strong model's cache. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
     ``telemetry_s`` seconds what is new is sent.
     """
@@ -44,7 +44,7 @@ class EnclaveConfig:
     upstream: UpstreamConfig | None = None
     weak: tuple[str, ...] = ("default",)
     threads: int = 0
-    kv_mib: int = 512
+    kv_mib: int = 4096
     max_batch: int = 64
     max_links: int = 16
     telemetry: str = ""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from narrows.weak.source import SourceModel
 
 NAMES = ("smollm2-135m", "default", "bytes")
-DEFAULT_KV_BYTES = 512 << 20
+DEFAULT_KV_BYTES = 4 << 30  # a bound, not a reservation: pages are touched as streams grow
 DEFAULT_ARTIFACT = Path(__file__).parent / "data" / "default.narrows"
 
 

@@ -13,6 +13,7 @@ help:
 	@echo "make lint          ruff and mypy --strict"
 	@echo "make bench         measure the parts (ANSWERS=file.jsonl adds the codec)"
 	@echo "make torture       the hours-long fault tests"
+	@echo "make weak-default  train the shipped weak model again (PROMPTS=prompts.jsonl)"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -56,6 +57,13 @@ bench: $(VENV)/.test-ready
 	$(BIN)/narrows bench runtime --quick
 	$(BIN)/narrows bench coupled
 	$(if $(ANSWERS),$(BIN)/narrows bench codec --answers $(ANSWERS))
+
+# PROMPTS: JSONL with id and prompt. Shards that are already in build/weak/shards are used again.
+weak-default: $(VENV)/.test-ready
+	@test -n "$(PROMPTS)" || { echo "say PROMPTS=prompts.jsonl (rows with id and prompt)"; exit 2; }
+	test -d build/weak/shards || $(BIN)/narrows weak sample $(PROMPTS) --out build/weak/shards
+	$(BIN)/narrows weak train --shards build/weak/shards --run build/weak/run --name default \
+	  --licence Apache-2.0 --threads 1 --out src/narrows/weak/data/default.narrows
 
 clean:
 	rm -rf $(VENV) build dist

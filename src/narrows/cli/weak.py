@@ -1,4 +1,4 @@
-"""``narrows weak``: import, inspect and check weak models."""
+"""``narrows weak``: import, inspect, check and train weak models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ app = CommandTable(
         "import": ("narrows.cli.weak_import", "Make an artifact from a checkpoint."),
         "show": ("narrows.cli.weak_show", "What an artifact says of itself."),
         "check": ("narrows.cli.weak_check", "Does this machine compute its integers?"),
+        "sample": ("narrows.cli.weak_sample", "Answers of a model here, to learn from."),
+        "train": ("narrows.cli.weak_train", "Train a small model on answers, and pack it."),
     },
     epilog="Example:\n  narrows weak import model.gguf --out model.narrows",
 )

@@ -1,0 +1,55 @@
+"""Does the packed artifact predict as well as the float model it was made from?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from narrows.training.batches import collate
+from narrows.training.job import job_data, read_classes
+from narrows.training.recipe import Recipe
+from narrows.training.student import new_student
+from narrows.weak.registry import load_model
+
+_Q16_LN2 = np.log(2) / 65536  # logits are Q16 exponents of two
+
+
+def exact_and_float_bits(
+    recipe: Recipe,
+    folder: Path,
+    artifact: Path,
+    *,
+    teacher: str,
+    shards: Path | None,
+    answers: Sequence[Path] = (),
+    limit: int = 0,
+) -> tuple[float, float]:
+    """Bits a token of the first ``limit`` dev examples (0: all), of the tokens as they were
+    drawn: (exact runtime, float32)."""
+    data = job_data(recipe, teacher=teacher, shards=shards, answers=answers)
+    dev = data.dev[:limit] if limit else data.dev
+    model = load_model(artifact)
+    exact = 0.0
+    for example in dev:
+        stream = model.open(example.prompt.tolist())
+        rows = [model.logits(stream)]
+        rows += list(model.extend(stream, example.answer[:-1].tolist()))
+        model.close(stream)
+        for row, token in zip(rows, example.answer, strict=True):
+            nats = row.astype(np.float64) * _Q16_LN2
+            top = nats.max()
+            exact += top + np.log(np.exp(nats - top).sum()) - nats[token]
+    classes = read_classes(folder)
+    student = new_student(recipe.student, classes).eval()
+    best = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
+    student.load_state_dict(best["model"])
+    floating = 0.0
+    with torch.no_grad():
+        for example in dev:
+            batch = collate([example], classes, prompt_weight=0.0, distil=False)
+            floating += float(student(*(torch.from_numpy(x) for x in batch.arrays)).sum())
+    tokens = sum(len(e.answer) for e in dev) * np.log(2)
+    return float(exact / tokens), float(floating / tokens)

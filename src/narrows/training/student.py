@@ -1,0 +1,100 @@
+"""The model that learns, as a module whose ``forward`` is the loss.
+
+Loss and figures are those of the full vocabulary (see ``classes``). Torch and transformers are
+imported with this module, so only training imports it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from narrows.training.classes import TokenClasses
+from narrows.training.recipe import StudentShape
+from narrows.weak.source import ModelConfig, SourceModel, TokenizerData, tensor_shapes
+
+
+class Student(nn.Module):  # type: ignore[misc]  # torch is not typed here
+    """``model``: a causal language model of transformers with ``model`` and ``lm_head``, over
+    ``classes.size`` classes."""
+
+    def __init__(self, model: Any, classes: TokenClasses) -> None:
+        super().__init__()
+        self.inner = model
+        bias = torch.zeros(classes.size)
+        bias[-1] = classes.rare_bias
+        self.register_buffer("rare_bias", bias, persistent=False)
+
+    def forward(self, inputs: Tensor, places: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        """Nats of each predicted token under its targets [n]."""
+        base = getattr(self.inner, "base_model", self.inner)
+        base = getattr(base, "model", base)
+        causal = base if hasattr(base, "lm_head") else self.inner
+        hidden = causal.model(input_ids=inputs, use_cache=False).last_hidden_state
+        rows = hidden.reshape(-1, hidden.shape[-1])[places]
+        logits = causal.lm_head(rows).float()
+        norm = torch.logsumexp(logits + self.rare_bias, dim=-1)
+        return shares.sum(-1) * norm - (shares * logits.gather(1, targets)).sum(-1)
+
+
+def new_student(shape: StudentShape, classes: TokenClasses) -> Student:
+    """A Llama of ``shape`` with random weights from torch's generator."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=classes.size,
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_ff,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.context,
+        rms_norm_eps=1e-5,
+        rope_theta=shape.rope_theta,
+        tie_word_embeddings=False,
+        initializer_range=0.02,
+        attn_implementation="sdpa",
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for layer in model.model.layers:  # residual branches start at nothing
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return Student(model, classes)
+
+
+def to_source(
+    state: dict[str, Tensor], shape: StudentShape, classes: TokenClasses, tokenizer: TokenizerData
+) -> SourceModel:
+    """The trained weights over the full vocabulary, ready for ``narrows.weak.pack``."""
+    from narrows.weak.hf import hf_name
+
+    config = ModelConfig(
+        architecture="llama",
+        n_layers=shape.layers,
+        d_model=shape.d_model,
+        n_heads=shape.heads,
+        n_kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        d_ff=shape.d_ff,
+        vocab_size=len(classes.of_token),
+        rope_theta=shape.rope_theta,
+        norm_eps=1e-5,
+        tied_embeddings=False,
+        qkv_bias=False,
+        qk_norm=False,
+        context_length=shape.context,
+    )
+    names = tensor_shapes(config)
+
+    def load(name: str) -> NDArray[np.float32]:
+        value = state[f"inner.{hf_name(name)}"].detach().float().cpu().numpy()
+        full = classes.expand(value) if name in ("embed", "head") else value
+        return np.ascontiguousarray(full.reshape(names[name]), np.float32)
+
+    return SourceModel(config, tokenizer, load, {})

@@ -10,6 +10,7 @@ app = CommandTable(
         "import": ("narrows.cli.weak_import", "Make an artifact from a checkpoint."),
         "show": ("narrows.cli.weak_show", "What an artifact says of itself."),
         "check": ("narrows.cli.weak_check", "Does this machine compute its integers?"),
+        "data": ("narrows.cli.weak_data", "Import transcripts to train on."),
         "sample": ("narrows.cli.weak_sample", "Answers of a model here, to learn from."),
         "train": ("narrows.cli.weak_train", "Train a small model on answers, and pack it."),
     },

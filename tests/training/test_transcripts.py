@@ -1,0 +1,60 @@
+"""Transcripts: nothing twice, no prompt on both sides, damage named by line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from narrows.errors import InputError
+from narrows.training.examples import read_rows
+from narrows.training.transcripts import import_transcripts
+
+ROWS = st.lists(st.tuples(st.sampled_from(["a", "a ", "b", "ç", "\ud800"]), st.text(max_size=4)))
+
+
+def _write(path: Path, rows: list[tuple[str, str]]) -> Path:
+    lines = [json.dumps({"prompt": p, "response": r}) + "\n" for p, r in rows]
+    path.write_text("".join(lines))
+    return path
+
+
+@given(ROWS, ROWS, st.floats(0, 100))
+def test_every_answer_once_and_no_prompt_on_both_sides(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[tuple[str, str]],
+    second: list[tuple[str, str]],
+    percent: float,
+) -> None:
+    folder = tmp_path_factory.mktemp("t")
+    files = [_write(folder / "1.jsonl", first), _write(folder / "2.jsonl", second)]
+    report = import_transcripts(files, folder / "out", dev_percent=percent)
+    sides = [list(read_rows(folder / "out" / f"{name}.jsonl")) for name in ("train", "dev")]
+    pairs = [[(r["prompt"].strip(), r["response"]) for r in side] for side in sides]
+    wanted = {(p.strip(), r) for p, r in first + second if r}
+    assert sorted(pairs[0] + pairs[1]) == sorted(wanted)
+    assert not {p for p, _ in pairs[0]} & {p for p, _ in pairs[1]}
+    assert (report.train, report.dev) == (len(pairs[0]), len(pairs[1]))
+    assert report.rows == len([1 for _, r in first + second if r])
+    with pytest.raises(InputError, match="exists"):
+        import_transcripts(files, folder / "out", dev_percent=percent)
+
+
+def test_a_bad_row_is_named(tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.jsonl", [("p", "r")])
+    path.write_text(path.read_text() + '\n{"prompt": 1, "response": "r"}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl:3"):
+        list(read_rows(path))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60))
+def test_any_bytes_are_rows_or_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "fuzz.jsonl"
+    path.write_bytes(data)
+    with contextlib.suppress(InputError):
+        list(read_rows(path))

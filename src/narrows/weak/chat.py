@@ -21,20 +21,18 @@ messages too, as the model's own tokenizer does.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from narrows.errors import ArtifactError, InputError
 from narrows.weak.artifact import Artifact
+from narrows.weak.template import MAX_CHARACTERS, TemplateSandbox
 from narrows.weak.tokenizer import BpeTokenizer
 
 MAX_MESSAGES = 8192
-MAX_CHARACTERS = 1 << 24  # of all messages, and of what a template makes of them
 MAX_TEMPLATE_CHARACTERS = 1 << 18
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -45,25 +43,8 @@ PLAIN_TEMPLATE = (
 _LAST_PLANE = range(0x10FFFD, 0x100000 - 1, -1)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """Repeating is how a template of a few bytes would make gigabytes."""
-
-    intercepted_binops = frozenset(["*", "**"])
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or not all(isinstance(x, int | float) for x in (left, right)):
-            raise jinja2.exceptions.SecurityError("templates may multiply numbers only")
-        if max(abs(left), abs(right)) > 1 << 62:
-            raise jinja2.exceptions.SecurityError("a template multiplies too large numbers")
-        return super().call_binop(context, operator, left, right)
-
-
 def _raise_exception(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 class ChatRenderer:
@@ -78,10 +59,7 @@ class ChatRenderer:
     ) -> None:
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise ArtifactError("the chat template is larger than any may be")
-        environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _tojson
+        environment = TemplateSandbox()
         environment.globals["raise_exception"] = _raise_exception
         try:
             self._template = environment.from_string(template or PLAIN_TEMPLATE)

@@ -36,7 +36,7 @@ up: $(VENV)/.run-ready
 	@$(BIN)/narrows up $(ARGS)
 
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check src tests
@@ -48,7 +48,7 @@ format: $(VENV)/.test-ready
 	$(BIN)/ruff format src tests
 
 torture: $(VENV)/.test-ready
-	$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS)
+	$(BIN)/python -m pytest -m torture -p no:xdist --timeout 0 $(ARGS)
 
 bench: $(VENV)/.test-ready
 	$(BIN)/narrows bench ledger

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sqlite3
 import threading
@@ -20,10 +21,13 @@ from ledger.ledger_helpers import (
     served,
 )
 from narrows.errors import BudgetError
+from narrows.ledger import note
 from narrows.ledger.api import Denied, Lease, LeaseSource
 from narrows.ledger.balances import read_balances
-from narrows.ledger.changes import sign_change
+from narrows.ledger.changes import parse_change, sign_change
 from narrows.ledger.demo import create_demo, demo_budget
+from narrows.ledger.describe import describe
+from narrows.ledger.keys import load_private
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
 from narrows.ledger.propose import operators_document, recovery_document
@@ -357,6 +361,42 @@ def test_the_witness_itself_refuses_a_recovery_that_forgets_the_gap(
     ledger.close()
 
 
+def test_a_recovery_that_expired_before_the_witness_saw_it_is_proposed_again(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    with deployment.ready(Limits(1000)) as ledger:
+        store = deployment.store()
+        store.backup(tmp_path / "old.db")
+        store.close()
+        lease(ledger, 250)
+    _roll_back(deployment, tmp_path / "old.db")
+    witness = FlakyWitness(deployment.witness())
+    ledger = deployment.open(witness)
+
+    def recover() -> None:
+        gap, now = ledger.recovery(), ledger.state()
+        head = (gap.witnessed.size, gap.witnessed.root)
+        document = recovery_document(
+            now, gap.root, head, gap.gap_bytes, gap.witnessed.time_ms, HOUR_MS
+        )
+        signed = sorted(sign_change(document, key) for key in deployment.keys[:2])
+        proposed.append((document, signed))
+        ledger.recover(document, signed)
+
+    proposed: list[tuple[dict, list[list[str]]]] = []  # type: ignore[type-arg]
+    witness.faults = ["", "", "before"]  # asked for the gap and the date, then gone
+    with pytest.raises(WitnessError):
+        recover()
+    deployment.clock.advance(2 * HOUR_MS)
+    with pytest.raises(WitnessError, match="expired"):
+        ledger.recover(*proposed[0])
+    assert reason(ledger.acquire("answers", 1)) == "behind"
+    recover()
+    assert lease(ledger, 1000).size_bytes == 750
+    ledger.close()
+    assert verify_path(deployment.folder).balances.spent_bytes == 250
+
+
 def test_operators_change_in_ledger_and_witness(deployment: Deployment, tmp_path: Path) -> None:
     new = make_keys(44, 1)[0]
     ledger = deployment.open()
@@ -381,6 +421,89 @@ def test_operators_change_in_ledger_and_witness(deployment: Deployment, tmp_path
         ledger.recover(document, sorted(sign_change(document, k) for k in (gone, new)))
     ledger.recover(document, sorted(sign_change(document, k) for k in deployment.keys[:2]))
     assert lease(ledger, 5).size_bytes == 5
+    ledger.close()
+
+
+def test_a_lineage_made_after_the_backup_is_no_dead_end(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    with deployment.ready(Limits(1000)) as ledger:
+        store = deployment.store()
+        store.backup(tmp_path / "old.db")
+        store.close()
+        deployment.set_budget(ledger, Limits(1000), {"two": Limits(None)}, lineage="second")
+        deployment.set_budget(ledger, Limits(1000), {"three": Limits(None)}, lineage="third")
+        ledger.settle(lease(ledger, 400, "two"), 300)
+        lease(ledger, 100, "two")
+    _roll_back(deployment, tmp_path / "old.db")
+    ledger = deployment.open()
+    gap, now = ledger.recovery(), ledger.state()
+    assert gap.gap_bytes == {"base": 0, "second": 400, "third": 0}
+    head = (gap.witnessed.size, gap.witnessed.root)
+
+    def signed(root: bytes, gaps: dict[str, int]) -> tuple[dict, list[list[str]]]:  # type: ignore[type-arg]
+        document = recovery_document(now, root, head, gaps, gap.witnessed.time_ms)
+        return document, sorted(sign_change(document, key) for key in deployment.keys[:2])
+
+    document, signatures = signed(gap.root, gap.gap_bytes)
+    assert "made in the gap" in describe(parse_change(document), now)[-1]
+    with pytest.raises(BudgetError, match="another position"):
+        ledger.recover(*signed(b"\x11" * 32, gap.gap_bytes))
+    ledger.recover(document, signatures)
+    assert reason(ledger.acquire("two", 1)) == "unknown_account"
+    assert lease(ledger, 1000).size_bytes == 1000
+    deployment.set_budget(ledger, Limits(1000), {"two": Limits(None)}, lineage="second")
+    assert lease(ledger, 1000, "two").size_bytes == 600
+    ledger.close()
+    verified = verify_path(deployment.folder)
+    assert verified.balances.spent_bytes == 400
+    assert verified.cosigned_size == verified.size
+    ledger = deployment.open()
+    assert ledger.recover_dead_leases() == 2
+    ledger.close()
+
+
+def test_offline_verification_refuses_a_cosigned_head_of_other_sums(
+    deployment: Deployment,
+) -> None:
+    with deployment.ready(Limits(1000)) as ledger:
+        lease(ledger, 100)
+    store = deployment.store()
+    cosigned = store.cosigned()
+    store.close()
+    assert cosigned is not None
+    checkpoint = note.parse_checkpoint(note.open_note(cosigned)[0])
+    lower = dataclasses.replace(checkpoint, committed={"base": 1})
+    key = load_private(deployment.folder / "ledger" / "log.key")
+    signed = note.sign_note(lower.text(), lower.origin, key)
+    witness = load_private(deployment.folder / "witness" / "witness.key")
+    line = note.cosignature_line(lower.text(), "narrows.witness", witness, 1)
+    with sqlite3.connect(deployment.db) as database:
+        database.execute("UPDATE cosigned SET note = ?", (signed + line,))
+    database.close()
+    with pytest.raises(BudgetError, match="another log"):
+        verify_path(deployment.folder)
+
+
+@pytest.mark.parametrize("faults", [["before"], ["", "before"], ["", "after"], ["", "", "before"]])
+def test_a_change_of_operators_that_the_witness_missed_is_finished_later(
+    deployment: Deployment, faults: list[str]
+) -> None:
+    """The calls: its time is asked, it is told of the operators, it cosigns."""
+    inner = deployment.witness()
+    witness = FlakyWitness(inner)
+    ledger = deployment.open(witness)
+    deployment.set_budget(ledger, Limits(1000))
+    keys = [k.public_key().public_bytes_raw().hex() for k in deployment.keys[:2]]
+    document = operators_document(ledger.state(), make_operators(keys, 2), ledger.now_ms())
+    signed = sorted(sign_change(document, key) for key in deployment.keys[:2])
+    witness.faults = faults
+    with pytest.raises(WitnessError):
+        ledger.apply_change(document, signed)
+    position = ledger.apply_change(document, signed)
+    assert ledger.apply_change(document, signed) == position
+    assert ledger.state().operators == inner._log(ledger.state().origin).operators
+    assert ledger.state().operators.keys == tuple(sorted(keys))
     ledger.close()
 
 

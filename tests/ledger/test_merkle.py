@@ -18,6 +18,7 @@ from narrows.ledger.merkle import (
     check_inclusion,
     leaf_hash,
     node_hash,
+    root_before,
     root_of,
 )
 
@@ -76,6 +77,7 @@ def test_every_inclusion_proof_of_small_trees(tree: Tree) -> None:
             path = tree.inclusion(index, size)
             digest = leaf_hash(LEAVES[index])
             assert check_inclusion(digest, index, size, path, root)
+            assert root_before(index, size, path) == tree.root(index)
             assert not check_inclusion(leaf_hash(b"other"), index, size, path, root)
             for wrong in {*range(size)} - {index}:
                 assert not check_inclusion(digest, wrong, size, path, root)

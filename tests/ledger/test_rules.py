@@ -23,6 +23,7 @@ from narrows.ledger.propose import budget_document, operators_document, recovery
 
 KEYS = make_keys(3, 3)
 OPERATORS = Operators(tuple(sorted(public_of(k).hex() for k in KEYS)), 2)
+ROOT = b"\x07" * 32  # of the tree under these states, which have none
 LENGTHS = (MINUTE_MS, HOUR_MS, DAY_MS)
 
 
@@ -36,7 +37,8 @@ def change(
     state: rules.State, document: dict, signers: int = 2, time_ms: int | None = None
 ) -> None:  # type: ignore[type-arg]
     signatures = sorted(sign_change(document, key) for key in KEYS[:signers])
-    state.apply(rules.change_leaf(state, document, signatures, time_ms or state.time_ms))
+    leaf = rules.change_leaf(state, document, signatures, time_ms or state.time_ms)
+    state.apply(leaf, lambda: ROOT)
 
 
 def give(state: rules.State, limits: Limits, accounts: dict[str, Limits], signers: int = 2) -> None:
@@ -358,7 +360,7 @@ def test_a_recovery_spends_the_gap_and_every_outstanding_lease() -> None:
     state = fresh()
     give(state, Limits(1000, ((HOUR_MS, 500),)), {"a": Limits(400)})
     state.apply(_granted(state, 50, START_MS)[0])
-    document = recovery_document(state, bytes(32), (9, bytes(32)), {"base": 120}, START_MS)
+    document = recovery_document(state, ROOT, (9, bytes(32)), {"base": 120}, START_MS)
     with pytest.raises(BudgetError):
         change(rules.State.from_snapshot(state.snapshot()), document, signers=1)
     change(state, document)
@@ -366,6 +368,51 @@ def test_a_recovery_spends_the_gap_and_every_outstanding_lease() -> None:
     assert state.lineages["base"].spent_bytes == state.accounts["a"].meter.spent_bytes == 170
     assert state.room("a", START_MS).free_bytes == 230
     assert state.lineages["base"].room(START_MS).free_bytes == 330
+
+
+@pytest.mark.parametrize("gap_bytes", [0, 120])
+def test_a_lineage_made_in_the_gap_grants_nothing_and_keeps_the_gap(gap_bytes: int) -> None:
+    state = fresh()
+    give(state, Limits(1000), ONE)
+    change(state, recovery_document(state, ROOT, (9, bytes(32)), {"new": gap_bytes}, START_MS))
+    assert state.committed() == {"base": 0, "new": gap_bytes}
+    assert state.lineages["new"].room(START_MS).free_bytes == 0
+    assert rules.State.from_snapshot(state.snapshot()).snapshot() == state.snapshot()
+    document = budget_document(state, "new", Limits(150), {"n": Limits(None)}, START_MS)
+    with pytest.raises(BudgetError):  # its making is not repeated by less than k
+        change(rules.State.from_snapshot(state.snapshot()), document, signers=1)
+    change(state, document)
+    assert state.room("n", START_MS).free_bytes == 150 - gap_bytes
+
+
+def test_a_recovery_makes_no_more_lineages_than_a_ledger_holds() -> None:
+    state = fresh()
+    give(state, Limits(1000), ONE)
+    for count, fits in ((rules.MAX_LINEAGES, False), (rules.MAX_LINEAGES - 1, True)):
+        gaps = {f"l{number}": 1 for number in range(count)}
+        document = recovery_document(state, ROOT, (9, bytes(32)), gaps, START_MS)
+        if fits:
+            change(state, document)
+        else:
+            with pytest.raises(BudgetError, match="too many"):
+                change(rules.State.from_snapshot(state.snapshot()), document)
+    assert len(state.lineages) == rules.MAX_LINEAGES
+
+
+def test_a_recovery_is_for_exactly_the_leaves_that_were_signed() -> None:
+    state = fresh()
+    give(state, Limits(1000), ONE)
+    good = recovery_document(state, ROOT, (9, bytes(32)), {}, START_MS)
+    pairs = sorted(sign_change(good, key) for key in KEYS[:2])
+    with pytest.raises(BudgetError, match="another position"):  # nobody says what the root is
+        rules.State.from_snapshot(state.snapshot()).apply(
+            rules.change_leaf(state, good, pairs, START_MS)
+        )
+    for size, root in ((state.size, b"\x11" * 32), (state.size + 1, ROOT)):
+        bad = good | {"base": [size, root.hex()]}
+        with pytest.raises(BudgetError, match="another position"):
+            change(rules.State.from_snapshot(state.snapshot()), bad)
+    change(state, good)
 
 
 # -- leaves ----------------------------------------------------------------------------

@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 from ledger.ledger_helpers import START_MS, Deployment, FakeClock, lease, make_keys, served
 from narrows.errors import BudgetError
 from narrows.ledger import note
-from narrows.ledger.keys import load_private, save_private
+from narrows.ledger.changes import sign_change
+from narrows.ledger.codec import encode
+from narrows.ledger.keys import load_private, public_of, save_private
 from narrows.ledger.limits import Limits
-from narrows.ledger.merkle import Tree
-from narrows.ledger.witness import NONCE_BYTES, WitnessError, parse_latest
+from narrows.ledger.merkle import EMPTY_ROOT, Tree
+from narrows.ledger.propose import operators_document
+from narrows.ledger.setup import make_operators
+from narrows.ledger.witness import NONCE_BYTES, Latest, Witness, WitnessError, parse_latest
 from narrows.ledger.witness_http import MAX_BODY_BYTES, parse_add_checkpoint
 
 ORIGIN = "test.example/1"
@@ -44,8 +48,13 @@ class Log:
             self.tree.append(leaf)
         return self.signed()
 
-    def signed(self, key: Ed25519PrivateKey | None = None, origin: str = ORIGIN) -> bytes:
-        checkpoint = note.Checkpoint(origin, self.tree.size, self.tree.root())
+    def signed(
+        self,
+        key: Ed25519PrivateKey | None = None,
+        origin: str = ORIGIN,
+        committed: dict[str, int] | None = None,
+    ) -> bytes:
+        checkpoint = note.Checkpoint(origin, self.tree.size, self.tree.root(), committed or {})
         return note.sign_note(checkpoint.text(), origin, key or self.key)
 
 
@@ -82,6 +91,96 @@ def test_a_fork_of_the_same_size_is_refused(deployment: Deployment) -> None:
     witness.cosign(0, [], log.grow(b"a", b"b"))
     with pytest.raises(WitnessError):
         witness.cosign(2, [], fork.grow(b"a", b"x"))
+
+
+def test_the_sums_of_a_head_cannot_be_changed_afterwards(deployment: Deployment) -> None:
+    witness, log = deployment.witness(), Log(deployment)
+    with pytest.raises(WitnessError, match="sums"):  # not of no leaves either
+        witness.cosign(0, [], log.signed(committed={"base": 5}))
+    log.grow(b"a", b"b")
+    first = log.signed(committed={"base": 500, "other": 7})
+    line = witness.cosign(0, [], first)
+    for committed in ({"base": 499, "other": 7}, {"base": 501, "other": 7}, {"base": 500}, {}):
+        with pytest.raises(WitnessError, match="sums"):
+            witness.cosign(2, [], log.signed(committed=committed))
+        with pytest.raises(BudgetError):  # nor by the way of a recovery whose answer was lost
+            witness.recover(_recovery(log, deployment), [], log.signed(committed=committed))
+    assert witness.cosign(2, [], first) == line
+    assert witness.recover(_recovery(log, deployment), [], first) == line
+    assert _latest(witness).note == first
+
+
+def _latest(witness: Witness) -> Latest:
+    nonce = bytes(NONCE_BYTES)
+    return parse_latest(witness.latest(ORIGIN, nonce), witness.verifier, ORIGIN, nonce)
+
+
+def _recovery(
+    log: Log,
+    deployment: Deployment,
+    base_root: bytes | None = None,
+    not_after_ms: int = START_MS,
+    witnessed: tuple[int, bytes] = (0, EMPTY_ROOT),
+) -> bytes:
+    """A recovery that k operators signed, as the next leaf of ``log``."""
+    root = log.tree.root() if base_root is None else base_root
+    document = {
+        "kind": "recover",
+        "origin": ORIGIN,
+        "after": [0, bytes(32).hex()],
+        "not_after_ms": not_after_ms,
+        "base": [log.tree.size, root.hex()],
+        "witnessed": [witnessed[0], witnessed[1].hex()],
+        "gaps": {},
+    }
+    pairs = sorted(sign_change(document, key) for key in deployment.keys[:2])
+    return encode({"t": "change", "change": document, "signatures": pairs, "time_ms": START_MS})
+
+
+@pytest.mark.parametrize("kept", range(9))
+def test_the_witness_checks_the_leaves_that_a_recovery_was_signed_for(
+    deployment: Deployment, kept: int
+) -> None:
+    witness, lost, log = deployment.witness(), Log(deployment), Log(deployment)
+    witness.cosign(0, [], lost.grow(*(bytes([n]) for n in range(12))))
+    if kept:
+        log.grow(*(bytes([n]) for n in range(kept)))
+    head = (12, lost.tree.root())
+
+    def attempt(leaf: bytes) -> None:
+        """The leaf and one more after it."""
+        new = Log(deployment)
+        new.grow(*(bytes([n]) for n in range(kept)), leaf, b"more")
+        witness.recover(leaf, new.tree.inclusion(kept, new.tree.size), new.signed())
+
+    with pytest.raises(WitnessError, match="other leaves"):
+        attempt(_recovery(log, deployment, b"\x11" * 32, witnessed=head))
+    with pytest.raises(WitnessError, match="expired"):
+        attempt(_recovery(log, deployment, not_after_ms=START_MS - 1, witnessed=head))
+    assert witness.logs() == {ORIGIN: 12}
+    attempt(_recovery(log, deployment, witnessed=head))
+    assert witness.logs() == {ORIGIN: kept + 2}
+
+
+def test_an_expired_change_of_operators_does_not_move_the_witness(deployment: Deployment) -> None:
+    witness, ledger = deployment.witness(), deployment.open()
+    keys = [public_of(key).hex() for key in deployment.keys[:2]]
+    document = operators_document(ledger.state(), make_operators(keys, 2), START_MS, 1000)
+    pairs = sorted(sign_change(document, key) for key in deployment.keys[:2])
+    leaf = encode({"t": "change", "change": document, "signatures": pairs, "time_ms": START_MS})
+    deployment.clock.advance(1001)
+    with pytest.raises(BudgetError, match="expired"):
+        ledger.apply_change(document, pairs)
+    with pytest.raises(WitnessError, match="expired"):
+        witness.set_operators(leaf)
+    assert witness._log(ORIGIN).operators == ledger.state().operators == deployment.operators()
+    deployment.clock.ms -= 1  # before the ledger has looked again: the last valid moment
+    later = deployment.witness()
+    later.set_operators(leaf)
+    assert later._log(ORIGIN).operators.keys == tuple(sorted(keys))
+    deployment.clock.ms += 1
+    later.set_operators(leaf)  # seen before
+    ledger.close()
 
 
 def test_only_the_logs_own_key_counts(deployment: Deployment) -> None:

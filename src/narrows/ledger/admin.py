@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from narrows.ledger import note, rules
+from narrows.ledger.changes import parse_change
 from narrows.ledger.codec import Document, decode
 from narrows.ledger.session import Session
 from narrows.ledger.store import Head
@@ -32,11 +33,16 @@ class Gap:
 
 def apply_change(session: Session, document: Document, signatures: list[list[str]]) -> int:
     """Append a signed change and have it cosigned, else a lowering could be rolled back.
-    Returns its position in the log."""
+    Returns its position in the log. Where the witness could not be told of new
+    operators, calling it again with the same change does the rest."""
     session.ready()
-    session.write(lambda: [_checked(session, document, signatures, session.now_ms())])
+    follows = document.get("kind") == "operators" and session.witness is not None
+    if not (follows and _is_last(session, document)):
+        if follows and parse_change(document).not_after_ms < session.latest().time_ms:
+            raise rules.RuleError("the change has expired at the witness", "propose it again")
+        session.write(lambda: [_checked(session, document, signatures, session.now_ms())])
     position = session.state.last_change[0]
-    if document.get("kind") == "operators" and session.witness is not None:
+    if follows and session.witness is not None:
         session.witness.set_operators(session.store.leaves(position, position + 1)[0])
     session.cosign()
     return position
@@ -61,7 +67,7 @@ def recover(session: Session, document: Document, signatures: list[list[str]]) -
         raise WitnessError("a recovery needs the witness")
     position = session.state.last_change[0]
     (leaf,) = session.store.leaves(position, position + 1)
-    if decode(leaf).get("change") != document:
+    if not _is_last(session, document):
         # Dated by the witness: this ledger's own time may be as old as its file.
         leaf = _checked(session, document, signatures, session.latest().time_ms)
         position = session.state.size
@@ -73,11 +79,18 @@ def recover(session: Session, document: Document, signatures: list[list[str]]) -
     return position
 
 
+def _is_last(session: Session, document: Document) -> bool:
+    """Whether the newest change in the log is this one: applied, perhaps not yet witnessed."""
+    position = session.state.last_change[0]
+    (leaf,) = session.store.leaves(position, position + 1)
+    return decode(leaf).get("change") == document
+
+
 def _checked(
     session: Session, document: Document, signatures: list[list[str]], time_ms: int
 ) -> bytes:
     """The change's leaf, tried on a copy: a refused change must not touch the real state."""
     state = rules.State.from_snapshot(session.state.snapshot())
     leaf = rules.change_leaf(state, document, signatures, time_ms)
-    state.apply(leaf)
+    state.apply(leaf, session.replica.tree.root)
     return leaf

@@ -60,7 +60,12 @@ def describe(change: Change, state: State | None) -> list[str]:
         lines += [f"  {key}" for key in body.operators.keys]
     else:
         lines.append(f"accept a gap: ledger at {body.base[0]}, witness at {body.witnessed[0]}")
-        lines += [f"  {name}: {gap:,} bytes count as spent" for name, gap in body.gaps.items()]
+        for name, gap in body.gaps.items():
+            lines.append(f"  {name}: {gap:,} bytes count as spent")
+            if state is not None and name not in state.lineages:
+                lines.append(
+                    "    made in the gap: it grants nothing until its budget is signed again"
+                )
     return lines
 
 

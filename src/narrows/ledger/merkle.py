@@ -174,6 +174,19 @@ def check_inclusion(
     return last == 0 and digest == root
 
 
+def root_before(index: int, size: int, path: Sequence[bytes]) -> bytes:
+    """The root of the ``index`` leaves before a leaf, from a ``path`` that ``check_inclusion``
+    accepted: its hashes on the left are the perfect subtrees of exactly those leaves."""
+    node, last, digest = index, size - 1, b""
+    for sibling in path:
+        if node & 1 or node == last:
+            digest = node_hash(sibling, digest) if digest else sibling
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        node, last = node >> 1, last >> 1
+    return digest or EMPTY_ROOT
+
+
 def check_consistency(
     old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]
 ) -> bool:

@@ -70,7 +70,7 @@ class Replica:
             state, tree = self._open_snapshot(snapshot)
         for start in range(state.size, head.size, READ_LEAVES):
             for leaf in self._store.leaves(start, min(head.size, start + READ_LEAVES)):
-                state.apply(leaf)
+                state.apply(leaf, tree.root)
                 tree.append(leaf)
         text = note.verify_note(head.note, note.log_verifier(state.origin, self._public))
         if text != _checkpoint(state, tree).text():
@@ -114,7 +114,7 @@ class Replica:
 
     def _take(self, leaves: Sequence[bytes]) -> None:
         for leaf in leaves:
-            self.state.apply(leaf)
+            self.state.apply(leaf, self.tree.root)
             self.tree.append(leaf)
 
     def _open_snapshot(self, snapshot: Snapshot) -> tuple[rules.State, Tree]:

@@ -19,6 +19,7 @@ Ledger time (``time_ms``, Unix milliseconds) never goes back in the log.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -36,7 +37,7 @@ from narrows.ledger.changes import (
     signers,
 )
 from narrows.ledger.codec import Document, Fields, decode, encode
-from narrows.ledger.limits import Meter, Room, fair_bytes
+from narrows.ledger.limits import Limits, Meter, Room, fair_bytes
 from narrows.ledger.merkle import leaf_hash
 
 MAX_SNAPSHOT_BYTES = 64 << 20
@@ -98,6 +99,7 @@ class State:
         self.lineages: dict[str, Meter] = {}
         self.accounts: dict[str, Account] = {}
         self.leases: dict[str, Held] = {}
+        self._root: Callable[[], bytes] | None = None
 
     # -- what may be asked -------------------------------------------------------------
 
@@ -124,9 +126,11 @@ class State:
 
     # -- what changes it ---------------------------------------------------------------
 
-    def apply(self, leaf: bytes) -> None:
-        """Take in the next leaf. ``RuleError`` if it breaks a rule; the state is then void,
-        since a leaf may have been half applied, and must be rebuilt from the log."""
+    def apply(self, leaf: bytes, root: Callable[[], bytes] | None = None) -> None:
+        """Take in the next leaf. ``root``: of the tree before it; a recovery needs it.
+        ``RuleError`` if it breaks a rule; the state is then void, since a leaf may have been
+        half applied, and must be rebuilt from the log."""
+        self._root = root
         try:
             fields = Fields(decode(leaf), f"leaf {self.size}")
             kind = fields.text("t")
@@ -234,10 +238,7 @@ class State:
         for name in change.accounts:
             if name in self.accounts and self.accounts[name].lineage != change.lineage:
                 raise RuleError(f"account {name} belongs to another lineage")
-        if change.lineage not in self.lineages and len(self.lineages) >= MAX_LINEAGES:
-            raise RuleError("too many lineages in one ledger")
-        meter = self.lineages.setdefault(change.lineage, Meter(change.limits))
-        meter.set_limits(change.limits)
+        self._lineage(change.lineage).set_limits(change.limits)
         for name, account in self.accounts.items():
             if account.lineage == change.lineage:
                 account.closed = name not in change.accounts
@@ -245,20 +246,23 @@ class State:
             account = self.accounts.setdefault(name, Account(change.lineage, Meter(limits)))
             account.meter.set_limits(limits)
 
+    def _lineage(self, name: str) -> Meter:
+        """The lineage's meter; a new one grants nothing."""
+        if name not in self.lineages and len(self.lineages) >= MAX_LINEAGES:
+            raise RuleError("too many lineages in one ledger")
+        return self.lineages.setdefault(name, Meter(Limits(0)))
+
     def _recover(self, recovery: Recovery) -> None:
         """Every outstanding lease is dead (its settlement may lie in the gap), and the gap
-        counts as spent now: on the lineage and, since nobody knows whose it was, in full on
-        each of its accounts."""
-        if recovery.base[0] != self.size:
+        counts as spent now: on the lineage (made here if the gap holds its making) and, since
+        nobody knows whose it was, in full on each of its accounts."""
+        if recovery.base != (self.size, self._root() if self._root else None):
             raise RuleError("the recovery was made for another position", "propose it again")
-        unknown = recovery.gaps.keys() - self.lineages.keys()
-        if unknown:
-            raise RuleError(f"no lineage {min(unknown)} to count the gap on")
         for lease_id in list(self.leases):
             self._end(lease_id, None)
         for lineage, gap_bytes in recovery.gaps.items():
             meters = [a.meter for a in self.accounts.values() if a.lineage == lineage]
-            for meter in (self.lineages[lineage], *meters):
+            for meter in (self._lineage(lineage), *meters):
                 meter.settle(self.time_ms, 0, gap_bytes)
 
     def _state(self, fields: Fields) -> None:

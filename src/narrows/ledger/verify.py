@@ -4,7 +4,8 @@
    before it, signatures of changes included.
 2. Rebuild the Merkle tree; the head must be signed by the log key over exactly this root and
    these committed sums.
-3. The cosigned checkpoint must be signed by log and witness and be a prefix of this log.
+3. The cosigned checkpoint must be signed by log and witness and be that of a prefix of this
+   log, its committed sums included.
 4. No lease id occurs twice, ended or not.
 
 What the caller still owes: that the genesis (printed as ``origin``, ``log_key``, ``operators``)
@@ -52,25 +53,24 @@ def verify_log(store: Store, log_vkey: str = "", witness_vkey: str = "") -> Veri
     head = store.head()
     if head is None:
         raise BudgetError("the log is empty")
-    state, tree, roots = State(), Tree(), _wanted_root(store)
+    state, tree, heads = State(), Tree(), _wanted_head(store)
     seen: set[str] = set()
     for start in range(0, head.size, READ_LEAVES):
         for leaf in store.leaves(start, min(head.size, start + READ_LEAVES)):
-            state.apply(leaf)
+            state.apply(leaf, tree.root)
             tree.append(leaf)
             _check_lease_id(leaf, seen, state.size - 1)
-            if tree.size in roots:
-                roots[tree.size] = tree.root()
+            if tree.size in heads:
+                heads[tree.size] = _head_text(state, tree)
     verifier = note.log_verifier(state.origin, bytes.fromhex(state.log_key))
-    expected = note.Checkpoint(state.origin, state.size, tree.root(), state.committed()).text()
-    if note.verify_note(head.note, verifier) != expected:
+    if note.verify_note(head.note, verifier) != _head_text(state, tree):
         raise BudgetError("the log key did not sign these leaves")
     witness = witness_verifier(bytes.fromhex(state.witness_key)) if state.witness_key else None
     if log_vkey not in ("", verifier.vkey()):
         raise BudgetError("this is another log than the one expected")
     if witness_vkey and (witness is None or witness.vkey() != witness_vkey):
         raise BudgetError("the log names another witness than the one expected")
-    cosigned_size, cosigned_s = _check_cosigned(store, verifier, witness, roots)
+    cosigned_size, cosigned_s = _check_cosigned(store, verifier, witness, heads)
     return Verified(
         state.size,
         tree.root(),
@@ -95,11 +95,15 @@ def verify_path(path: Path, log_vkey: str = "", witness_vkey: str = "") -> Verif
         store.close()
 
 
-def _wanted_root(store: Store) -> dict[int, bytes]:
+def _head_text(state: State, tree: Tree) -> str:
+    return note.Checkpoint(state.origin, tree.size, tree.root(), state.committed()).text()
+
+
+def _wanted_head(store: Store) -> dict[int, str]:
     cosigned = store.cosigned()
     if cosigned is None:
         return {}
-    return {note.parse_checkpoint(note.open_note(cosigned)[0]).size: b""}
+    return {note.parse_checkpoint(note.open_note(cosigned)[0]).size: ""}
 
 
 def _check_lease_id(leaf: bytes, seen: set[str], position: int) -> None:
@@ -112,7 +116,7 @@ def _check_lease_id(leaf: bytes, seen: set[str], position: int) -> None:
 
 
 def _check_cosigned(
-    store: Store, log: note.Verifier, witness: note.Verifier | None, roots: dict[int, bytes]
+    store: Store, log: note.Verifier, witness: note.Verifier | None, heads: dict[int, str]
 ) -> tuple[int, int]:
     cosigned = store.cosigned()
     if cosigned is None or witness is None:
@@ -122,6 +126,6 @@ def _check_cosigned(
     time_s = note.find_signature(text, signatures, witness)
     if time_s is None or note.find_signature(text, signatures, log) is None:
         raise BudgetError("the cosigned checkpoint lacks the log's or the witness's signature")
-    if roots.get(checkpoint.size) != checkpoint.root:
+    if heads.get(checkpoint.size) != text:
         raise BudgetError(f"the witness cosigned another log of {checkpoint.size} leaves")
     return checkpoint.size, time_s

@@ -3,6 +3,7 @@
 In operation the order is fixed:
 1. the checkpoint is signed by the log's key, and its size is not below the stored one;
 2. the consistency proof from the stored head verifies;
+   At the stored size the whole text must be the stored one, ``committed`` lines included;
 3. the new head is on disk (SQLite, synchronous=FULL; compare and swap in the UPDATE);
 4. only then the cosignature exists.
 A crash between 3 and 4 leaves a head that no ledger acted on; the ledger asks again.
@@ -28,7 +29,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from narrows.errors import BudgetError
 from narrows.ledger import changes, note
 from narrows.ledger.codec import Fields, decode, encode, unhex
-from narrows.ledger.merkle import EMPTY_ROOT, check_consistency, check_inclusion, leaf_hash
+from narrows.ledger.merkle import (
+    EMPTY_ROOT,
+    check_consistency,
+    check_inclusion,
+    leaf_hash,
+    root_before,
+)
 from narrows.ledger.sqlite_store import connect
 
 ANSWER_TITLE = "narrows.witness.latest/v1"
@@ -103,7 +110,10 @@ class Witness:
                 raise WitnessError(f"the witness is at size {log.size}", size=log.size)
             if not check_consistency(old, checkpoint.size, log.root, checkpoint.root, proof):
                 raise WitnessError("the checkpoint does not extend the one seen before")
-            self._store(checkpoint, signed, old, log.root)
+            if checkpoint.size > log.size:
+                self._store(checkpoint, signed, old, log.root)
+            else:
+                _require_same(checkpoint, log)
         return self._cosignature(checkpoint)
 
     def latest(self, origin: str, nonce: bytes) -> bytes:
@@ -125,10 +135,12 @@ class Witness:
         with self._lock:
             log = self._log(checkpoint.origin)
             if (checkpoint.size, checkpoint.root) == (log.size, log.root):
+                _require_same(checkpoint, log)
                 return self._cosignature(checkpoint)  # the answer to it was lost
             body = change.body
             if not isinstance(body, changes.Recovery) or change.origin != checkpoint.origin:
                 raise WitnessError("not a recovery of this log")
+            self._require_valid(change)
             changes.require(log.operators, signed_by, log.operators.threshold)
             if body.witnessed != (log.size, log.root):
                 raise WitnessError("the recovery gives up another head", "propose it again")
@@ -136,8 +148,9 @@ class Witness:
                 leaf_hash(leaf), body.base[0], checkpoint.size, path, checkpoint.root
             ):
                 raise WitnessError("the recovery is not in the new head")
-            before = note.parse_checkpoint(note.open_note(log.note)[0]) if log.note else None
-            for lineage, count in (before.committed if before else {}).items():
+            if body.base[1] != root_before(body.base[0], checkpoint.size, path):
+                raise WitnessError("the recovery was signed for other leaves", "propose it again")
+            for lineage, count in _head(checkpoint.origin, log).committed.items():
                 if checkpoint.committed.get(lineage, 0) < count:
                     raise WitnessError(f"the recovery does not count the gap of {lineage}")
             self._store(checkpoint, signed, log.size, log.root)
@@ -153,6 +166,7 @@ class Witness:
                 raise WitnessError("not a change of operators")
             if change.after[0] < log.operators_at or body.operators == log.operators:
                 return  # seen before
+            self._require_valid(change)
             changes.check_operator_change(log.operators, body.operators, signed_by)
             self._execute(
                 "UPDATE log SET operators = ?, operators_at = ?"
@@ -172,6 +186,11 @@ class Witness:
         """Origin to size of all logs followed."""
         with self._lock:
             return {str(o): int(s) for o, s in self._execute("SELECT origin, size FROM log")}
+
+    def _require_valid(self, change: changes.Change) -> None:
+        # As in the rules: what the ledger refuses must not move the witness either.
+        if change.not_after_ms < self._time_ms():
+            raise WitnessError("the change has expired", "propose it again")
 
     def _signed_checkpoint(self, signed: bytes) -> note.Checkpoint:
         checkpoint = note.parse_checkpoint(note.open_note(signed)[0])
@@ -211,6 +230,18 @@ class Witness:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise WitnessError(f"the witness's disk or database failed: {error}") from error
+
+
+def _head(origin: str, log: _Log) -> note.Checkpoint:
+    if not log.note:
+        return note.Checkpoint(origin, log.size, log.root)
+    return note.parse_checkpoint(note.open_note(log.note)[0])
+
+
+def _require_same(checkpoint: note.Checkpoint, log: _Log) -> None:
+    # Lower sums over the same leaves would shrink the gap that a later recovery counts.
+    if checkpoint.text() != _head(checkpoint.origin, log).text():
+        raise WitnessError("the checkpoint commits other sums than the one seen before")
 
 
 def _operators(operators: changes.Operators) -> bytes:

@@ -24,7 +24,8 @@ MAX_INBOUND_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class PortConfig:
-    """One purpose, one account. ``listen_port`` 0: any free one."""
+    """One purpose, one account. ``listen_port`` 0: any free one. ``allow``: addresses and
+    networks (CIDR) from which the edge may dial; empty: any."""
 
     name: str = "answers"
     account: str = "answers"
@@ -33,6 +34,7 @@ class PortConfig:
     enclave_host: str = "127.0.0.1"
     enclave_port: int = 8401
     max_links: int = 64
+    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class GateConfig:
     connect_timeout_s: float = 5.0
     handshake_timeout_s: float = 5.0
     closes_per_s: float = 10.0
-    handshakes_per_s: float = 20.0
+    handshakes_per_s: float = 1.0
+    max_late_ms: float = 2.0
     lease_s: float = 1.0
     min_lease_bytes: int = 256
     max_lease_bytes: int = 64 << 20
@@ -91,6 +94,7 @@ def _gate_problems(config: GateConfig) -> list[str]:
         ("handshake_timeout_s", config.handshake_timeout_s, 0.1, 600),
         ("closes_per_s", config.closes_per_s, 0.1, 1000),
         ("handshakes_per_s", config.handshakes_per_s, 0.1, 1000),
+        ("max_late_ms", config.max_late_ms, 0.1, MAX_TICK_MS),
         ("lease_s", config.lease_s, 0.01, 3600),
         ("min_lease_bytes", config.min_lease_bytes, 64, 1 << 30),
         ("max_lease_bytes", config.max_lease_bytes, config.min_lease_bytes, 1 << 40),
@@ -127,6 +131,11 @@ def _port_problems(config: GateConfig) -> list[str]:
             problems.append(f"port {port.name!r}: TCP ports are 0..65535, the enclave's not 0")
         if not 1 <= port.max_links <= MAX_LINKS:
             problems.append(f"port {port.name!r}: max_links must be 1..{MAX_LINKS}")
+        problems += [
+            f"port {port.name!r}: {text!r} in allow is no address and no network"
+            for text in port.allow
+            if not _is_network(text)
+        ]
         if config.tls is None and not is_loopback(port.listen_host):
             problems.append(f"port {port.name!r} listens on {port.listen_host} without TLS files")
     return problems
@@ -134,6 +143,14 @@ def _port_problems(config: GateConfig) -> list[str]:
 
 def _is_word(name: str) -> bool:
     return 1 <= len(name) <= 32 and name.isascii() and name.replace("-", "").isalnum()
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

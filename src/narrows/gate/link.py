@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import cast
 
 from narrows.errors import PeerError
+from narrows.gate.outlet import Outlet
 from narrows.gate.timing import LinkHistory
 from narrows.gate.tls import TlsPipe
 from narrows.wire.padding import frame_bytes, pad, tls_payload_bytes
@@ -81,7 +82,7 @@ class Link:
 
     def __init__(
         self,
-        edge: asyncio.Transport,
+        outlet: Outlet,
         pipe: TlsPipe | None,
         outbound_bytes: int,
         inbound_bytes: int,
@@ -94,14 +95,14 @@ class Link:
         self.edge_paused = False
         self.arrived = asyncio.Event()  # bytes from the edge, or its end
         self.ended = False
-        self._edge, self._enclave = edge, cast("asyncio.Transport | None", None)
+        self.outlet = outlet
+        self._enclave = cast("asyncio.Transport | None", None)
         self._outbox = Outbox()
         self._wire = b""  # ciphertext that was made but not yet paid
         self._early = Outbox()  # inward bytes, while the enclave is being dialled
         self._outbound_bytes, self._inbound_bytes = outbound_bytes, inbound_bytes
         self._edge_stall, self._enclave_stall = Stall(stall_timeout_s), Stall(stall_timeout_s)
-        self._edge_written = self._enclave_written = 0
-        self._stall_timeout_s = stall_timeout_s
+        self._enclave_written = 0
         self._gone = gone
 
     # outward -------------------------------------------------------------------------
@@ -160,8 +161,7 @@ class Link:
 
     def send(self, data: bytes) -> None:
         """Write paid bytes to the edge."""
-        self._edge_written += len(data)
-        self._edge.write(data)
+        self.outlet.write(data)
 
     def end(self) -> None:
         """Close both sides: paid bytes are still delivered, nothing else is."""
@@ -169,9 +169,7 @@ class Link:
             return
         self.ended = True
         self.arrived.set()
-        self._edge.close()
-        if self._edge.get_write_buffer_size():  # an edge that does not read keeps nothing
-            asyncio.get_running_loop().call_later(self._stall_timeout_s, self._edge.abort)
+        self.outlet.finish()
         if self._enclave is not None:
             self._enclave.abort()
         self._gone(self)
@@ -219,9 +217,8 @@ class Link:
 
     def check(self, now: float) -> None:
         """Once a second: end what makes no progress."""
-        waiting = self._edge.get_write_buffer_size()
-        if self._edge_stall.check(now, self._edge_written, waiting):
-            self._edge.abort()
+        if self._edge_stall.check(now, self.outlet.written_bytes, self.outlet.waiting_bytes):
+            self.outlet.abort()
             self.end()
             return
         if self._enclave is not None and not self.closing:
@@ -239,12 +236,13 @@ def set_options(transport: asyncio.BaseTransport) -> None:
 
 class EdgeSide(asyncio.Protocol):
     """The edge's connection. ``opened`` makes the link, or refuses with None; ``closed``
-    when the socket is gone, which may be after the link's end."""
+    when the socket is gone, which may be after the link's end; the edge's own end is the
+    link's, but the socket stays until what was paid has left or was thrown away."""
 
     def __init__(
         self,
         opened: Callable[[asyncio.Transport], Link | None],
-        closed: Callable[[], None],
+        closed: Callable[[Link | None], None],
     ) -> None:
         self._opened, self._closed = opened, closed
         self._link: Link | None = None
@@ -269,10 +267,15 @@ class EdgeSide(asyncio.Protocol):
         if self._link is not None:
             self._link.edge_paused = False
 
+    def eof_received(self) -> bool:
+        if self._link is not None:
+            self._link.end()
+        return self._link is not None
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._link is not None:
             self._link.end()
-        self._closed()
+        self._closed(self._link)
 
 
 class EnclaveSide(asyncio.Protocol):

@@ -4,11 +4,15 @@ Order (law 1, paid before sent)
 1. ``acquire`` returned: the lease is durable and cosigned. Only then does ``credit`` grow.
 2. ``spend(bytes, units)`` lowers ``credit`` *before* the caller writes. Timing units add up
    and are paid in whole bytes, in advance: paid bytes * 8 >= bits seen, at every moment.
-3. ``settle`` returns what is left. A gate that dies settles nothing: all of it is spent.
+3. ``settle`` returns what is left, after every byte under the lease has *left the kernel*
+   or was thrown away with its connection: a rolling window forgets from then on. A gate that
+   dies settles nothing: all of it is spent.
 
 Lease sizes: half of ``lease_s`` seconds of the recent rate, asked for when less than that
 half is left, so at most one ``lease_s`` of traffic is stranded by a crash, and the next
-lease is there before the last one ends. The ledger grants less near the end of the budget.
+lease is there before the last one ends. Sizes and moments follow from what was charged, never
+from what waits: that is the enclave's choice and not yet paid. The ledger grants less near the
+end of the budget.
 Store calls run in one thread that all meters of a gate share; everything else in the loop.
 """
 
@@ -20,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from narrows.gate.outlet import Outlet
 from narrows.gate.timing import UNITS_PER_BYTE
 from narrows.ledger.api import Denied, Lease, LeaseSource
 
@@ -27,6 +32,8 @@ REASONS = ("depleted", "window", "witness", "behind", "store", "clock", "unknown
 DENIED_RETRY_S = 1.0
 MAX_RETRY_S = 5.0
 TRIM_FACTOR = 8
+PART_POLL_S = 0.02
+DRAIN_S = 10.0  # what has not left then counts as spent
 
 
 class UnpaidError(RuntimeError):
@@ -50,6 +57,18 @@ class _Held:
         return self.lease.size_bytes - self.used_bytes
 
 
+@dataclass(slots=True)
+class _Parting:
+    """A lease under which no more is written. ``marks``: how far each connection has to get;
+    taken in a later step of the loop than the last ``spend``, hence after its write."""
+
+    held: _Held
+    marks: list[tuple[Outlet, int]] | None = None
+
+    def left(self) -> bool:
+        return self.marks is not None and all(o.left_bytes >= mark for o, mark in self.marks)
+
+
 class Meter:
     """One account's credit. ``fatal`` is called with what must end the gate."""
 
@@ -64,6 +83,7 @@ class Meter:
         self.account = account
         self.credit = 0
         self.links = 1  # live ones: each may speak at once, so the least lease grows with them
+        self.outlets: set[Outlet] = set()  # every connection that can hold bytes of a lease
         self.sent_bytes = 0
         self.timing_bytes = 0
         self.denials = 0
@@ -82,6 +102,8 @@ class Meter:
         self._paid_at_trim = 0
         self._fetching: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Future[None]] = set()
+        self._parting: deque[_Parting] = deque()
+        self._part_timer: asyncio.Handle | None = None
 
     # spending ------------------------------------------------------------------------
 
@@ -116,18 +138,19 @@ class Meter:
             count -= part
             if not held.left_bytes:
                 self._held.popleft()
-                self._settle(held)
+                self._retire(held)
 
     # leases --------------------------------------------------------------------------
 
-    def prefetch(self, backlog_bytes: int = 0) -> None:
-        """Ask for the next lease if the credit runs low. Cheap; call it every tick."""
+    def prefetch(self, need_bytes: int = 0) -> None:
+        """Ask for the next lease if the credit runs low. Cheap; call it after every tick.
+        ``need_bytes`` may depend on the edge and the configuration, on nothing else."""
         now = asyncio.get_running_loop().time()
         self._open = True
         if self._fetching is not None or now < self._retry_at:
             return
-        size = self._lease_bytes(now, backlog_bytes)
-        if self.credit > max(size, backlog_bytes):
+        size = self._lease_bytes(now, need_bytes)
+        if self.credit > max(size, need_bytes):
             return
         self._asked_at, self._sent_when_asked = now, self._paid_bytes
         self._fetching = asyncio.create_task(self._fetch(size))
@@ -137,11 +160,11 @@ class Meter:
     def _paid_bytes(self) -> int:
         return self.sent_bytes + self.timing_bytes
 
-    def _lease_bytes(self, now: float, backlog_bytes: int) -> int:
+    def _lease_bytes(self, now: float, need_bytes: int) -> int:
         elapsed_s = max(now - self._asked_at, 1e-3)
         rate = (self._paid_bytes - self._sent_when_asked) / elapsed_s
         half = int(rate * self._policy.lease_s / 2)
-        want = max(half, backlog_bytes - self.credit, self._least_bytes)
+        want = max(half, need_bytes - self.credit, self._least_bytes)
         return min(want, self._policy.max_bytes)
 
     @property
@@ -201,11 +224,16 @@ class Meter:
     def _return_credit(self) -> None:
         self.credit = 0
         while self._held:
-            self._settle(self._held.popleft())
+            self._retire(self._held.popleft())
 
     async def drain(self) -> None:
-        """Wait for every acquisition and settlement under way (at shutdown)."""
+        """Wait for every connection, acquisition and settlement under way (at shutdown)."""
         self.release()
+        deadline = asyncio.get_running_loop().time() + DRAIN_S
+        while self.outlets or self._parting:
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(PART_POLL_S)
         while self._fetching is not None or self._settling:
             waits = [*self._settling, *([self._fetching] if self._fetching else [])]
             await asyncio.wait(waits)
@@ -216,6 +244,25 @@ class Meter:
         used, self._paid_at_trim = self._paid_bytes - self._paid_at_trim, self._paid_bytes
         if self.credit > TRIM_FACTOR * used + 2 * self._least_bytes:
             self._return_credit()
+
+    def _retire(self, held: _Held) -> None:
+        """Settle as soon as what was written under it has left."""
+        if not held.used_bytes:
+            self._settle(held)
+            return
+        self._parting.append(_Parting(held))
+        if self._part_timer is None:
+            self._part_timer = asyncio.get_running_loop().call_soon(self._part)
+
+    def _part(self) -> None:
+        for parting in self._parting:
+            if parting.marks is None:
+                parting.marks = [(o, o.written_bytes) for o in self.outlets if o.waiting_bytes]
+        while self._parting and self._parting[0].left():
+            self._settle(self._parting.popleft().held)
+        self._part_timer = None
+        if self._parting:
+            self._part_timer = asyncio.get_running_loop().call_later(PART_POLL_S, self._part)
 
     def _settle(self, held: _Held) -> None:
         loop = asyncio.get_running_loop()

@@ -1,26 +1,30 @@
 """One port: its links, its tick, its meter.
 
 Life of a link
-1. The edge dials. Too many links, too many handshakes a second, or no credit: closed.
+1. The edge dials. Not on the list, too many links, too many handshakes a second, or no
+credit: closed.
 2. TLS handshake, every byte of it paid. 3. The gate dials the enclave; meanwhile, and
 whatever comes of it, the link is *live*: each tick is charged for it.
 4. Tick: decide what to send -> cost of showing exactly that -> ``spend`` -> write.
 5. It ends in a tick that was charged for its end, or because the edge left, or because
 nothing more can be paid; that last moment follows from what was already charged.
 
-Ticks lie on a fixed grid. A tick that the process missed is charged as the empty tick that
-an observer saw. Without a live link there is nothing to see, hence no tick.
+Ticks lie on a fixed grid. One that the process missed, or to which it came later than
+``max_late_ms``, is charged as the empty tick that an observer saw; the data waits for the next.
+Without a live link there is nothing to see, hence no tick.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 
 from narrows.errors import PeerError
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.link import EdgeSide, EnclaveSide, Link
 from narrows.gate.meter import Meter
+from narrows.gate.outlet import Outlet
 from narrows.gate.timing import (
     CONSTANT_EXCEPTION_UNITS,
     CONSTANT_NORMAL_UNITS,
@@ -29,17 +33,20 @@ from narrows.gate.timing import (
     TickModel,
 )
 from narrows.gate.tls import TlsServer
+from narrows.wire.padding import TLS_RECORD_OVERHEAD_BYTES
 
 DIAL_AGAIN_S = 0.25
-MIN_CREDIT_BYTES = 16  # less than this cannot show one byte and what its tick costs
+HANDSHAKE_BURST = 8.0
+SHUTDOWN_S = 2.0  # what the edge has not taken by then is thrown away
+MIN_RECORD = TLS_RECORD_OVERHEAD_BYTES + 1
 FIT_ROUNDS = 4
 
 
 class TokenBucket:
-    """At most ``per_s`` a second in the long run, a second's worth at once."""
+    """At most ``per_s`` a second in the long run; at once a second's worth, or ``burst``."""
 
-    def __init__(self, per_s: float, now: float) -> None:
-        self._per_s, self._size = per_s, max(1.0, per_s)
+    def __init__(self, per_s: float, now: float, burst: float = 1.0) -> None:
+        self._per_s, self._size = per_s, max(burst, per_s)
         self._level, self._then = self._size, now
 
     def take(self, now: float) -> bool:
@@ -70,7 +77,8 @@ class Port:
         self._tasks: set[asyncio.Task[None]] = set()
         now = asyncio.get_running_loop().time()
         self._closes = TokenBucket(config.closes_per_s, now)
-        self._handshakes = TokenBucket(config.handshakes_per_s, now)
+        self._handshakes = TokenBucket(config.handshakes_per_s, now, HANDSHAKE_BURST)
+        self._allowed = [ipaddress.ip_network(text) for text in port.allow]
 
     @property
     def links_live(self) -> int:
@@ -90,12 +98,14 @@ class Port:
 
     def _opened(self, edge: asyncio.Transport) -> Link | None:
         self._connections += 1
-        if self._connections > self.port.max_links:
+        if self._connections > self.port.max_links or not self._may_dial(edge):
             return None
         if self._tls is not None and not self._handshakes.take(self._now()):
             return None
+        outlet = Outlet(edge, self.config.stall_timeout_s)
+        self.meter.outlets.add(outlet)
         link = Link(
-            edge,
+            outlet,
             None if self._tls is None else self._tls.pipe(),
             self.config.outbound_buffer_bytes,
             self.config.inbound_buffer_bytes,
@@ -107,8 +117,17 @@ class Port:
         task.add_done_callback(lambda done: self._served(done, link))
         return link
 
-    def _closed(self) -> None:
+    def _may_dial(self, edge: asyncio.Transport) -> bool:
+        if not self._allowed:
+            return True
+        peer = ipaddress.ip_address(edge.get_extra_info("peername")[0])
+        mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
+        return any((mapped or peer) in network for network in self._allowed)
+
+    def _closed(self, link: Link | None) -> None:
         self._connections -= 1
+        if link is not None:
+            self.meter.outlets.discard(link.outlet)
 
     def _served(self, task: asyncio.Task[None], link: Link) -> None:
         self._tasks.discard(task)
@@ -137,7 +156,7 @@ class Port:
         await self._dial(link)
 
     async def _may_open(self, link: Link) -> bool:
-        if not await self._credit(MIN_CREDIT_BYTES):
+        if not await self._credit(self._least_bytes(1)):
             return False
         if link.pipe is None:
             return True
@@ -156,7 +175,7 @@ class Port:
         data = b"" if link.pipe is None else link.pipe.take_outgoing()
         if not data:
             return True
-        if not await self._credit(len(data)):
+        if not await self._credit(len(data)) or link.ended:
             return False
         self.meter.spend(len(data))
         link.send(data)
@@ -191,7 +210,7 @@ class Port:
 
     async def run(self) -> None:
         """Tick for ever; check once a second for what makes no progress."""
-        period_s = self.config.tick_ms / 1000
+        period_s, late_s = self.config.tick_ms / 1000, self.config.max_late_ms / 1000
         origin = checked = self._now()
         done = 0  # the last slot of the grid that was charged
         while True:
@@ -202,7 +221,10 @@ class Port:
             await asyncio.sleep(origin + (done + 1) * period_s - self._now())
             now = self._now()
             slot = max(done + 1, math.floor((now - origin) / period_s))
-            self.tick(missed=slot - done - 1)
+            late = now - origin - slot * period_s > late_s
+            self.miss(slot - done - 1 + late)
+            if not late:
+                self.tick()
             done = slot
             if now - checked >= 1:
                 checked = now
@@ -214,17 +236,34 @@ class Port:
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
-    def tick(self, missed: int = 0) -> None:
-        """One tick of all live links, after ``missed`` ones in which nothing was sent."""
+    def tick(self) -> None:
+        """One tick of all live links."""
         if not self._links:
             return
         self.meter.links = len(self._links)
         if self.config.pacing == "constant":
-            self._constant_tick(missed)
+            self._constant_tick()
+            self.meter.prefetch(self.config.constant_bytes * len(self._links) + 1)
+        elif self.meter.denied is not None and self.meter.credit < self._least_bytes():
+            self._stop()
         else:
-            if missed:
-                self._charge_silence(self.model.empty(missed))
             self._variable_tick()
+            if self._links:
+                self.meter.prefetch()
+
+    def miss(self, ticks: int) -> None:
+        """Charge ticks in which nothing was sent."""
+        if ticks and self._links:
+            links = len(self._links)
+            constant = self.config.pacing == "constant"
+            self._charge_silence(
+                ticks * links * CONSTANT_EXCEPTION_UNITS if constant else self.model.empty(ticks)
+            )
+
+    def _least_bytes(self, links: int = 0) -> int:
+        """With so much credit, one byte can always be shown. The bound below which a denial
+        ends all links: it must not depend on what waits, which the enclave chooses uncharged."""
+        return _cost_bound(links or len(self._links), 1) + (1 if self._tls is None else MIN_RECORD)
 
     def _charge_silence(self, units: int) -> None:
         if self.meter.affords(0, units):
@@ -235,8 +274,6 @@ class Port:
     def _variable_tick(self) -> None:
         links = list(self._links)
         ready = [link.waiting_bytes for link in links]
-        backlog = sum(ready)
-        self.meter.prefetch(backlog)
         counts = [
             link.fits(min(MAX_COUNT, n)) if n and not link.edge_paused else 0
             for link, n in zip(links, ready, strict=True)
@@ -244,32 +281,48 @@ class Port:
         closes = [link.closing and self._may_close(n) for link, n in zip(links, ready, strict=True)]
         fitting = self._fit(links, counts, closes)
         if fitting is None:
-            if self.meter.denied is not None and (backlog or not self.meter.credit):
-                self._stop()
-            else:
-                self._charge_silence(self.model.empty())
-            return
-        self._show(links, fitting, closes)
+            self._charge_silence(self.model.empty())
+        else:
+            self._show(links, fitting, closes)
 
     def _may_close(self, waiting: int) -> bool:
         return not waiting and self._closes.take(self._now())
 
     def _fit(self, links: list[Link], counts: list[int], closes: list[bool]) -> list[int] | None:
         """Counts that the credit covers together with the cost of showing them; None if
-        only silence is affordable. With credit in plenty: the counts as they are."""
+        only silence is affordable, never so with ``_least_bytes`` of credit. With credit in
+        plenty: the counts as they are."""
         want = sum(counts)
-        active = len(counts) - counts.count(0)
-        bound = 2 + (len(links) * 10 + active * 134 + closes.count(True) * 20) // 8
+        bound = _cost_bound(len(links), len(counts) - counts.count(0), closes.count(True))
         if want + bound <= self.meter.credit:
             return counts
-        counts = _shrink(links, counts, self.meter.credit)
+        wanted, counts = counts, _shrink(links, counts, self.meter.credit)
         for _ in range(FIT_ROUNDS):
             due = self.meter.due_bytes(self.model.preview(_seen(links, counts, closes)))
             over = sum(counts) + due - self.meter.credit
             if over <= 0:
-                return counts if any(counts) or not want else None
+                if any(counts) or not want:
+                    return counts
+                break
             counts = _shrink(links, counts, sum(counts) - over)
-        return None
+        return self._one_link(links, wanted, closes)
+
+    def _one_link(
+        self, links: list[Link], counts: list[int], closes: list[bool]
+    ) -> list[int] | None:
+        """One link's end, or else what the first link with bytes can send, whatever the model
+        thinks of it. ``closes`` loses the ends that are not shown."""
+        shown = [0] * len(counts)
+        if any(closes):
+            first = closes.index(True)
+            closes[:] = [index == first for index in range(len(closes))]
+            affordable = _cost_bound(len(links), 0, 1) <= self.meter.credit
+            return shown if affordable else None
+        allowed = self.meter.credit - _cost_bound(len(links), 1)
+        first = next((index for index, count in enumerate(counts) if count), -1)
+        if first >= 0 and allowed > 0:
+            shown[first] = links[first].fits(min(counts[first], allowed))
+        return shown if any(shown) else None
 
     def _show(self, links: list[Link], counts: list[int], closes: list[bool]) -> None:
         units = self.model.tick(_seen(links, counts, closes))
@@ -280,25 +333,23 @@ class Port:
             if close:
                 link.end()
 
-    def _constant_tick(self, missed: int) -> None:
-        size = self.config.constant_bytes
+    def _constant_tick(self) -> None:
+        size, meter = self.config.constant_bytes, self.meter
         for link in list(self._links):
-            self.meter.prefetch(size * len(self._links) + 1)
-            units = missed * CONSTANT_EXCEPTION_UNITS
-            if link.edge_paused:
-                self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
+            if not meter.affords(size, CONSTANT_NORMAL_UNITS):  # whatever the enclave wants
+                if meter.denied is not None:
+                    self._stop()
+                    return
+                self._charge_silence(CONSTANT_EXCEPTION_UNITS)
+            elif link.edge_paused:
+                meter.spend(0, CONSTANT_EXCEPTION_UNITS)
             elif link.closing and self._may_close(link.waiting_bytes):
-                self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
+                meter.spend(0, CONSTANT_EXCEPTION_UNITS)
                 link.end()
-            elif self.meter.affords(size, units + CONSTANT_NORMAL_UNITS):
-                frame = link.take_frame(size)
-                self.meter.spend(size, units + CONSTANT_NORMAL_UNITS)
-                link.send(frame)
-            elif self.meter.denied is not None:
-                self._stop()
-                return
             else:
-                self._charge_silence(units + CONSTANT_EXCEPTION_UNITS)
+                frame = link.take_frame(size)
+                meter.spend(size, CONSTANT_NORMAL_UNITS)
+                link.send(frame)
 
     def _stop(self) -> None:
         """Nothing more can be paid: close every link, say why on the state port."""
@@ -310,10 +361,20 @@ class Port:
         self.meter.release()
 
     def close(self) -> None:
+        asyncio.get_running_loop().call_later(SHUTDOWN_S, self._abort)
         for task in list(self._tasks):
             task.cancel()
         for link in list(self._links):
             link.end()
+
+    def _abort(self) -> None:
+        for outlet in list(self.meter.outlets):
+            outlet.abort()
+
+
+def _cost_bound(links: int, active: int, closes: int = 0) -> int:
+    """Bytes that no tick's timing exceeds, see timing.py: 10 bits a decision at most."""
+    return 2 + (links * 10 + active * 134 + closes * 20) // 8
 
 
 def _seen(links: list[Link], counts: list[int], closes: list[bool]) -> list[Seen]:

@@ -21,6 +21,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
+from narrows.errors import PeerError
 from narrows.gate.config import GateConfig
 from narrows.gate.meter import LeasePolicy, Meter
 from narrows.gate.port import Port
@@ -30,6 +31,7 @@ from narrows.wire.gatestate import MAX_RETRY_AFTER_S, GateState, PortState, enco
 from narrows.wire.pins import check_peer, read_pins, server_context
 
 STATS_EVERY_S = 1.0
+LEASE_TICKS = 8  # a lease covers at least so many: else it could not grow from one to the next
 MAX_STATE_CONNECTIONS = 64
 STATE_CONNECTION_S = 5.0
 
@@ -88,7 +90,8 @@ class Gate:
     async def _listen(self) -> None:
         config = self.config
         tls = TlsServer(config.tls) if config.tls else None
-        policy = LeasePolicy(config.lease_s, config.min_lease_bytes, config.max_lease_bytes)
+        lease_s = max(config.lease_s, LEASE_TICKS * config.tick_ms / 1000)
+        policy = LeasePolicy(lease_s, config.min_lease_bytes, config.max_lease_bytes)
         for port_config in config.ports:
             meter = Meter(self._source, port_config.account, self._executor, policy, self.fatal)
             port = Port(config, port_config, meter, tls)
@@ -117,32 +120,35 @@ class Gate:
         pins = read_pins(files.peer_file) if files is not None else frozenset[bytes]()
 
         async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._answer_state(writer, pins)
+            await self._answer_state(writer, context, pins)
 
         server = await asyncio.start_server(
             answer,
             self.config.state_host,
             self.config.state_port,
-            ssl=context,
-            ssl_handshake_timeout=STATE_CONNECTION_S if context else None,
             limit=1024,
         )
         self._servers.append(server)
         self.state_port = int(server.sockets[0].getsockname()[1])
 
-    async def _answer_state(self, writer: asyncio.StreamWriter, pins: frozenset[bytes]) -> None:
-        """One line out, nothing read: there is no request to parse."""
+    async def _answer_state(
+        self, writer: asyncio.StreamWriter, context: ssl.SSLContext | None, pins: frozenset[bytes]
+    ) -> None:
+        """One line out, nothing read: there is no request to parse. A connection counts from
+        its first moment, before TLS, which has to end within the same time."""
         self._state_connections += 1
         try:
-            if self._state_connections <= MAX_STATE_CONNECTIONS:
-                tls = cast("ssl.SSLObject | None", writer.get_extra_info("ssl_object"))
-                if tls is not None:
-                    check_peer(tls, pins)
+            if self._state_connections > MAX_STATE_CONNECTIONS:
+                writer.transport.abort()
+                return
+            async with asyncio.timeout(STATE_CONNECTION_S):
+                if context is not None:
+                    await writer.start_tls(context)
+                    check_peer(cast(ssl.SSLObject, writer.get_extra_info("ssl_object")), pins)
                 writer.write(encode_state(self.state()))
-                async with asyncio.timeout(STATE_CONNECTION_S):
-                    writer.close()
-                    await writer.wait_closed()
-        except (OSError, TimeoutError, ssl.SSLError):
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError, PeerError):
             writer.transport.abort()
         finally:
             self._state_connections -= 1

@@ -183,6 +183,34 @@ def test_an_expired_change_of_operators_does_not_move_the_witness(deployment: De
     ledger.close()
 
 
+def test_the_ledger_takes_no_operators_that_its_witness_would_refuse(
+    deployment: Deployment,
+) -> None:
+    """The witness's clock is ahead: for it the change has expired, for the ledger not yet."""
+    own, ledger = deployment.witness(), deployment.open()
+    assert ledger.now_ms() == START_MS  # this boot's anchor
+    ledger.close()
+    key = load_private(deployment.folder / "witness" / "witness.key")
+    path = deployment.folder / "witness" / "witness.db"
+    ahead = Witness(path, "narrows.witness", key, lambda: START_MS + 1001)
+    ledger = deployment.open(ahead)
+    before = ledger.state().operators
+    document = operators_document(
+        ledger.state(),
+        make_operators([public_of(k).hex() for k in deployment.keys[:2]], 2),
+        ledger.now_ms(),
+        1000,
+    )
+    pairs = sorted(sign_change(document, k) for k in deployment.keys[:2])
+    size = ledger.state().size
+    with pytest.raises(BudgetError, match="expired at the witness"):
+        ledger.apply_change(document, pairs)
+    assert (ledger.state().size, ledger.state().operators) == (size, before)
+    assert own._log(ORIGIN).operators == before
+    ledger.close()
+    ahead.close()
+
+
 def test_only_the_logs_own_key_counts(deployment: Deployment) -> None:
     witness, log = deployment.witness(), Log(deployment)
     log.grow(b"a")

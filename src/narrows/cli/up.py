@@ -11,7 +11,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(
-    epilog="Examples:  narrows up   |   narrows up --state /tmp/try --budget 2000 --port 9000"
+    epilog="Examples:  narrows up   |   narrows up --state ./try --budget 2000 --port 9000"
 )
 def up(
     config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,

@@ -255,14 +255,21 @@ class Meter:
             self._part_timer = asyncio.get_running_loop().call_soon(self._part)
 
     def _part(self) -> None:
+        self._part_timer = None
+        try:
+            self._settle_parted()
+        except (OSError, RuntimeError) as error:
+            self.fatal(error)
+            return
+        if self._parting:
+            self._part_timer = asyncio.get_running_loop().call_later(PART_POLL_S, self._part)
+
+    def _settle_parted(self) -> None:
         for parting in self._parting:
             if parting.marks is None:
                 parting.marks = [(o, o.written_bytes) for o in self.outlets if o.waiting_bytes]
         while self._parting and self._parting[0].left():
             self._settle(self._parting.popleft().held)
-        self._part_timer = None
-        if self._parting:
-            self._part_timer = asyncio.get_running_loop().call_later(PART_POLL_S, self._part)
 
     def _settle(self, held: _Held) -> None:
         loop = asyncio.get_running_loop()

@@ -50,7 +50,7 @@ table netdev narrows {{
     ether saddr {ENCLAVE_MAC} ether daddr {GATE_MAC} ether type ip \\
       ip hdrlength 5 ip frag-off & 0x3fff == 0 ip saddr {ENCLAVE} ip daddr {GATE_INNER} \\
       tcp sport {{ {ENCLAVE_PORTS[0]}, {ENCLAVE_PORTS[1]} }} \\
-      tcp flags & (fin | syn | rst | ack) != syn tcp flags & (syn | rst | ack) != 0x0 \\
+      tcp flags & (syn | ack) != syn tcp flags & (syn | rst | ack) != 0x0 \\
       counter name relayed accept
     counter name dropped
   }}
@@ -68,7 +68,7 @@ table inet narrows {{
     oif lo accept
     oifname inner ip daddr {ENCLAVE} tcp dport {{ {ENCLAVE_PORTS[0]}, {ENCLAVE_PORTS[1]} }} accept
     oifname outer ip daddr HOST tcp sport {{ PORTS }} \
-      tcp flags & (fin | syn | rst | ack) != syn accept
+      tcp flags & (syn | ack) != syn accept
   }}
 }}
 """

@@ -83,7 +83,7 @@ class LocalDeployment:
         witness = supervisor.start(
             "witness", ["witness", "--state", str(self.state), "--listen", "127.0.0.1:0"]
         )
-        config = _with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
+        config = with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
         config = dataclasses.replace(
             config,
             enclave=dataclasses.replace(
@@ -167,6 +167,11 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(plain_values(dataclasses.asdict(config)))
 
 
+def to_toml_section(name: str, section: Any) -> str:
+    """One section of it, for who must not know of the others."""
+    return tomli_w.dumps({name: plain_values(dataclasses.asdict(section))})
+
+
 def plain_values(value: Any) -> Any:
     """Dataclass values as TOML can hold them: no None, paths as text."""
     if isinstance(value, dict):
@@ -199,7 +204,7 @@ def _with_gate(config: Config, port: int, state_port: int) -> Config:
     return dataclasses.replace(config, edge=edge)
 
 
-def _with_witness(config: Config, port: int, key: str) -> Config:
+def with_witness(config: Config, port: int, key: str) -> Config:
     gate = dataclasses.replace(config.gate, witness=f"127.0.0.1:{port}", witness_key=key)
     return dataclasses.replace(config, gate=gate)
 

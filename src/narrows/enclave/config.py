@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,17 @@ class SessionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IsolatedConfig:
+    """For ``narrows up --isolated`` alone. ``command``: the upstream server's, run inside, beside
+    the enclave. ``files``: what it may read, ``devices``: character devices it may use; both
+    keep their path."""
+
+    command: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    devices: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EnclaveConfig:
     """Section ``[enclave]``.
 
@@ -50,3 +62,4 @@ class EnclaveConfig:
     telemetry: str = ""
     telemetry_s: float = 10.0
     session: SessionConfig = field(default_factory=SessionConfig)
+    isolated: IsolatedConfig = field(default_factory=IsolatedConfig)

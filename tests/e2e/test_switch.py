@@ -45,7 +45,7 @@ def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 def pieces(prompt: str) -> list[str]:
-    return [f"{prompt} says {n} żółw " for n in range(24)]
+    return [f"{prompt} says {n} żółw " for n in range(14)]
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_a_switch_under_64_streams(
     artifact = tmp_path / "newer.narrows"
     digest = pack(tiny_source(), artifact, name="newer", threads=1).hex()
     model.script = lambda body: pieces(body["messages"][-1]["content"])
-    model.delay_s = 0.15
+    model.delay_s = 0.12
     folders = (tmp_path / "inside", tmp_path / "outside")
     for folder in folders:
         folder.mkdir()

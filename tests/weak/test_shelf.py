@@ -237,9 +237,7 @@ def test_a_signed_conformance_that_differs_is_refused(tmp_path, monkeypatch):
 def test_watch_takes_what_is_installed(tmp_path):
     folder = tmp_path / "watched"
     one = shelf(folder, ("bytes",))
-    source = (
-        put_signed(tmp_path / "made", "llama", 100) if (tmp_path / "made").mkdir() is None else 0
-    )
+    source = put_signed(tmp_path / "made", "llama", 100)
     changes = []
 
     async def check() -> None:
@@ -262,8 +260,6 @@ def test_watch_takes_what_is_installed(tmp_path):
 
     asyncio.run(check())
     assert changes == [["llama", "bytes"]] * 2
+    other = put(tmp_path / "other", "qwen3", 1).rename(tmp_path / "other" / "llama.narrows")
     with pytest.raises(InputError, match="another model"):
-        other = tmp_path / "other" / "llama.narrows"
-        other.parent.mkdir()
-        shutil.copy(artifact_path("qwen3"), other)
         install(other, folder)

@@ -41,9 +41,11 @@ def export(
             typer.echo(json_module.dumps({"sha256": artifact.digest.hex(), "price_bytes": price}))
             return
         typer.echo(f"{file.name} costs {price:,} bytes of budget, timing and TLS not included.")
+        grant = price * 102 // 100 + 65536
         typer.echo(
-            "  1. operators grant it: narrows budget propose --account exports:lifetime="
-            f"{price * 102 // 100 + 65536} ..., sign, apply\n"
+            "  1. operators grant it: narrows budget propose --lineage L --lifetime TOTAL "
+            f"--account answers --account exports:lifetime={grant} --out export.json; "
+            "k of n sign; apply\n"
             "  2. gate: a port of its own, [[gate.ports]] name = 'exports', account = 'exports'\n"
             f"  3. inside: narrows weak export {file} --listen HOST:PORT\n"
             f"  4. outside: narrows weak receive --gate HOST:PORT --at-most {price} --out FILE\n"

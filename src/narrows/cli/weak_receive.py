@@ -19,7 +19,9 @@ def receive(
     gate: Annotated[str, typer.Option(help="HOST:PORT of the gate's export port.")],
     at_most: Annotated[int, typer.Option(min=1, help="Bytes that it may cost.")],
     out: Annotated[Path, typer.Option(help="Artifact to write.")],
-    config: Annotated[Path | None, typer.Option(help="Configuration with a section edge.tls.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration with a section edge.tls.")
+    ] = None,
     state: StateOption = None,
     json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:

@@ -12,7 +12,7 @@ from narrows.cli.ledger_common import JsonOption, StateOption
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Released answers that the edge kept, where its section edge.transcripts says keep = true.",
+    help="Released answers that the edge kept, where its edge.transcripts says keep = true.",
 )
 
 

@@ -23,13 +23,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from narrows.edge import problems
 from narrows.edge.answer import Answer
 from narrows.edge.config import EdgeConfig
 from narrows.edge.dial import Gate, Refused
 from narrows.edge.link import MAX_OPEN, Link
+from narrows.edge.orphans import Orphans
 from narrows.edge.problems import ApiError
 from narrows.edge.stats import StatsRecorder
 from narrows.edge.switching import LinkBytes, Patience
@@ -48,7 +47,6 @@ STEADY_LINK_S = 10.0
 WATCH_S = 0.5
 QUIET_S = 1.0
 VERIFIED_S = 5.0
-MAX_RESUME = 1 << 17
 PATIENCE_S = 5.0  # a window that opens again this soon is waited for
 
 MakeDecoder = Callable[[TokenModel], Decoder]
@@ -76,7 +74,7 @@ class LinkClient:
         self._serving: dict[asyncio.Task[None], Link] = {}
         self._patience = Patience()
         self._up = asyncio.Event()
-        self._orphans: dict[Answer, tuple[int, ...]] = {}
+        self._orphans = Orphans(config.resume_s, self._ended)
         self._last_error = ""
         self._backoff_s = FIRST_BACKOFF_S
         self.gate_state = PortState("ok")
@@ -116,19 +114,6 @@ class LinkClient:
         for answer in answers:
             link.start(answer)
 
-    def _resume(self, link: Link) -> None:
-        orphans, self._orphans = self._orphans, {}
-        for answer, verified in orphans.items():
-            if answer.ended:
-                self._ended(answer)
-            elif answer.opened and answer.tokenizer != link.model.tokenizer.digest:
-                answer.fail(problems.link_lost())  # its tokens mean nothing on this link
-                self._ended(answer)
-            else:
-                resume = list(verified)
-                answer.request = msgspec.structs.replace(answer.request, resume=resume)
-                link.start(answer)
-
     async def _wait_up(self) -> None:
         if self.gate_state.state != "ok":
             self.gate_state = await self._gate.state()
@@ -157,7 +142,7 @@ class LinkClient:
         """End every answer with ``reason``, here and inside."""
         for link in self._serving.values():
             self._fail(link.answers, reason)
-        self._fail(list(self._orphans), reason)
+        self._fail(self._orphans.answers, reason)
 
     async def run(self) -> None:
         """Dial for ever."""
@@ -223,7 +208,7 @@ class LinkClient:
         if before is not None:
             log.info("the link with %s drains", before.weak.label)
             before.retire()
-        self._resume(link)
+        self._orphans.give_to(link)
 
     def _discard(self, opened: asyncio.Task[tuple[Link, bytes]]) -> None:
         """A link that no one waits for any more."""
@@ -278,39 +263,18 @@ class LinkClient:
             self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
         verified = await asyncio.to_thread(link.verified, VERIFIED_S)
         self.gate_state = await self._gate.state()
-        self._end_answers(link, broken, verified)
+        self._orphans.take_from(link, broken, verified, self.gate_state)
         self._shelf.give(link.model)
         if link is self._link:
             self._link = None
         elif self._link is not None and self.up:
-            self._resume(self._link)
-
-    def _end_answers(
-        self, link: Link, error: Exception | None, verified: dict[int, tuple[int, ...]]
-    ) -> None:
-        """What the end of a link means to the answers that were open on it."""
-        state = self.gate_state
-        if state.state != "ok":
-            reason = problems.budget_error(state.state, state.retry_after_s)
-        else:
-            reason = problems.link_corrupt() if error else problems.link_lost()
-        may_resume = state.state == "ok" and self._config.resume_s > 0
-        for answer in link.answers:
-            known = verified.get(-1 if answer.number is None else answer.number)
-            if not answer.opened:
-                known = tuple(answer.request.resume)
-            fits = known is not None and len(known) <= MAX_RESUME
-            if may_resume and fits and answer.lose(time.monotonic(), self._config.resume_s):
-                self._orphans[answer] = known or ()
-            else:
-                answer.fail(reason)
-                self._ended(answer)
+            self._orphans.give_to(self._link)
 
     async def _watch(self) -> None:
         """Answers that get nothing: ask the gate why, and end them in bounded time."""
         while True:
             await asyncio.sleep(WATCH_S)
-            self._give_up(time.monotonic())
+            self._orphans.give_up()
             for task, link in list(self._serving.items()):
                 if not task.done() and (link is not self._link or self.up):
                     await self._watch_link(link)
@@ -326,15 +290,6 @@ class LinkClient:
         idle_s = self._config.limits.idle_s
         late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
         self._fail(late, problems.stalled(idle_s))
-
-    def _give_up(self, now_s: float) -> None:
-        """Answers without a link for too long, or that no one waits for any more."""
-        for answer in list(self._orphans):
-            if now_s - answer.lost_s > self._config.resume_s:
-                answer.fail(problems.link_lost())
-            if answer.ended:
-                del self._orphans[answer]
-                self._ended(answer)
 
     @staticmethod
     def _fail(answers: Sequence[Answer], reason: ApiError) -> None:

@@ -169,7 +169,10 @@ class Shelf:
             entries.sort(key=lambda entry: (-entry.order, entry.offer.name, entry.offer.digest))
             with self._state:
                 before = self.offers
-                self._entries = _once([*entries, *self._named], self._entries)
+                wanted = _once([*entries, *self._named], self._entries)
+                if before and not wanted:
+                    log.error("no weak model is left in the folder; going on with what was there")
+                self._entries = wanted or self._entries
                 self._seen = found
                 self._unload()
                 return self.offers != before

@@ -13,6 +13,7 @@ from narrows.enclave.config import EnclaveConfig
 from narrows.gate.config import GateConfig
 
 _Section = TypeVar("_Section", GateConfig, EdgeConfig)
+_Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig)
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,17 @@ def load_config(path: Path | None) -> Config:
         return config
     folder = path.parent.resolve()
     return dataclasses.replace(
-        config, gate=_tls_in(config.gate, folder), edge=_tls_in(config.edge, folder)
+        config,
+        gate=_tls_in(config.gate, folder),
+        edge=_weak_in(_tls_in(config.edge, folder), folder),
+        enclave=_weak_in(config.enclave, folder),
     )
+
+
+def _weak_in(section: _Holder, folder: Path) -> _Holder:
+    if section.weak_folder is None:
+        return section
+    return dataclasses.replace(section, weak_folder=folder / section.weak_folder.expanduser())
 
 
 def _tls_in(section: _Section, folder: Path) -> _Section:

@@ -58,6 +58,7 @@ class LocalDeployment:
             config = dataclasses.replace(config, edge=edge)
         folder = state_dir(state)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = _with_weak_folder(config, folder / "weak")
         return cls(folder, config, ensure_ledger(folder, budget))
 
     def run(self) -> None:
@@ -179,6 +180,14 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _with_weak_folder(config: Config, folder: Path) -> Config:
+    """Both roles watch ``folder`` unless they are told to watch another."""
+    folder.mkdir(exist_ok=True)
+    enclave = dataclasses.replace(config.enclave, weak_folder=config.enclave.weak_folder or folder)
+    edge = dataclasses.replace(config.edge, weak_folder=config.edge.weak_folder or folder)
+    return dataclasses.replace(config, enclave=enclave, edge=edge)
 
 
 def _with_enclave(config: Config, port: int, telemetry_port: int) -> Config:

@@ -50,8 +50,10 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
 
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte."""
+    import dataclasses
     import json
 
+    from narrows.edge.drift import read_drift
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
@@ -89,6 +91,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for window in line.windows
         ],
         "gate_ports": gate.get("ports", {}),
+        "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
     }
 
 
@@ -115,12 +118,25 @@ def _table(figures: dict[str, Any]) -> Any:
     ratio = figures["ratio"]
     times = f"{ratio:.1f} times smaller" if ratio else ""
     grid.add_row("link", f"{figures['link_bytes']:,} B", times)
+    for one in figures["weak_models"]:
+        grid.add_row(f"weak {one['weak']}", f"{one['bits_per_byte']:.3f} bits/B", _imitation(one))
     for name, port in figures["gate_ports"].items():
         timing = f"{port.get('timing_bytes', 0):,} B"
         denied = port.get("last_denial") or ""
         why = f"since the gate's start; state {port.get('state', '?')} {denied}".rstrip()
         grid.add_row(f"timing, port {name}", timing, why)
     return grid
+
+
+def _imitation(one: dict[str, Any]) -> str:
+    """How a weak model imitates of late, in words; what helps where it got worse."""
+    answers = f"{one['answers']:,} answers of late"
+    if not one["reference"]:
+        return answers
+    reference = f"{one['reference']}: {one['reference_bits_per_byte']:.3f}"
+    if one["drifting"]:
+        return f"imitates {one['worse']:.1%} worse than it should ({reference}); {one['remedy']}"
+    return f"{answers}, {one['worse']:+.1%} ({reference})"
 
 
 def _days(days: float | None) -> str:

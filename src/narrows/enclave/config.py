@@ -45,7 +45,10 @@ class EnclaveConfig:
     """Section ``[enclave]``.
 
     ``listen``: where the gate connects. ``model``: the built-in strong model's name or artifact,
-    used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with.
+    used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with, by
+    name or path. ``weak_folder``: a folder of further ones, watched while the enclave runs.
+    ``operators``: public keys, 64 hex digits; where there are any, only weak models that one of
+    them signed are loaded (docs/weak-models.md).
     ``kv_mib``: bound of the strong model's cache. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
     ``telemetry_s`` seconds what is new is sent.
@@ -55,6 +58,8 @@ class EnclaveConfig:
     model: str = "smollm2-135m"
     upstream: UpstreamConfig | None = None
     weak: tuple[str, ...] = ("default",)
+    weak_folder: Path | None = None
+    operators: tuple[str, ...] = ()
     threads: int = 0
     kv_mib: int = 4096
     max_batch: int = 64

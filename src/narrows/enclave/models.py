@@ -7,8 +7,9 @@ from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.upstream import UpstreamBackend
 from narrows.errors import InputError
-from narrows.weak.api import TokenModel
 from narrows.weak.registry import load_model
+from narrows.weak.shelf import Shelf, Shelving
+from narrows.weak.signed import operator_keys
 
 
 def make_backend(config: EnclaveConfig) -> Backend:
@@ -24,7 +25,14 @@ def make_backend(config: EnclaveConfig) -> Backend:
     return BuiltinBackend(model, max_batch=config.max_batch)
 
 
-def load_weak(config: EnclaveConfig) -> dict[bytes, TokenModel]:
-    """Weak models by digest."""
-    models = [load_model(name, threads=config.threads) for name in config.weak]
-    return {model.digest: model for model in models}
+def load_weak(config: EnclaveConfig) -> Shelf:
+    """The weak models that the configuration names, and those of its folder. Raises
+    NarrowsError where a named one cannot be used."""
+    return Shelf(
+        Shelving(
+            config.weak,
+            config.weak_folder,
+            operator_keys(config.operators),
+            lambda name, expect: load_model(name, threads=config.threads, expect=expect),
+        )
+    )

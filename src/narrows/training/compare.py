@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from narrows.training.batches import collate
-from narrows.training.job import job_data, read_classes
+from narrows.training.job import read_classes
 from narrows.training.recipe import Recipe
+from narrows.training.speech import Speech
 from narrows.training.student import new_student
 from narrows.weak.registry import load_model
 
@@ -29,7 +30,7 @@ def exact_and_float_bits(
 ) -> tuple[float, float]:
     """Bits a token of the first ``limit`` dev examples (0: all), of the tokens as they were
     drawn: (exact runtime, float32)."""
-    data = job_data(recipe, teacher=teacher, shards=shards, answers=answers)
+    data = Speech.of_artifact(teacher).data_of(recipe, shards=shards, answers=answers)
     dev = data.dev[:limit] if limit else data.dev
     model = load_model(artifact)
     exact = 0.0
@@ -45,7 +46,7 @@ def exact_and_float_bits(
     classes = read_classes(folder)
     student = new_student(recipe.student, classes).eval()
     best = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
-    student.load_state_dict(best["model"])
+    student.restore(best["model"])
     floating = 0.0
     with torch.no_grad():
         for example in dev:

@@ -1,0 +1,108 @@
+"""A fine-tuning job: an existing small model learns a strong model's answers, then is packed.
+
+The folder holds the recipe's checkpoint and best weights (of what is learned, not of the
+frozen base), ``base.json`` (digest of the base, so that a run never goes on from another one)
+and the facts of the finished run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from narrows.errors import InputError
+from narrows.training.base import adapted, hf_model, merged_tensor
+from narrows.training.classes import all_classes
+from narrows.training.job import read_best, write_facts
+from narrows.training.loop import Progress, Training
+from narrows.training.recipe import Recipe
+from narrows.training.speech import Speech
+from narrows.training.student import Student
+from narrows.weak.pack import pack
+from narrows.weak.source import SourceModel
+
+
+def tune_job(
+    recipe: Recipe,
+    folder: Path,
+    source: SourceModel,
+    *,
+    answers: Sequence[Path],
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    checkpoint_s: float = 120.0,
+) -> float:
+    """Fine-tune ``source`` in ``folder``, or go on with what is there; the best dev bits a
+    token. InputError: the folder is of another base or recipe."""
+    if recipe.max_tokens > source.config.context_length:
+        raise InputError(
+            f"max_tokens {recipe.max_tokens} is beyond the base's {source.config.context_length}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_base(folder, source)
+    data = Speech.of_source(source).data_of(recipe, shards=None, answers=answers)
+    student = tuned_student(recipe, source)
+    best = Training(student, all_classes(source.config.vocab_size), data, recipe, folder).run(
+        on_progress, checkpoint_s=checkpoint_s
+    )
+    write_facts(folder, recipe, answers)
+    return best
+
+
+def tuned_student(recipe: Recipe, source: SourceModel) -> Student:
+    """The base as a student, with new low-rank updates from the recipe's seed."""
+    if recipe.method not in ("lora", "full"):
+        raise InputError(f"method {recipe.method} does not fine-tune", "lora or full")
+    torch.manual_seed(recipe.seed)
+    model = adapted(hf_model(source), method=recipe.method, rank=recipe.rank)
+    return Student(model, all_classes(source.config.vocab_size), source.config)
+
+
+def tuned_source(recipe: Recipe, folder: Path, source: SourceModel) -> SourceModel:
+    """The best weights of a run, merged into the base: what is packed, in float32."""
+    best, facts = read_best(folder)
+    student = tuned_student(recipe, source)
+    student.restore(best["model"])
+    metadata = dict(source.metadata) | facts
+    return dataclasses.replace(
+        source, loader=lambda name: merged_tensor(student.inner, name), metadata=metadata
+    )
+
+
+def pack_tuned(
+    recipe: Recipe,
+    folder: Path,
+    out: Path,
+    source: SourceModel,
+    *,
+    name: str,
+    provenance: dict[str, Any],
+) -> bytes:
+    """The best weights of a job as an artifact; its SHA-256."""
+    base = json.loads((folder / "base.json").read_text("utf-8"))
+    merged = tuned_source(recipe, folder, source)
+    return pack(merged, out, name=name, provenance={"base": base} | provenance)
+
+
+def base_facts(source: SourceModel) -> dict[str, Any]:
+    """What a base says of itself, with the digest of its tensors."""
+    digest = hashlib.sha256()
+    for name in source.tensors():
+        digest.update(source.tensor(name).tobytes())
+    return {**source.metadata, "tensors_sha256": digest.hexdigest()}
+
+
+def _check_base(folder: Path, source: SourceModel) -> None:
+    path, facts = folder / "base.json", base_facts(source)
+    if not path.exists():
+        draft = folder / ".base.json.draft"
+        draft.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+        draft.replace(path)
+    known = json.loads(path.read_text("utf-8"))
+    if known["tensors_sha256"] != facts["tensors_sha256"]:
+        raise InputError(f"{folder} holds a run from another base", "use another folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
+import math
 import os
 import shlex
 import sys
@@ -69,20 +70,22 @@ def train(
         best = job.train(update)
     if int(os.environ.get("RANK", "0")):  # another process packs
         return
-    digest = job.pack(out, name, facts)
+    digest, figures = job.pack(out, name, facts)
     row = {"path": str(out), "sha256": digest.hex(), "bytes": out.stat().st_size}
-    row |= {"dev_bits_per_token": round(best, 4)}
+    row |= {"dev_bits_per_token": round(best, 4)} | figures
     if json:
         typer.echo(json_module.dumps(row))
     else:
         typer.echo(f"{out}: {row['bytes']:,} bytes, {best:.3f} bits a dev token")
+        if "packed_over_float" in row:
+            typer.echo(f"packing cost {row['packed_over_float']:+.3%} of these bits")
         typer.echo(f"sha256 {row['sha256']}")
 
 
 @dataclass(frozen=True)
 class _Job:
     train: Callable[[Callable[[Progress], None]], float]
-    pack: Callable[[Path, str, dict[str, Any]], bytes]
+    pack: Callable[[Path, str, dict[str, Any]], tuple[bytes, dict[str, float]]]
 
 
 def _job(
@@ -111,22 +114,30 @@ def _job(
             lambda each: train_job(
                 plan, run, teacher=teacher, shards=shards, answers=answers, on_progress=each
             ),
-            lambda out, name, facts: pack_job(
-                plan, run, out, teacher=teacher, name=name, provenance=facts
+            lambda out, name, facts: (
+                pack_job(plan, run, out, teacher=teacher, name=name, provenance=facts),
+                {},
             ),
         )
     from narrows.training.base import load_base
 
     source = load_base(base)
-    return _Job(
-        lambda each: tune_job(plan, run, source, answers=answers, on_progress=each),
-        lambda out, name, facts: pack_tuned(plan, run, out, source, name=name, provenance=facts),
-    )
+
+    def pack(out: Path, name: str, facts: dict[str, Any]) -> tuple[bytes, dict[str, float]]:
+        tuned = pack_tuned(plan, run, out, source, name=name, answers=answers, provenance=facts)
+        bits = {
+            "float_bits_per_token": tuned.float_bits,
+            "packed_bits_per_token": tuned.packed_bits,
+        }
+        over = {"packed_over_float": tuned.packed_bits / tuned.float_bits - 1}
+        return tuned.digest, {key: round(value, 5) for key, value in (bits | over).items()}
+
+    return _Job(lambda each: tune_job(plan, run, source, answers=answers, on_progress=each), pack)
 
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
-    """Progress on stderr: a bar on a terminal."""
+    """Progress on stderr: a bar on a terminal, else a line whenever dev was measured."""
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TextColumn
@@ -135,12 +146,18 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     columns = (*Bar.get_default_columns(), TextColumn("{task.fields[figures]}"))
     with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("Training", total=1.0, figures="")
-        yield lambda p: bar.update(
-            task,
-            completed=p.share,
-            figures=f"loss {p.loss:.2f}, dev {p.dev_bits_per_byte:.3f} bits/byte, "
-            f"{p.tokens_per_s:.0f} tokens/s, {p.eta_s:.0f} s left",
-        )
+        seen = math.nan
+
+        def update(p: Progress) -> None:
+            nonlocal seen
+            figures = f"loss {p.loss:.3f}, dev {p.dev_bits_per_byte:.4f} bits/byte, "
+            figures += f"{p.tokens_per_s:.0f} tokens/s, {p.eta_s:.0f} s left"
+            bar.update(task, completed=p.share, figures=figures)
+            if not console.is_terminal and p.dev_bits == p.dev_bits != seen:
+                seen = p.dev_bits
+                console.print(f"step {p.step}, {p.share:.0%}: {figures}", highlight=False)
+
+        yield update
 
 
 def _command() -> str:

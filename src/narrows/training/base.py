@@ -112,12 +112,11 @@ def merged_tensor(model: Any, name: str) -> NDArray[np.float32]:
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     module_name, _, kind = hf_name(name).rpartition(".")
     module = causal.get_submodule(module_name)
-    with torch.no_grad():
-        inner = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        value = getattr(inner, kind).float()
-        if kind == "weight" and hasattr(module, "get_delta_weight"):
-            value = value + module.get_delta_weight("default").float()
-    return np.ascontiguousarray(value.cpu().numpy(), np.float32)
+    inner = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    value = getattr(inner, kind).float()
+    if kind == "weight" and hasattr(module, "get_delta_weight"):
+        value = value + module.get_delta_weight("default").float()
+    return np.ascontiguousarray(value.detach().cpu().numpy(), np.float32)
 
 
 def _is_gguf(path: Path) -> bool:

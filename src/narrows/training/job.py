@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -68,7 +69,14 @@ def write_facts(folder: Path, recipe: Recipe, files: Sequence[Path]) -> None:
     """``run.json``: what a finished run was made of."""
     digests = {path.name: sha256_of(path) for path in files}
     facts = {"recipe": asdict(recipe), "data_sha256": digests, "versions": _versions()}
-    (folder / "run.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+    write_json(folder / "run.json", facts)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace a file whole; every process of a run may write it at once."""
+    draft = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.draft")
+    draft.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
+    draft.replace(path)
 
 
 def read_best(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,7 +94,7 @@ def _classes(folder: Path, data: TrainingData, recipe: Recipe) -> TokenClasses:
     path = folder / "classes.npz"
     if not path.exists():
         made = common_classes(data.mass(), recipe.keep_tokens)
-        draft = folder / ".classes.draft.npz"
+        draft = folder / f".classes.{platform.node()}.{os.getpid()}.draft.npz"
         np.savez(draft, of_token=made.of_token, size=made.size, rare=made.rare)
         draft.replace(path)
     return read_classes(folder)

@@ -82,6 +82,8 @@ class Training:
         recipe, saved = self._recipe, self._now()
         tokens, since = 0, saved
         started = saved - self._elapsed_s
+        if self.step == 0 and self._student.rounding is not None:
+            self._measure()  # a base has a figure of its own, which training has to beat
         while recipe.share(self.step, self._elapsed_s) < 1.0:
             examples, self._files = self._data.epoch(
                 self._files, recipe.share(self.step, self._elapsed_s) < recipe.text_until

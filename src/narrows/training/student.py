@@ -29,9 +29,9 @@ class Student(nn.Module):  # type: ignore[misc]  # torch is not typed here
         self, model: Any, classes: TokenClasses, config: ModelConfig | None = None
     ) -> None:
         super().__init__()
-        self.inner = model
+        self.inner, self.classes = model, classes
         self.rounding = None if config is None else Rounding(self.causal, config)
-        bias = torch.zeros(classes.size if classes.rare else 1)
+        bias = torch.zeros(classes.size)
         bias[-1] = classes.rare_bias
         self.register_buffer("rare_bias", bias, persistent=False)
 
@@ -57,7 +57,8 @@ class Student(nn.Module):  # type: ignore[misc]  # torch is not typed here
         hidden = causal.model(input_ids=inputs, use_cache=False).last_hidden_state
         rows = hidden.reshape(-1, hidden.shape[-1])[places]
         logits = causal.lm_head(rows).float()
-        norm = torch.logsumexp(logits + self.rare_bias, dim=-1)
+        biased = logits + self.rare_bias if self.classes.rare else logits
+        norm = torch.logsumexp(biased, dim=-1)
         return shares.sum(-1) * norm - (shares * logits.gather(1, targets)).sum(-1)
 
 

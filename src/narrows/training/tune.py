@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,24 @@ import torch
 from narrows.errors import InputError
 from narrows.training.base import adapted, hf_model, merged_tensor
 from narrows.training.classes import all_classes
-from narrows.training.job import read_best, write_facts
+from narrows.training.compare import exact_bits, float_bits
+from narrows.training.job import read_best, write_facts, write_json
 from narrows.training.loop import Progress, Training
 from narrows.training.recipe import Recipe
 from narrows.training.speech import Speech
 from narrows.training.student import Student
 from narrows.weak.pack import pack
+from narrows.weak.runtime import Runtime
 from narrows.weak.source import SourceModel
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An artifact's SHA-256, and bits a dev token of the weights before and after packing."""
+
+    digest: bytes
+    float_bits: float
+    packed_bits: float
 
 
 def tune_job(
@@ -63,17 +75,6 @@ def tuned_student(recipe: Recipe, source: SourceModel) -> Student:
     return Student(model, all_classes(source.config.vocab_size), source.config)
 
 
-def tuned_source(recipe: Recipe, folder: Path, source: SourceModel) -> SourceModel:
-    """The best weights of a run, merged into the base: what is packed, in float32."""
-    best, facts = read_best(folder)
-    student = tuned_student(recipe, source)
-    student.restore(best["model"])
-    metadata = dict(source.metadata) | facts
-    return dataclasses.replace(
-        source, loader=lambda name: merged_tensor(student.inner, name), metadata=metadata
-    )
-
-
 def pack_tuned(
     recipe: Recipe,
     folder: Path,
@@ -81,12 +82,28 @@ def pack_tuned(
     source: SourceModel,
     *,
     name: str,
+    answers: Sequence[Path],
     provenance: dict[str, Any],
-) -> bytes:
-    """The best weights of a job as an artifact; its SHA-256."""
+) -> Tuned:
+    """Merge the best weights of a job into the base, pack, and measure both on dev."""
+    best, facts = read_best(folder)
     base = json.loads((folder / "base.json").read_text("utf-8"))
-    merged = tuned_source(recipe, folder, source)
-    return pack(merged, out, name=name, provenance={"base": base} | provenance)
+    student = tuned_student(recipe, source)
+    student.restore(best["model"])
+    merged = dataclasses.replace(
+        source, loader=lambda key: merged_tensor(student.inner, key), metadata=facts
+    )
+    data = Speech.of_source(source).data_of(recipe, shards=None, answers=answers)
+    tokens = sum(len(example.answer) for example in data.dev)
+    bits = {"float32": float_bits(student, data.dev) / tokens}
+
+    def measure(model: Runtime) -> dict[str, Any]:
+        bits["packed"] = exact_bits(model, data.dev) / tokens
+        rounded = {key: round(value, 5) for key, value in bits.items()}
+        return {"dev_bits_a_token": rounded}
+
+    digest = pack(merged, out, name=name, provenance={"base": base} | provenance, measure=measure)
+    return Tuned(digest, bits["float32"], bits["packed"])
 
 
 def base_facts(source: SourceModel) -> dict[str, Any]:
@@ -100,9 +117,7 @@ def base_facts(source: SourceModel) -> dict[str, Any]:
 def _check_base(folder: Path, source: SourceModel) -> None:
     path, facts = folder / "base.json", base_facts(source)
     if not path.exists():
-        draft = folder / ".base.json.draft"
-        draft.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
-        draft.replace(path)
+        write_json(path, facts)
     known = json.loads(path.read_text("utf-8"))
     if known["tensors_sha256"] != facts["tensors_sha256"]:
         raise InputError(f"{folder} holds a run from another base", "use another folder")

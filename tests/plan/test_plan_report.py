@@ -151,6 +151,28 @@ def test_compare_has_a_column_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 to 20" in fails(capsys, "compare", "deepseek-v3")
 
 
+def test_compare_reports_the_mistakes_of_all_its_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text('[model]\nparameters = "-1B"\n')
+    err = fails(capsys, "compare", str(tmp_path / "a.toml"), "nope", str(tmp_path / "b.toml"))
+    assert "a.toml:2" in err
+    assert "b.toml:2" in err
+    assert "nope" in err
+
+
+def test_the_budget_is_written_as_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("--preset", "llama-3.1-8b", "--draws", "500", "--budget")
+    out = run(capsys, *words, str(tmp_path / "budget.toml"))
+    block = (tmp_path / "budget.toml").read_text()
+    assert block.startswith("[budget]\nlineage = ")
+    assert block.strip() in out
+    assert "cannot write" in fails(capsys, *words, str(tmp_path / "no" / "budget.toml"))
+
+
 def test_sweep_is_a_grid(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sweep", "--preset", "deepseek-v3", "--draws", "200"]
     words += ["--over", "cap=1..100 GB/day:3", "--over", "weight_compression=1,10"]

@@ -104,6 +104,17 @@ def test_the_page_knows_light_dark_and_phones(page: str) -> None:
         assert f"--{name}:" in light, name
 
 
+def test_the_page_says_the_smallest_caps_and_the_break_even(page: str) -> None:
+    section = page.partition("The smallest cap that serves")[2].partition("</section>")[0]
+    rows = section.split("<tr>")[2:]
+    assert [row.partition("</td>")[0].removeprefix("<td>") for row in rows] == [
+        "raw", "compressed", "coupled",
+    ]  # fmt: skip
+    for row in rows:
+        assert [f'data-label="{day} day"' in row for day in ("p50", "p95", "p99")] == [True] * 3
+        assert re.search(r'data-label="break-even">[0-9.]+<', row)
+
+
 def test_png_is_a_picture(tmp_path: Path) -> None:
     target = tmp_path / "p.png"
     write_png(analyse(load(None, "research-model"), 1_000), target)

@@ -49,6 +49,8 @@ def verify(
     typer.echo(f"log        {found.log_vkey}")
     typer.echo(f"witness    {found.witness_vkey or 'none'}")
     typer.echo(f"cosigned   {found.cosigned_size:,} leaves")
+    if found.witness_vkey and not found.cosigned_size:
+        typer.echo("  this file holds no cosignature of its witness: ask the witness", err=True)
     typer.echo(f"operators  {found.threshold} of {len(found.operators)}")
     for key in found.operators:
         typer.echo(f"           {key}")

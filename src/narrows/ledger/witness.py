@@ -39,6 +39,7 @@ from narrows.ledger.sqlite_store import FILE_ERRORS, checked, connect, make_dura
 
 ANSWER_TITLE = "narrows.witness.latest/v1"
 NONCE_BYTES = 32
+SCHEMA_VERSION = 1  # 0 where a narrows from before it was written made the file; the same tables
 
 SCHEMA = """
 CREATE TABLE log (
@@ -48,6 +49,7 @@ CREATE TABLE log (
 CREATE TABLE time (
   id INTEGER PRIMARY KEY CHECK (id = 1), boot_id TEXT NOT NULL,
   boot_ms INTEGER NOT NULL, time_ms INTEGER NOT NULL) STRICT;
+PRAGMA user_version = 1;
 """
 
 
@@ -93,8 +95,12 @@ class Witness:
         try:
             self._db = connect(path, False)
             make_durable(self._db)
+            ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
         except FILE_ERRORS as error:
             raise WitnessError(f"cannot open {path}: {error}") from error
+        if version not in (0, SCHEMA_VERSION):
+            self._db.close()
+            raise WitnessError(f"{path} has schema version {version}", "use a newer narrows")
 
     def close(self) -> None:
         self._db.close()

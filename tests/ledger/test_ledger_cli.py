@@ -85,7 +85,9 @@ def test_a_budget_from_proposal_to_history(run: Run, gate: Path, tmp_path: Path)
         "budget", "propose", "--lineage", "base-1", "--lifetime", "1GB", "--window", "1h=1MB",
         "--account", "answers", "--out", lower,
     )  # fmt: skip
-    _signed(run, tmp_path, lower, "carol")
+    assert "account telemetry: closed by this" in run(
+        "budget", "sign", lower, "--key", tmp_path / "ops" / "carol.key", "--yes"
+    )
     run("budget", "apply", lower)
     changes = json.loads(run("budget", "history", "--json"))["changes"]
     assert [len(change["signers"]) for change in changes] == [2, 1]
@@ -157,6 +159,9 @@ def test_operators_rotate(run: Run, gate: Path, tmp_path: Path) -> None:
     file = tmp_path / "rotate.json"
     run("key", "operator", "rotate", before["keys"][0], dave, "--out", file)
     _signed(run, tmp_path, file, "alice", "bob")
+    assert f"removes {before['keys'][0]}" in run(
+        "budget", "sign", file, "--key", tmp_path / "ops" / "bob.key", "--yes"
+    )
     run("budget", "apply", file, code=5)  # the new key has not signed
     _signed(run, tmp_path, file, "dave")
     run("budget", "apply", file)

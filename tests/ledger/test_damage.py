@@ -234,6 +234,29 @@ def test_no_lease_is_handed_out_while_fsync_fails(deployment: Deployment, before
     assert verify_path(deployment.folder).balances.spent_bytes == 50
 
 
+def test_a_store_in_doubt_waits_for_whoever_reads_the_old_log(deployment: Deployment) -> None:
+    """The log cannot start over under a reader, a backup say: nothing is granted till it ends.
+    A store that is not in doubt starts and works beside it."""
+    with served(deployment) as witness:
+        ledger = deployment.open(witness=witness)
+        ledger.settle(lease(ledger, 1), 0)
+        reader = sqlite3.connect(deployment.db, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM leaf").fetchone()
+        ledger.settle(lease(ledger, 1), 0)
+        beside = deployment.open(witness=witness, gate="beside")
+        ledger.settle(lease(beside, 1), 0)
+        beside.close()
+        _where_no_fsync_works(lambda: ledger.acquire("answers", 10))
+        refused = ledger.acquire("answers", 10)
+        assert isinstance(refused, Denied)
+        assert "another process is using it" in refused.detail
+        reader.execute("ROLLBACK")
+        reader.close()
+        assert isinstance(ledger.acquire("answers", 10), Lease)
+        ledger.close()
+
+
 def test_a_settlement_that_was_not_synced_counts_in_full(deployment: Deployment) -> None:
     with served(deployment) as witness:
         ledger = deployment.open(witness=witness)

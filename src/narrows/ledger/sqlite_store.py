@@ -30,6 +30,7 @@ SCHEMA_VERSION = 1
 # What a damaged file makes sqlite3 raise: its message may quote the file, which is then no UTF-8.
 FILE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 BUSY_TIMEOUT_S = 5.0
+_LOCKED = ("SQLITE_BUSY", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED")
 
 _ONE_ROW = "id INTEGER PRIMARY KEY CHECK (id = 1), size INTEGER NOT NULL"
 _SCHEMA = f"""
@@ -65,10 +66,13 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
-def make_durable(connection: sqlite3.Connection) -> bool:
+def make_durable(connection: sqlite3.Connection, wait_s: float = 0.0) -> bool:
     """Write the whole write-ahead log into the database, sync it, and start the log over. False
-    where another connection is in the way. Errors: ``FILE_ERRORS``, where a sync fails."""
+    where another connection is in the way for ``wait_s``; while it waits, no one can write.
+    Errors: ``FILE_ERRORS``, where a sync fails."""
+    connection.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
     busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     return not busy
 
 
@@ -119,7 +123,7 @@ class SqliteStore:
         self._read_only = read_only
         self._connect = connect_to
         self._connection: sqlite3.Connection | None = None
-        self._failures = 0
+        self._doubtful = False
         if not path.is_file():
             raise StoreError(f"there is no ledger at {path}")
         self._upgrade()
@@ -218,11 +222,14 @@ class SqliteStore:
         if self._connection is None:
             try:
                 self._connection = self._connect(self._path, self._read_only)
-                durable = self._read_only or make_durable(self._connection)
+                # At the start another process, if there is one, vouches for what it wrote.
+                wait_s = BUSY_TIMEOUT_S if self._doubtful else 0.0
+                durable = self._read_only or make_durable(self._connection, wait_s)
             except FILE_ERRORS as error:
                 raise self._failed("open", error) from error
-            if not durable and self._failures:  # at the start the other one vouches for it
+            if self._doubtful and not durable:
                 raise self._failed("sync", TimeoutError("another process is using it"))
+            self._doubtful = False
         return self._connection
 
     def _query(
@@ -239,7 +246,8 @@ class SqliteStore:
         return checked(rows, types, self._path) if types else rows
 
     def _failed(self, verb: str, error: Exception) -> StoreError:
-        self._failures += 1
+        # A lock that was not to be had wrote nothing; anything else may have.
+        self._doubtful |= getattr(error, "sqlite_errorname", "") not in _LOCKED
         try:
             self.close()
         except sqlite3.Error:

@@ -50,8 +50,6 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
 
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte."""
-    import json
-
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
@@ -60,8 +58,6 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
     balances = read_balances(folder)
     stats = read_stats(folder, now_s)
-    gate_file = folder / "gate" / "stats.json"
-    gate: dict[str, Any] = json.loads(gate_file.read_text()) if gate_file.exists() else {}
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share
     spent = balances.spent_bytes + balances.outstanding_bytes
@@ -88,8 +84,30 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for line in balances.lineages
             for window in line.windows
         ],
-        "gate_ports": gate.get("ports", {}),
+        "gate_ports": _gate_ports(folder / "gate" / "stats.json"),
     }
+
+
+def _gate_ports(path: Path) -> dict[str, dict[str, Any]]:
+    """What the gate wrote of its ports; nothing where it has not run."""
+    import json
+
+    from narrows.errors import InputError
+
+    try:
+        ports = json.loads(path.read_bytes()).get("ports")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"cannot read {path}: {error}", "delete it: a gate makes it anew"
+        ) from error
+    if not isinstance(ports, dict) or not all(
+        isinstance(port, dict) and type(port.get("timing_bytes", 0)) is int
+        for port in ports.values()
+    ):
+        raise InputError(f"{path} holds no ports", "delete it: a gate makes it anew")
+    return ports
 
 
 def _table(figures: dict[str, Any]) -> Any:

@@ -133,6 +133,16 @@ def test_terminal_report_begins_with_the_verdict(capsys: pytest.CaptureFixture[s
     assert all(len(line) <= 80 or line.startswith("#") for line in out.splitlines())
 
 
+def test_a_narrow_terminal_loses_no_figure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--preset", "llama-3.1-8b", "--draws", "500")
+    wide = run(capsys, *words)
+    monkeypatch.setenv("COLUMNS", "30")
+    assert run(capsys, *words) == wide
+    assert "compressed *" in wide
+
+
 def test_json_of_a_file_with_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('[model]\nweights = "2 TB"\n[defender]\ncap = "1 GB/day"\n')

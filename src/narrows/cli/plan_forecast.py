@@ -134,11 +134,10 @@ def forecast(
     if as_json:
         typer.echo(json.dumps(report(plan), indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from narrows.cli.console import report_console
     from narrows.plan.text import render
 
-    render(plan, Console(highlight=False))
+    render(plan, report_console())
     for path in (html, png, budget):
         if path is not None:
             typer.echo(f"wrote {path}")
@@ -185,11 +184,10 @@ def compare(
         reports = [report(analyse(one, draws, seed)) for one in loaded]
         typer.echo(json.dumps({"scenarios": reports}, indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from narrows.cli.console import report_console
     from narrows.plan.compare import render_compare
 
-    render_compare([analyse(one, draws, seed) for one in loaded], Console(highlight=False))
+    render_compare([analyse(one, draws, seed) for one in loaded], report_console())
 
 
 @sweep_app.command(
@@ -223,6 +221,6 @@ def sweep(
         rows = {"draws": draws, "seed": seed, "points": [point_json(point) for point in points]}
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
         return
-    from rich.console import Console
+    from narrows.cli.console import report_console
 
-    render_sweep(points, Console(highlight=False))
+    render_sweep(points, report_console())

@@ -12,6 +12,7 @@ import pytest
 from narrows.cli.budget_limits import read_block
 from narrows.cli.main import main
 from narrows.errors import InputError
+from narrows.ledger.propose import write_change_file
 from narrows.ledger.setup import open_witness
 
 Run = Callable[..., str]
@@ -151,6 +152,22 @@ def test_every_mistake_in_a_budget_block_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError):  # one window twice
         read_block(file)
+
+
+def test_a_change_file_cannot_write_lines_of_its_own(run: Run, gate: Path, tmp_path: Path) -> None:
+    file = tmp_path / "raise.json"
+    words = ("--lineage", "base-1", "--lifetime", "2GB", "--account", "answers")
+    run("budget", "propose", *words, "--out", file)
+    honest = run("budget", "sign", file, "--key", tmp_path / "ops" / "bob.key", "--yes")
+    document = json.loads(file.read_text())["change"]
+    document["origin"] += "\n\x1b[2Kbudget of lineage base-1: 5 bytes ever"
+    write_change_file(file, document, [])
+    shown = run("budget", "sign", file, "--key", tmp_path / "ops" / "bob.key", "--yes")
+    assert "\x1b" not in shown
+    assert [line for line in shown.splitlines() if line.startswith("budget of")] == [
+        line for line in honest.splitlines() if line.startswith("budget of")
+    ]
+    run("budget", "apply", file, code=5)
 
 
 def test_operators_rotate(run: Run, gate: Path, tmp_path: Path) -> None:

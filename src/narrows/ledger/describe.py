@@ -40,7 +40,9 @@ def limits_line(limits: Limits) -> str:
 def describe(change: Change, state: State | None) -> list[str]:
     """What a change does, compared with ``state`` where there is one."""
     body = change.body
-    lines = [f"for ledger {change.origin}, after change {change.after[0]}"]
+    # A file from elsewhere may name any origin: it must not write lines of its own here.
+    origin = change.origin if change.origin.isprintable() else ascii(change.origin)
+    lines = [f"for ledger {origin}, after change {change.after[0]}"]
     lines.append(f"to be applied by {when(change.not_after_ms)}")
     if isinstance(body, BudgetChange):
         meter = state.lineages.get(body.lineage) if state else None

@@ -53,6 +53,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
+    from narrows.wire.gatestats import read_gate_ports
 
     if not (folder / "ledger" / "ledger.db").exists():
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
@@ -84,30 +85,8 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for line in balances.lineages
             for window in line.windows
         ],
-        "gate_ports": _gate_ports(folder / "gate" / "stats.json"),
+        "gate_ports": read_gate_ports(folder),
     }
-
-
-def _gate_ports(path: Path) -> dict[str, dict[str, Any]]:
-    """What the gate wrote of its ports; nothing where it has not run."""
-    import json
-
-    from narrows.errors import InputError
-
-    try:
-        ports = json.loads(path.read_bytes()).get("ports")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"cannot read {path}: {error}", "delete it: a gate makes it anew"
-        ) from error
-    if not isinstance(ports, dict) or not all(
-        isinstance(port, dict) and type(port.get("timing_bytes", 0)) is int
-        for port in ports.values()
-    ):
-        raise InputError(f"{path} holds no ports", "delete it: a gate makes it anew")
-    return ports
 
 
 def _table(figures: dict[str, Any]) -> Any:

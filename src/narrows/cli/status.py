@@ -51,19 +51,17 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte."""
     import dataclasses
-    import json
 
     from narrows.edge.drift import read_drift
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
+    from narrows.wire.gatestats import read_gate_ports
 
     if not (folder / "ledger" / "ledger.db").exists():
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
     balances = read_balances(folder)
     stats = read_stats(folder, now_s)
-    gate_file = folder / "gate" / "stats.json"
-    gate: dict[str, Any] = json.loads(gate_file.read_text()) if gate_file.exists() else {}
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share
     spent = balances.spent_bytes + balances.outstanding_bytes
@@ -90,7 +88,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for line in balances.lineages
             for window in line.windows
         ],
-        "gate_ports": gate.get("ports", {}),
+        "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
     }
 

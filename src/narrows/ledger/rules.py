@@ -149,7 +149,8 @@ class State:
         except RuleError:
             raise
         except BudgetError as error:
-            raise RuleError(f"leaf {self.size} breaks a rule: {error.message}") from error
+            message = f"leaf {self.size} breaks a rule: {error.message}"
+            raise RuleError(message, error.remedy) from error
         if kind in ("genesis", "change"):
             self.last_change = (self.size, leaf_hash(leaf))
         self.size += 1
@@ -178,9 +179,7 @@ class State:
             meter.hold(size_bytes)
 
     def _settle(self, fields: Fields) -> None:
-        lease_id = fields.hex("id", ID_BYTES).hex()
-        used_bytes = fields.integer("used")
-        self._end(lease_id, used_bytes)
+        self._end(fields.hex("id", ID_BYTES).hex(), fields.integer("used"))
 
     def _dead(self, fields: Fields) -> None:
         self._end(fields.hex("id", ID_BYTES).hex(), None)

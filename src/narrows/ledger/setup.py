@@ -7,7 +7,6 @@ STATE/witness/witness.db  witness.key         on another machine in production
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from pathlib import Path
 
@@ -113,7 +112,7 @@ def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
         finally:
             connection.close()
         make_directory(directory)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *sqlite_store.FILE_ERRORS) as error:
         raise WitnessError(f"cannot make {path}: {error}") from error
     return public_of(key)
 

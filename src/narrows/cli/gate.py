@@ -17,7 +17,8 @@ app = typer.Typer(add_completion=False)
 )
 def gate(
     state: Annotated[
-        Path | None, typer.Option(help="Folder with the ledger [the user's state folder].")
+        Path | None,
+        typer.Option(help="Folder with the ledger; else the user's state folder."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration of all roles.")] = None,
     listen: Annotated[

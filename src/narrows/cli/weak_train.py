@@ -32,9 +32,11 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="0: all processors.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Train a small transformer from scratch and pack its best weights. Needs
-    narrows[train]; give the same command again after a crash. On several GPUs:
-    accelerate launch -m narrows.cli.main weak train ..."""
+    """Train a small transformer from scratch and pack its best weights.
+
+    Needs the extra packages of "train". Give the same command again after a crash. On several
+    GPUs: accelerate launch -m narrows.cli.main weak train ...
+    """
     from narrows.errors import InputError
     from narrows.training.recipe import find_recipe
 

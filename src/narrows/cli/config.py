@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from narrows.cli.config_gate import tls_in
 from narrows.config import load_sections
 from narrows.edge.config import EdgeConfig
 from narrows.enclave.config import EnclaveConfig
 from narrows.gate.config import GateConfig
-
-_Section = TypeVar("_Section", GateConfig, EdgeConfig)
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,5 @@ def load_config(path: Path | None) -> Config:
         return config
     folder = path.parent.resolve()
     return dataclasses.replace(
-        config, gate=_tls_in(config.gate, folder), edge=_tls_in(config.edge, folder)
+        config, gate=tls_in(config.gate, folder), edge=tls_in(config.edge, folder)
     )
-
-
-def _tls_in(section: _Section, folder: Path) -> _Section:
-    if section.tls is None:
-        return section
-    names = ("cert_file", "key_file", "peer_file")
-    placed = {name: folder / getattr(section.tls, name) for name in names}
-    return dataclasses.replace(section, tls=dataclasses.replace(section.tls, **placed))

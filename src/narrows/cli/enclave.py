@@ -54,6 +54,7 @@ def enclave(
     if key and settings.upstream is not None:
         with_key = dataclasses.replace(settings.upstream, api_key=key)
         settings = dataclasses.replace(settings, upstream=with_key)
+    settings.check()
     models = load_weak(settings)
     backend = make_backend(settings)
     asyncio.run(serve(settings, backend, models))

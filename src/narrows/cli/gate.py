@@ -17,7 +17,8 @@ app = typer.Typer(add_completion=False)
 )
 def gate(
     state: Annotated[
-        Path | None, typer.Option(help="Folder with the ledger [the user's state folder].")
+        Path | None,
+        typer.Option(help="Folder with the ledger; else the user's state folder."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration of all roles.")] = None,
     listen: Annotated[
@@ -44,9 +45,9 @@ def gate(
     if listen:
         chosen = single_port(listen, enclave, account)
     elif config is not None:
-        from narrows.cli.config import load_config
+        from narrows.cli.config_gate import load_gate
 
-        chosen = load_config(config).gate
+        chosen = load_gate(config)
     else:
         raise InputError("the gate has no port", "give --config, or --listen and --enclave")
     if witness:

@@ -33,7 +33,8 @@ from narrows.ledger.demo import create_demo, demo_budget, demo_witness_key
 DEMO_BUDGET_BYTES = 10_000_000
 CHILD_TIMEOUT_S = 300.0
 
-err = Console(stderr=True, highlight=False)
+# Lines that a reader copies must not be cut at the width of the terminal.
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class LocalDeployment:
         if self.created_budget_bytes is not None:
             err.print(
                 f"[bold]New ledger[/bold] with a demonstration budget of "
-                f"{self.created_budget_bytes:,} bytes for its lifetime: when they have left, "
+                f"{self.created_budget_bytes:,} bytes for its lifetime: when they have left,\n"
                 "nothing more does. 'narrows budget --help' says how operators raise it."
             )
         err.print(f"\n[bold green]Serving[/bold green] {model} at http://127.0.0.1:{port}/v1\n")

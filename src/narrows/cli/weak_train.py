@@ -50,8 +50,10 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Fine-tune a small model (--base), or train one from scratch, and pack its best weights.
-    Needs narrows[train]; give the same command again after a crash. On several GPUs:
-    accelerate launch -m narrows.cli.main weak train ..."""
+
+    Needs the extra packages of "train". Give the same command again after a crash. On several
+    GPUs: accelerate launch -m narrows.cli.main weak train ...
+    """
     from narrows.errors import InputError
     from narrows.training.recipe import find_recipe
 

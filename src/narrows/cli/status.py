@@ -89,6 +89,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for window in line.windows
         ],
         "gate_ports": gate.get("ports", {}),
+        "gate_kernel": gate.get("kernel", {}),
     }
 
 
@@ -120,6 +121,11 @@ def _table(figures: dict[str, Any]) -> Any:
         denied = port.get("last_denial") or ""
         why = f"since the gate's start; state {port.get('state', '?')} {denied}".rstrip()
         grid.add_row(f"timing, port {name}", timing, why)
+    if kernel := figures["gate_kernel"]:
+        note = kernel.get("alarm") or "the gate's machine may send what the gate's code does not"
+        if kernel["state"] == "on":
+            note = f"{kernel['passed_bytes']['links']:,} B of links passed, headers included"
+        grid.add_row("kernel backstop", kernel["state"], note)
     return grid
 
 

@@ -56,7 +56,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
-    from narrows.wire.gatestats import read_gate_ports
+    from narrows.wire.gatestats import read_gate_kernel, read_gate_ports
 
     if not (folder / "ledger" / "ledger.db").exists():
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
@@ -90,6 +90,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         ],
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
+        "gate_kernel": read_gate_kernel(folder),
     }
 
 
@@ -123,6 +124,11 @@ def _table(figures: dict[str, Any]) -> Any:
         denied = port.get("last_denial") or ""
         why = f"since the gate's start; state {port.get('state', '?')} {denied}".rstrip()
         grid.add_row(f"timing, port {name}", timing, why)
+    if kernel := figures["gate_kernel"]:
+        note = kernel.get("alarm") or "the gate's machine may send what the gate's code does not"
+        if kernel["state"] == "on":
+            note = f"{kernel['passed_bytes']['links']:,} B of links passed, headers included"
+        grid.add_row("kernel backstop", kernel["state"], note)
     return grid
 
 

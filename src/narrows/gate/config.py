@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.errors import InputError
+from narrows.gate.backstop_config import BackstopConfig, backstop_problems
 from narrows.wire.padding import fits_tls
 
 _KEY = re.compile("[0-9a-f]{64}")
@@ -51,7 +52,8 @@ class GateConfig:
     """``pacing``: ``variable`` charges what each tick shows; ``constant`` sends
     ``constant_bytes`` (TLS included) on every link in every tick. Buffers are per link.
     ``state_port`` -1: no state port. ``witness``: HOST:PORT of the witness that the ledger
-    names, ``witness_key`` its public key, 64 hex digits; both or neither."""
+    names, ``witness_key`` its public key, 64 hex digits; both or neither. ``kernel``: ``off``, or
+    ``nftables`` for the backstop (backstop.py)."""
 
     ports: tuple[PortConfig, ...] = (PortConfig(),)
     tick_ms: int = 20
@@ -73,6 +75,8 @@ class GateConfig:
     tls: TlsFiles | None = None
     witness: str = ""
     witness_key: str = ""
+    kernel: str = "off"
+    backstop: BackstopConfig = field(default_factory=BackstopConfig)
 
     def check(self) -> GateConfig:
         """Itself, or ``InputError`` with every problem."""
@@ -114,6 +118,10 @@ def _gate_problems(config: GateConfig) -> list[str]:
         problems.append("witness_key must be 64 lower-case hex digits")
     if config.state_port >= 0 and config.tls is None and not is_loopback(config.state_host):
         problems.append(f"the state port listens on {config.state_host} without TLS files")
+    if config.kernel not in ("off", "nftables"):
+        problems.append(f"kernel is {config.kernel!r}, must be 'off' or 'nftables'")
+    if config.kernel == "nftables":
+        problems += backstop_problems(config)
     return problems
 
 

@@ -30,9 +30,17 @@ def load_config(path: Path | None) -> Config:
     if path is None:
         return config
     folder = path.parent.resolve()
-    return dataclasses.replace(
-        config, gate=_tls_in(config.gate, folder), edge=_tls_in(config.edge, folder)
-    )
+    gate = _etcd_in(_tls_in(config.gate, folder), folder)
+    return dataclasses.replace(config, gate=gate, edge=_tls_in(config.edge, folder))
+
+
+def _etcd_in(gate: GateConfig, folder: Path) -> GateConfig:
+    if gate.etcd is None:
+        return gate
+    names = ("ca_file", "cert_file", "key_file")
+    files = {name: getattr(gate.etcd, name) for name in names}
+    placed = {name: folder / file for name, file in files.items() if file is not None}
+    return dataclasses.replace(gate, etcd=dataclasses.replace(gate.etcd, **placed))
 
 
 def _tls_in(section: _Section, folder: Path) -> _Section:

@@ -52,13 +52,14 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     read from the gate; None before the first byte."""
     import json
 
+    from narrows.cli.state import has_ledger, ledger_etcd
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
 
-    if not (folder / "ledger" / "ledger.db").exists():
+    if not has_ledger(folder):
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
-    balances = read_balances(folder)
+    balances = read_balances(folder, etcd=ledger_etcd(folder))
     stats = read_stats(folder, now_s)
     gate_file = folder / "gate" / "stats.json"
     gate: dict[str, Any] = json.loads(gate_file.read_text()) if gate_file.exists() else {}

@@ -197,7 +197,7 @@ class _Connection:
             raise ValueError("the answer is too long")
         document = json.loads(answer)
         if response.status != 200 or not isinstance(document, dict):
-            said = document.get("message") if isinstance(document, dict) else ""
+            said = document.get("error") if isinstance(document, dict) else "no object"
             raise ValueError(f"status {response.status}: {said}")
         return document
 

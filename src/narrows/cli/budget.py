@@ -27,10 +27,11 @@ def show(state: StateOption = None, as_json: JsonOption = False) -> None:
     import dataclasses
     import json
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.balances import read_balances
 
-    balances = read_balances(existing_state_dir(state))
+    folder = existing_state_dir(state)
+    balances = read_balances(folder, etcd=ledger_etcd(folder))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(balances)))
     else:
@@ -65,7 +66,7 @@ def propose(
     import time
 
     from narrows.cli import budget_limits
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.balances import read_state
     from narrows.ledger.propose import budget_document, write_change_file
 
@@ -79,7 +80,8 @@ def propose(
         raise InputError("give --lineage, --lifetime and --account", "or --from FILE")
     else:
         limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
-    now = read_state(existing_state_dir(state))
+    folder = existing_state_dir(state)
+    now = read_state(folder, ledger_etcd(folder))
     document = budget_document(
         now,
         lineage,
@@ -142,12 +144,12 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
     import json
     from contextlib import closing
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger import describe
-    from narrows.ledger.sqlite_store import SqliteStore
+    from narrows.ledger.opening import open_store
 
-    path = existing_state_dir(state) / "ledger" / "ledger.db"
-    with closing(SqliteStore(path, read_only=True)) as store:
+    folder = existing_state_dir(state)
+    with closing(open_store(folder, ledger_etcd(folder), read_only=True)) as store:
         changes = describe.history(store)
     if as_json:
         typer.echo(json.dumps({"changes": [dataclasses.asdict(change) for change in changes]}))
@@ -160,14 +162,14 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
 
 
 def _print_change(file: Path, state: Path | None) -> None:
-    from narrows.cli.state import state_dir
+    from narrows.cli.state import has_ledger, ledger_etcd, state_dir
     from narrows.ledger.balances import read_state
     from narrows.ledger.changes import parse_change
     from narrows.ledger.describe import describe
     from narrows.ledger.propose import read_change_file
 
     folder = state_dir(state)
-    known = read_state(folder) if (folder / "ledger" / "ledger.db").is_file() else None
+    known = read_state(folder, ledger_etcd(folder)) if has_ledger(folder) else None
     change = parse_change(read_change_file(file)[0])
     if known is not None and known.origin != change.origin:
         known = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from narrows.cli.config_gate import tls_in
+from narrows.cli.config_gate import files_in, tls_in
 from narrows.config import load_sections
 from narrows.edge.config import EdgeConfig
 from narrows.enclave.config import EnclaveConfig
@@ -33,7 +33,7 @@ def load_config(path: Path | None) -> Config:
     folder = path.parent.resolve()
     return dataclasses.replace(
         config,
-        gate=tls_in(config.gate, folder),
+        gate=files_in(config.gate, folder),
         edge=_weak_in(tls_in(config.edge, folder), folder),
         enclave=_weak_in(config.enclave, folder),
     )

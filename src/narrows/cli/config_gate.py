@@ -14,8 +14,18 @@ def load_gate(path: Path) -> GateConfig:
     """Section ``[gate]``; what the other roles' sections hold is their affair. InputError names
     every mistake. Files that it names lie relative to ``path``."""
     section = load_sections(path, {"gate": GateConfig}, others=("enclave", "edge"))["gate"]
-    placed: GateConfig = tls_in(section, path.parent.resolve())
-    return placed
+    return files_in(section, path.parent.resolve())
+
+
+def files_in(gate: GateConfig, folder: Path) -> GateConfig:
+    """The section with the names of all its files taken relative to ``folder``."""
+    placed: GateConfig = tls_in(gate, folder)
+    if placed.etcd is None:
+        return placed
+    names = ("ca_file", "cert_file", "key_file")
+    files = {name: getattr(placed.etcd, name) for name in names}
+    etcd = {name: folder / file for name, file in files.items() if file is not None}
+    return dataclasses.replace(placed, etcd=dataclasses.replace(placed.etcd, **etcd))
 
 
 def tls_in(section: Any, folder: Path) -> Any:

@@ -54,6 +54,10 @@ class LocalDeployment:
         Raises InputError for a wrong file and for a ``budget`` that differs from the existing
         ledger's: a flag never changes a budget."""
         config = load_config(config_path)
+        if config.gate.etcd is not None:
+            raise InputError(
+                "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"
+            )
         if port is not None:
             edge = dataclasses.replace(config.edge, listen_host="127.0.0.1", listen_port=port)
             config = dataclasses.replace(config, edge=edge)

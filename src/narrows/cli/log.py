@@ -38,17 +38,19 @@ def verify(
 ) -> None:
     """Replay every leaf through the rules, rebuild the tree, check all signatures.
 
-    Needs no gate, no witness and no network. Compare the keys and the operators that it prints
-    with those you know, or give them with --log-key and --witness-key.
+    Needs no gate, no witness and no network, but etcd where the ledger lies there. Compare the
+    keys and the operators that it prints with those you know, or give them with --log-key and
+    --witness-key.
     """
     import dataclasses
     import json
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.verify import verify_path
 
     path = file if file is not None else existing_state_dir(state)
-    found = verify_path(path, log_key, witness_key)
+    etcd = ledger_etcd(path) if file is None else None
+    found = verify_path(path, log_key, witness_key, etcd)
     if as_json:
         answer = dataclasses.asdict(found) | {"root": found.root.hex(), "ok": True}
         typer.echo(json.dumps(answer))

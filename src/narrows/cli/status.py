@@ -52,15 +52,16 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     read from the gate; None before the first byte."""
     import dataclasses
 
+    from narrows.cli.state import has_ledger, ledger_etcd
     from narrows.edge.drift import read_drift
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
     from narrows.wire.gatestats import read_gate_kernel, read_gate_ports
 
-    if not (folder / "ledger" / "ledger.db").exists():
+    if not has_ledger(folder):
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
-    balances = read_balances(folder)
+    balances = read_balances(folder, etcd=ledger_etcd(folder))
     stats = read_stats(folder, now_s)
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from narrows.errors import InputError
 from narrows.gate.backstop_config import BackstopConfig, backstop_problems
+from narrows.ledger.codec import is_name
+from narrows.ledger.etcd_http import EtcdConfig
+from narrows.ledger.opening import OPERATOR
 from narrows.wire.padding import fits_tls
 
 _KEY = re.compile("[0-9a-f]{64}")
@@ -52,7 +55,9 @@ class GateConfig:
     """``pacing``: ``variable`` charges what each tick shows; ``constant`` sends
     ``constant_bytes`` (TLS included) on every link in every tick. Buffers are per link.
     ``state_port`` -1: no state port. ``witness``: HOST:PORT of the witness that the ledger
-    names, ``witness_key`` its public key, 64 hex digits; both or neither. ``kernel``: ``off``, or
+    names, ``witness_key`` its public key, 64 hex digits; both or neither. ``name``: under which
+    this gate holds leases, its own among all gates of a ledger. ``store``: ``sqlite``, in the
+    state folder, or ``etcd``, in the cluster that ``etcd`` names. ``kernel``: ``off``, or
     ``nftables`` for the backstop (backstop.py)."""
 
     ports: tuple[PortConfig, ...] = (PortConfig(),)
@@ -77,10 +82,13 @@ class GateConfig:
     witness_key: str = ""
     kernel: str = "off"
     backstop: BackstopConfig = field(default_factory=BackstopConfig)
+    name: str = "gate"
+    store: str = "sqlite"
+    etcd: EtcdConfig | None = None
 
     def check(self) -> GateConfig:
         """Itself, or ``InputError`` with every problem."""
-        problems = [*_gate_problems(self), *_port_problems(self)]
+        problems = [*_gate_problems(self), *_port_problems(self), *_store_problems(self)]
         if problems:
             raise InputError("the gate's configuration is wrong", problems=tuple(problems))
         return self
@@ -122,6 +130,19 @@ def _gate_problems(config: GateConfig) -> list[str]:
         problems.append(f"kernel is {config.kernel!r}, must be 'off' or 'nftables'")
     if config.kernel == "nftables":
         problems += backstop_problems(config)
+    return problems
+
+
+def _store_problems(config: GateConfig) -> list[str]:
+    problems = []
+    if not is_name(config.name) or config.name == OPERATOR:
+        problems.append(f"name is {config.name!r}, must be a lower-case word, not {OPERATOR!r}")
+    if config.store not in ("sqlite", "etcd"):
+        problems.append(f"store is {config.store!r}, must be 'sqlite' or 'etcd'")
+    if (config.store == "etcd") != (config.etcd is not None):
+        problems.append("store = 'etcd' and the table [gate.etcd] belong together")
+    if config.etcd is not None:
+        problems += config.etcd.problems()
     return problems
 
 

@@ -52,7 +52,7 @@ def open_ledger(config: GateConfig, state_dir: Path) -> Ledger:
     if config.witness:
         verifier = witness_verifier(bytes.fromhex(config.witness_key))
         witness = HttpWitness(*parse_address(config.witness), verifier)
-    ledger = Ledger.open(state_dir, witness=witness)
+    ledger = Ledger.open(state_dir, witness=witness, gate=config.name, etcd=config.etcd)
     try:
         ledger.recover_dead_leases()
     except BudgetError:

@@ -118,6 +118,8 @@ def _remove(path: Path) -> None:
 class SqliteStore:
     """A ``Store`` in one file. ``connect_to`` is replaced by tests that inject faults."""
 
+    shared = False
+
     def __init__(self, path: Path, read_only: bool = False, connect_to: Connect = connect) -> None:
         self._path = path
         self._read_only = read_only

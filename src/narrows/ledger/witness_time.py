@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from narrows.ledger.clock import Clock, LedgerTime
-from narrows.ledger.rules import Anchor
+from narrows.ledger.records import Anchor
 from narrows.ledger.sqlite_store import FILE_ERRORS, checked, connect
 from narrows.ledger.witness import WitnessError
 

@@ -42,6 +42,7 @@ class Chain:
         budget_bytes: int = 50_000_000,
         weak: str = "bytes",
         upstream: dict[str, Any] | None = None,
+        weak_folders: tuple[Path, Path] | None = None,
     ) -> None:
         self.state = state
         self.gate_port = free_port()
@@ -50,7 +51,14 @@ class Chain:
         self.witness_port = free_port()
         create_demo(state, budget_bytes)
         self.config_path = state / "narrows.toml"
-        self.config_path.write_text(to_toml(self._config(strong, weak, upstream or {})))
+        config = self._config(strong, weak, upstream or {})
+        if weak_folders is not None:  # the enclave's, the edge's
+            config = dataclasses.replace(
+                config,
+                enclave=dataclasses.replace(config.enclave, weak_folder=weak_folders[0]),
+                edge=dataclasses.replace(config.edge, weak_folder=weak_folders[1]),
+            )
+        self.config_path.write_text(to_toml(config))
         self.supervisor = Supervisor(state / "log")
         self.roles: dict[str, Role] = {}
 

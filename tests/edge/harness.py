@@ -126,9 +126,15 @@ class Rig:
     """``with Rig(tmp_path) as rig``: an edge at ``rig.url``, its enclave at ``rig.enclave``."""
 
     def __init__(
-        self, state: Path, connect: bool = True, real: bool = False, **settings: object
+        self,
+        state: Path,
+        connect: bool = True,
+        real: bool = False,
+        models: object = None,
+        **settings: object,
     ) -> None:
         self.state = state
+        self._models = models if models is not None else [FlatModel()]
         self.enclave = FakeEnclave()
         self._connect = connect
         self._settings = settings
@@ -155,7 +161,7 @@ class Rig:
             **{"listen_port": 0, "gate_port": gate_port, "model_name": MODEL} | self._settings
         )
         self._edge = asyncio.run_coroutine_threadsafe(
-            serve(config, self.state, [FlatModel()], self._on_ready, self._make_decoder),
+            serve(config, self.state, self._models, self._on_ready, self._make_decoder),
             self._loop,
         )
         while not self._ready.wait(0.01):

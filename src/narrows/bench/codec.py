@@ -71,7 +71,7 @@ def run(settings: CodecSettings, progress: Progress = lambda done, total: None) 
     train = read_rows(settings.train, None) if settings.train else []
     texts = [row["response"].encode("utf-8", "surrogatepass") for row in rows]
     models = (load_model(settings.weak), load_model(settings.weak))
-    answers = [_answer(models[0], row) for row in rows]
+    answers = [replay_answer(models[0], row) for row in rows]
     traffic = Traffic(settings.streams, exponential=settings.exponential)
     once = Run(models, settings.options, answers, traffic).go(
         iter(range(len(answers))), True, lambda done: progress(done, len(answers))
@@ -122,9 +122,17 @@ def read_rows(path: Path, limit: int | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _answer(model: TokenModel, row: dict[str, Any]) -> Replayed:
+def row_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation of a row: its ``messages``, else one message of a user."""
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages and all(isinstance(m, dict) for m in messages):
+        return messages
+    return [{"role": "user", "content": row["prompt"]}]
+
+
+def replay_answer(model: TokenModel, row: dict[str, Any]) -> Replayed:
     """A row as traffic: foreign text in pieces of a weak-model token, or given token ids."""
-    prompt = tuple(render_prompt(model, [{"role": "user", "content": row["prompt"]}]))
+    prompt = tuple(render_prompt(model, row_messages(row)))
     spec = AnswerSpec(prompt, _BIG)
     if isinstance(row.get("tokens"), list):
         return Replayed(spec, Coding.PLAIN, tuple(int(token) for token in row["tokens"]))

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from narrows.cli.config_gate import files_in, tls_in
 from narrows.config import load_sections
 from narrows.edge.config import EdgeConfig
 from narrows.enclave.config import EnclaveConfig
 from narrows.gate.config import GateConfig
 
-_Section = TypeVar("_Section", GateConfig, EdgeConfig)
+_Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig)
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,14 @@ def load_config(path: Path | None) -> Config:
         return config
     folder = path.parent.resolve()
     return dataclasses.replace(
-        config, gate=_tls_in(config.gate, folder), edge=_tls_in(config.edge, folder)
+        config,
+        gate=files_in(config.gate, folder),
+        edge=_weak_in(tls_in(config.edge, folder), folder),
+        enclave=_weak_in(config.enclave, folder),
     )
 
 
-def _tls_in(section: _Section, folder: Path) -> _Section:
-    if section.tls is None:
+def _weak_in(section: _Holder, folder: Path) -> _Holder:
+    if section.weak_folder is None:
         return section
-    names = ("cert_file", "key_file", "peer_file")
-    placed = {name: folder / getattr(section.tls, name) for name in names}
-    return dataclasses.replace(section, tls=dataclasses.replace(section.tls, **placed))
+    return dataclasses.replace(section, weak_folder=folder / section.weak_folder.expanduser())

@@ -34,7 +34,8 @@ def edge(
     from narrows.cli.config import load_config
     from narrows.cli.state import state_dir
     from narrows.edge.serve import serve
-    from narrows.weak.registry import load_model
+    from narrows.weak.shelf import Shelf, Shelving
+    from narrows.weak.signed import operator_keys
     from narrows.wire.address import parse_address
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -52,7 +53,8 @@ def edge(
     settings.check()
     # The decoder's thread must not hold a token back for 5 ms at every turn of the loop.
     sys.setswitchinterval(0.001)
-    models = [load_model(name) for name in settings.weak]
+    operators = operator_keys(settings.operators)
+    models = Shelf(Shelving(settings.weak, settings.weak_folder, operators))
 
     def ready(port: int) -> None:
         typer.echo(json.dumps({"ready": True, "port": port}))

@@ -33,7 +33,8 @@ from narrows.ledger.demo import create_demo, demo_budget, demo_witness_key
 DEMO_BUDGET_BYTES = 10_000_000
 CHILD_TIMEOUT_S = 300.0
 
-err = Console(stderr=True, highlight=False)
+# Lines that a reader copies must not be cut at the width of the terminal.
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,16 @@ class LocalDeployment:
         Raises InputError for a wrong file and for a ``budget`` that differs from the existing
         ledger's: a flag never changes a budget."""
         config = load_config(config_path)
+        if config.gate.etcd is not None:
+            raise InputError(
+                "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"
+            )
         if port is not None:
             edge = dataclasses.replace(config.edge, listen_host="127.0.0.1", listen_port=port)
             config = dataclasses.replace(config, edge=edge)
         folder = state_dir(state)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = _with_weak_folder(config, folder / "weak")
         return cls(folder, config, ensure_ledger(folder, budget))
 
     def run(self) -> None:
@@ -111,7 +117,7 @@ class LocalDeployment:
         if self.created_budget_bytes is not None:
             err.print(
                 f"[bold]New ledger[/bold] with a demonstration budget of "
-                f"{self.created_budget_bytes:,} bytes for its lifetime: when they have left, "
+                f"{self.created_budget_bytes:,} bytes for its lifetime: when they have left,\n"
                 "nothing more does. 'narrows budget --help' says how operators raise it."
             )
         err.print(f"\n[bold green]Serving[/bold green] {model} at http://127.0.0.1:{port}/v1\n")
@@ -179,6 +185,14 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _with_weak_folder(config: Config, folder: Path) -> Config:
+    """Both roles watch ``folder`` unless they are told to watch another."""
+    folder.mkdir(exist_ok=True)
+    enclave = dataclasses.replace(config.enclave, weak_folder=config.enclave.weak_folder or folder)
+    edge = dataclasses.replace(config.edge, weak_folder=config.edge.weak_folder or folder)
+    return dataclasses.replace(config, enclave=enclave, edge=edge)
 
 
 def _with_enclave(config: Config, port: int, telemetry_port: int) -> Config:

@@ -1,4 +1,4 @@
-"""``narrows weak``: import, inspect, check and train weak models."""
+"""``narrows weak``: weak models: make, measure, sign, switch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ app = CommandTable(
         "data": ("narrows.cli.weak_data", "Import transcripts to train on."),
         "sample": ("narrows.cli.weak_sample", "Answers of a model here, to learn from."),
         "train": ("narrows.cli.weak_train", "Train a small model on answers, and pack it."),
+        "compare": ("narrows.cli.weak_compare", "Bits per byte, speed and cost, side by side."),
+        "transcripts": ("narrows.cli.weak_transcripts", "What the edge kept; redact, export."),
+        "publish": ("narrows.cli.weak_publish", "Sign a model that flows inward."),
+        "switch": ("narrows.cli.weak_switch", "Give a running deployment a newer model."),
+        "export": ("narrows.cli.weak_export", "A model out of the enclave, and its price."),
+        "receive": ("narrows.cli.weak_receive", "Take an exported model from the gate."),
     },
     epilog="Example:\n  narrows weak import model.gguf --out model.narrows",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json as json_module
 from pathlib import Path
@@ -12,17 +13,37 @@ import typer
 app = typer.Typer(add_completion=False)
 
 
-@app.command(epilog="Example:  narrows weak data monday.jsonl tuesday.jsonl --out data/")
+@app.command(
+    epilog="Examples:  narrows weak data STATE/edge/transcripts --out data/   |   "
+    "narrows weak data monday.jsonl tuesday.jsonl --out data/"
+)
 def data(
-    files: Annotated[list[Path], typer.Argument(help="JSONL with prompt and response.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="JSONL with prompt and response, or folders of it.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for train.jsonl and dev.jsonl.")],
     dev_percent: Annotated[float, typer.Option(min=0.0, max=100.0)] = 5.0,
     json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Import transcripts: every row once, no prompt both in train.jsonl and in dev.jsonl."""
-    from narrows.training.transcripts import import_transcripts
+    """Import transcripts: every row once, no prompt both in train.jsonl and in dev.jsonl.
 
-    report = import_transcripts(files, out, dev_percent=dev_percent)
+    A running edge's folder may be named: it waits meanwhile.
+    """
+    from narrows.edge.transcripts import reading
+    from narrows.errors import InputError
+    from narrows.training.transcripts import import_transcripts
+    from narrows.weak.registry import progress_bar
+
+    with contextlib.ExitStack() as held:
+        found: list[Path] = []
+        for path in files:
+            found += held.enter_context(reading(path)) if path.is_dir() else [path]
+        if not found:
+            raise InputError(
+                "there are no transcripts", "the edge keeps some: [edge.transcripts] keep = true"
+            )
+        progress = held.enter_context(progress_bar("Importing"))
+        report = import_transcripts(found, out, dev_percent=dev_percent, progress=progress)
     if json:
         typer.echo(json_module.dumps(dataclasses.asdict(report)))
         return

@@ -34,12 +34,25 @@ from narrows.edge import problems
 from narrows.edge.problems import ApiError
 from narrows.edge.text import TextDecoder
 from narrows.errors import LinkError
+from narrows.weak.api import TokenModel
 from narrows.wire.messages import Request
 from narrows.wire.stops import StopFinder
 
 MAX_TOOL_CALLS = 128
 MAX_RESUMES = 3  # an answer that breaks every link must not break all later ones
 MAX_TOOL_NAME_CHARS = 256
+
+
+class WeakName(NamedTuple):
+    """A weak model in statistics: its name, and with the start of its digest, since two
+    versions may have one name."""
+
+    name: str
+    label: str
+
+    @classmethod
+    def of(cls, model: TokenModel) -> WeakName:
+        return cls(model.name, f"{model.name} {model.digest.hex()[:8]}")
 
 
 class Piece(NamedTuple):
@@ -64,6 +77,9 @@ class Answer:
     ) -> None:
         self.request = request
         self.number: int | None = None
+        self.weak = WeakName("", "")  # of the link that it is, or was last, on
+        self.tokenizer = b""  # the digest of what its tokens mean
+        self.record: list[str] | None = None  # content, where a transcript is wanted
         self.opened = False
         self.finish: Finish | None = None
         self.error: ApiError | None = None
@@ -225,6 +241,8 @@ class Answer:
             return
         call = self._call if channel in (Channel.TOOL_NAME, Channel.TOOL_ARGUMENTS) else -1
         self._pieces.append(Piece(channel, text, call))
+        if self.record is not None and channel is Channel.CONTENT:
+            self.record.append(text)
         size = len(text.encode("utf-8", "surrogatepass"))
         self._pending_bytes += size
         self.text_bytes += size

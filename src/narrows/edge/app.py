@@ -76,7 +76,9 @@ class _Routes:
             "link": "up" if link.up else "down",
             "gate": gate,
             "refusal": refusal,
-            "weak_model": link.model.name,
+            "weak_model": link.weak.name,
+            "weak_digest": link.weak.digest.hex(),
+            "draining": link.draining,
         }
         return _reply(body, 200 if good else 503)
 

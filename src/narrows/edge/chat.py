@@ -69,6 +69,9 @@ class ChatResponse:
             )
             for key in noise
         ]
+        if service.transcripts is not None and request.keep:
+            for answer in self._answers:
+                answer.record = []
         self._head = shape.Head(
             completion_id=shape.random_id("chatcmpl-", service.random_bytes),
             created_s=int(service.wall_s()),
@@ -110,13 +113,13 @@ class ChatResponse:
 
     async def _serve_whole(self, send: Send) -> None:
         messages = [shape.WholeMessage() for _ in self._answers]
-        text_bytes = 0
+        text_bytes = [0] * len(self._answers)
         while True:
             self._changed.clear()
-            for answer, message in zip(self._answers, messages, strict=True):
+            for index, answer in enumerate(self._answers):
                 pieces = answer.take()
-                message.add(pieces)
-                text_bytes += _text_bytes(pieces)
+                messages[index].add(pieces)
+                text_bytes[index] += _text_bytes(pieces)
             if error := self._error():
                 raise error
             finishes = [answer.finish for answer in self._answers]
@@ -131,9 +134,14 @@ class ChatResponse:
         body = jsonio.dump(self._head.whole(choices, self._tokens()))
         self._started = True
         await self._deliver(_send_whole(send, 200, {}, body))
-        self._service.count_delivered(text_bytes)
-        for answer in self._answers:
-            self._service.count_answer(_completion_tokens(answer))
+        for answer, size in zip(self._answers, text_bytes, strict=True):
+            self._service.count_delivered(answer, size)
+            self._completed(answer)
+
+    def _completed(self, answer: Answer) -> None:
+        self._service.count_answer(answer, _completion_tokens(answer))
+        choice = self._answers.index(answer)
+        self._service.keep(answer, self._head.completion_id, choice, self._head.created_s)
 
     async def _serve_stream(self, send: Send) -> None:
         await self._first_sign()
@@ -145,7 +153,7 @@ class ChatResponse:
         stream = _Stream(self._head, self._answers, self._request.include_usage, self._call_id)
         while True:
             self._changed.clear()
-            data, text_bytes = stream.take()
+            data, sizes = stream.take()
             over = True
             if error := self._error():
                 data += _event(error.body())
@@ -159,9 +167,10 @@ class ChatResponse:
                 await self._deliver(
                     send({"type": "http.response.body", "body": data, "more_body": not over})
                 )
-                self._service.count_delivered(text_bytes)
+                for answer, size in zip(self._answers, sizes, strict=True):
+                    self._service.count_delivered(answer, size)
                 for answer in stream.newly_finished():
-                    self._service.count_answer(_completion_tokens(answer))
+                    self._completed(answer)
             if over:
                 return
             await self._next_change(stream)
@@ -241,20 +250,20 @@ class _Stream:
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def take(self) -> tuple[bytes, int]:
-        """Everything new as events, and the bytes of answer text in it."""
-        events, text_bytes = [self._pending], 0
+    def take(self) -> tuple[bytes, list[int]]:
+        """Everything new as events, and the bytes of each answer's text in it."""
+        events, sizes = [self._pending], [0] * len(self._answers)
         self._pending = b""
         for index, answer in enumerate(self._answers):
             pieces = answer.take()
-            text_bytes += _text_bytes(pieces)
+            sizes[index] = _text_bytes(pieces)
             for delta in self._makers[index].deltas(pieces):
                 events.append(self._chunk(index, delta, None))
             if answer.finish is not None and index not in self._finished:
                 self._finished.add(index)
                 self._fresh.append(answer)
                 events.append(self._chunk(index, {}, answer.finish))
-        return b"".join(events), text_bytes
+        return b"".join(events), sizes
 
     def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None) -> bytes:
         return _event(self._head.chunk(index, delta, finish, self._with_usage))

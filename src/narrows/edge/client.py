@@ -1,6 +1,8 @@
 """Keeping a link up, and every answer's way to a clear end in bounded time.
 
-    down --dial--> greeted --run--> over --wait--> down ...
+    down --dial--> greeted --> current --newer model--> retired --last answer--> over
+                                  |                                 ^
+                                  +--------- broken ----------------+
 
 - Dialling backs off from 0.1 s to 2 s; links that break behind their greeting, with no answer
   completed, back off to 10 s, since each greeting is paid from the budget.
@@ -9,6 +11,9 @@
 - A native answer of a lost link waits ``resume_s`` for the next one and goes on there behind its
   verified tokens; those that its client already has are compared as they come again, and an
   answer that goes another way fails. Other answers fail at once.
+- Where the edge has a newer weak model than the current link's, a second link is opened that
+  offers only newer ones (``switching``). New answers then go there; the old link is retired and
+  ends with the last of its answers. One link drains at a time.
 """
 
 from __future__ import annotations
@@ -18,18 +23,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from narrows.edge import problems
 from narrows.edge.answer import Answer
 from narrows.edge.config import EdgeConfig
 from narrows.edge.dial import Gate, Refused
 from narrows.edge.link import MAX_OPEN, Link
+from narrows.edge.orphans import Orphans
 from narrows.edge.problems import ApiError
 from narrows.edge.stats import StatsRecorder
+from narrows.edge.switching import LinkBytes, Patience
 from narrows.edge.worker import Decoder
-from narrows.errors import LinkError, NarrowsError, PeerError
+from narrows.errors import NarrowsError, PeerError
 from narrows.weak.api import TokenModel
+from narrows.weak.shelf import Offer, Shelf, take_for
 from narrows.wire.gatestate import PortState
 
 log = logging.getLogger("narrows.edge.link")
@@ -41,33 +47,34 @@ STEADY_LINK_S = 10.0
 WATCH_S = 0.5
 QUIET_S = 1.0
 VERIFIED_S = 5.0
-MAX_RESUME = 1 << 17
 PATIENCE_S = 5.0  # a window that opens again this soon is waited for
 
 MakeDecoder = Callable[[TokenModel], Decoder]
 
 
 class LinkClient:
-    """``models``: newest first. ``make_decoder``: a fresh decoder per link. ``run`` until
+    """``shelf``: the weak models. ``make_decoder``: a fresh decoder per link. ``run`` until
     cancelled; ``start`` and ``cancel`` from the same loop."""
 
     def __init__(
         self,
         config: EdgeConfig,
-        models: Sequence[TokenModel],
+        shelf: Shelf,
         make_decoder: MakeDecoder,
         link_options: dict[str, int],
         stats: StatsRecorder,
     ) -> None:
         self._config = config
-        self._models = models
+        self._shelf = shelf
         self._make_decoder = make_decoder
         self._link_options = link_options
         self._stats = stats
         self._gate = Gate(config)
         self._link: Link | None = None
+        self._serving: dict[asyncio.Task[None], Link] = {}
+        self._patience = Patience()
         self._up = asyncio.Event()
-        self._orphans: dict[Answer, tuple[int, ...]] = {}
+        self._orphans = Orphans(config.resume_s, self._ended)
         self._last_error = ""
         self._backoff_s = FIRST_BACKOFF_S
         self.gate_state = PortState("ok")
@@ -78,9 +85,21 @@ class LinkClient:
         return self._up.is_set()
 
     @property
-    def model(self) -> TokenModel:
+    def draining(self) -> bool:
+        """Whether a retired link still has answers."""
+        return any(
+            link is not self._link for task, link in self._serving.items() if not task.done()
+        )
+
+    @property
+    def weak(self) -> Offer:
         """The weak model of the current link, or the newest."""
-        return self._link.model if self._link else self._models[0]
+        own = self._shelf.find(self._link.model.digest) if self._link else None
+        return own or self._shelf.offers[0]
+
+    def models_changed(self) -> None:
+        """There may be something newer on the shelf, or at the enclave: try at once."""
+        self._patience.reset()
 
     async def start(self, answers: Sequence[Answer]) -> None:
         """Ask for answers, once there is a link. Raises ApiError where there is none in time."""
@@ -93,16 +112,6 @@ class LinkClient:
             link.refuse_hoarding()
             raise problems.overloaded()
         for answer in answers:
-            link.start(answer)
-
-    def _resume(self, link: Link) -> None:
-        orphans, self._orphans = self._orphans, {}
-        for answer, verified in orphans.items():
-            if answer.ended:
-                self._ended(answer)
-                continue
-            resume = list(verified)
-            answer.request = msgspec.structs.replace(answer.request, resume=resume)
             link.start(answer)
 
     async def _wait_up(self) -> None:
@@ -131,9 +140,9 @@ class LinkClient:
 
     def fail_all(self, reason: ApiError) -> None:
         """End every answer with ``reason``, here and inside."""
-        if self._link:
-            self._fail(self._link.answers, reason)
-        self._fail(list(self._orphans), reason)
+        for link in self._serving.values():
+            self._fail(link.answers, reason)
+        self._fail(self._orphans.answers, reason)
 
     async def run(self) -> None:
         """Dial for ever."""
@@ -142,7 +151,7 @@ class LinkClient:
             while not watch.done():
                 self.gate_state = await self._gate.state()
                 if self.gate_state.state == "ok" or self._window_opens_soon():
-                    await self._one_link()
+                    await self._connected()
                     await asyncio.sleep(self._backoff_s)
                 else:
                     await asyncio.sleep(DIAL_BACKOFF_S)
@@ -150,97 +159,137 @@ class LinkClient:
         finally:
             watch.cancel()
             self.fail_all(problems.shutting_down())
-            if self._link:
-                self._link.close()
+            for task, link in self._serving.items():
+                link.close()
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
 
     def _window_opens_soon(self) -> bool:
         state = self.gate_state
         return state.state == "window" and state.retry_after_s <= PATIENCE_S
 
-    async def _one_link(self) -> None:
-        """One connection, from dialling to its end; sets the next wait."""
+    async def _connected(self) -> None:
+        """From dialling to the end of the current link, over all switches; sets the next
+        wait. Links that drain may outlive it."""
         try:
-            wire = await self._gate.connect(self._count)
-        except PeerError as error:
-            self._back_off(error, DIAL_BACKOFF_S)
-            return
-        try:
-            model, first = await wire.greet(self._models, self._link_options)
-        except BaseException as error:
-            wire.close()
-            if not isinstance(error, PeerError | LinkError):
-                raise
+            link, first = await self._open(self._shelf.offers)
+        except NarrowsError as error:
             self.refusal = error if isinstance(error, Refused) else None
             limit_s = BROKEN_BACKOFF_S if isinstance(error, Refused) else DIAL_BACKOFF_S
             self._back_off(error, limit_s)
             return
         self.refusal = None
-        started_s = time.monotonic()
-        link = Link(wire, model, self._make_decoder(model), self._ended)
-        self._link = link
+        self._use(link, first)
+        if self._shelf.newer_than(link.model.digest):
+            self._patience.tried()  # the enclave does not have it: just seen
+        newer: asyncio.Task[tuple[Link, bytes]] | None = None
+        try:
+            while self._link is not None:
+                newer = newer or asyncio.create_task(self._open_newer())
+                await asyncio.wait({newer, *self._serving}, return_when=asyncio.FIRST_COMPLETED)
+                if newer.done() and self._link is not None:
+                    self._use(*newer.result())
+                    newer = None
+                for task in [task for task in self._serving if task.done()]:
+                    del self._serving[task]
+                    task.result()
+        finally:
+            if newer is not None:
+                newer.cancel()
+                newer.add_done_callback(self._discard)
+
+    def _use(self, link: Link, first: bytes) -> None:
+        """Send new answers over ``link``; the one before drains."""
+        before, self._link = self._link, link
+        self._serving[asyncio.create_task(self._serve(link, first))] = link
         self._up.set()
-        log.info("link up, weak model %s", model.name)
-        self._resume(link)
+        self._patience.reset()
+        log.info("link up, weak model %s", link.weak.label)
+        if before is not None:
+            log.info("the link with %s drains", before.weak.label)
+            before.retire()
+        self._orphans.give_to(link)
+
+    def _discard(self, opened: asyncio.Task[tuple[Link, bytes]]) -> None:
+        """A link that no one waits for any more."""
+        if not opened.cancelled() and opened.exception() is None:
+            link, _ = opened.result()
+            link.close()
+            self._shelf.give(link.model)
+
+    async def _open(self, offers: Sequence[Offer]) -> tuple[Link, bytes]:
+        """One connection, greeted, and what came behind the greeting. Raises NarrowsError."""
+        counter = LinkBytes(self._stats, self.weak.name)
+        wire = await self._gate.connect(counter)
+        try:
+            offer, first = await wire.greet(offers, self._link_options)
+            counter.weak = offer.name
+            model = await take_for(self._shelf, offer.digest)
+        except BaseException:
+            wire.close()
+            raise
+        return Link(wire, model, self._make_decoder(model), self._ended), first
+
+    async def _open_newer(self) -> tuple[Link, bytes]:
+        """Waits for a newer model here, then tries until the enclave has it too."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            link = self._link
+            newer = self._shelf.newer_than(link.model.digest) if link else ()
+            if not newer or self.draining or not self._patience.over or not self._ready:
+                continue
+            try:
+                return await self._open(newer)
+            except NarrowsError as error:
+                self._patience.tried()
+                log.info("no link with %s yet: %s", newer[0].name, error)
+
+    @property
+    def _ready(self) -> bool:
+        return self.up and self.gate_state.state == "ok"
+
+    async def _serve(self, link: Link, first: bytes) -> None:
+        """A link until its end, and what that means to its answers."""
+        started_s = time.monotonic()
+        broken: Exception | None = None
         try:
             broken = await link.run(first)
         finally:
-            self._up.clear()
-        if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
-            self._backoff_s = FIRST_BACKOFF_S
-        self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
+            if link is self._link:
+                self._up.clear()
+        if link is self._link:
+            if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
+                self._backoff_s = FIRST_BACKOFF_S
+            self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
         verified = await asyncio.to_thread(link.verified, VERIFIED_S)
         self.gate_state = await self._gate.state()
-        self._end_answers(link, broken, verified)
-        self._link = None
-
-    def _end_answers(
-        self, link: Link, error: Exception | None, verified: dict[int, tuple[int, ...]]
-    ) -> None:
-        """What the end of a link means to the answers that were open on it."""
-        state = self.gate_state
-        if state.state != "ok":
-            reason = problems.budget_error(state.state, state.retry_after_s)
-        else:
-            reason = problems.link_corrupt() if error else problems.link_lost()
-        may_resume = state.state == "ok" and self._config.resume_s > 0
-        for answer in link.answers:
-            known = verified.get(-1 if answer.number is None else answer.number)
-            if not answer.opened:
-                known = tuple(answer.request.resume)
-            fits = known is not None and len(known) <= MAX_RESUME
-            if may_resume and fits and answer.lose(time.monotonic(), self._config.resume_s):
-                self._orphans[answer] = known or ()
-            else:
-                answer.fail(reason)
-                self._ended(answer)
+        self._orphans.take_from(link, broken, verified, self.gate_state)
+        self._shelf.give(link.model)
+        if link is self._link:
+            self._link = None
+        elif self._link is not None and self.up:
+            self._orphans.give_to(self._link)
 
     async def _watch(self) -> None:
         """Answers that get nothing: ask the gate why, and end them in bounded time."""
         while True:
             await asyncio.sleep(WATCH_S)
-            link = self._link
-            now_s = time.monotonic()
-            self._give_up(now_s)
-            if link is None or not self.up:
-                continue
-            quiet = link.waiting and now_s - link.last_read_s > QUIET_S
-            if quiet or self.gate_state.state != "ok":
-                self.gate_state = state = await self._gate.state()
-                if state.state != "ok" and not self._window_opens_soon():
-                    reason = problems.budget_error(state.state, state.retry_after_s)
-                    self._fail(link.answers, reason)
-            idle_s = self._config.limits.idle_s
-            late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
-            self._fail(late, problems.stalled(idle_s))
+            self._orphans.give_up()
+            for task, link in list(self._serving.items()):
+                if not task.done() and (link is not self._link or self.up):
+                    await self._watch_link(link)
 
-    def _give_up(self, now_s: float) -> None:
-        """Answers without a link for too long, or that no one waits for any more."""
-        for answer in list(self._orphans):
-            if now_s - answer.lost_s > self._config.resume_s:
-                answer.fail(problems.link_lost())
-            if answer.ended:
-                del self._orphans[answer]
-                self._ended(answer)
+    async def _watch_link(self, link: Link) -> None:
+        now_s = time.monotonic()
+        quiet = link.waiting and now_s - link.last_read_s > QUIET_S
+        if quiet or self.gate_state.state != "ok":
+            self.gate_state = state = await self._gate.state()
+            if state.state != "ok" and not self._window_opens_soon():
+                reason = problems.budget_error(state.state, state.retry_after_s)
+                self._fail(link.answers, reason)
+        idle_s = self._config.limits.idle_s
+        late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
+        self._fail(late, problems.stalled(idle_s))
 
     @staticmethod
     def _fail(answers: Sequence[Answer], reason: ApiError) -> None:
@@ -248,9 +297,6 @@ class LinkClient:
             if not answer.ended:
                 answer.fail(reason)
                 answer.abort()
-
-    def _count(self, size_bytes: int) -> None:
-        self._stats.traffic(self.model.name).link_bytes += size_bytes
 
     def _back_off(self, error: Exception, limit_s: float) -> None:
         text = str(error)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from narrows.coding.link_options import LinkOptions
 from narrows.errors import InputError
 from narrows.wire.address import is_loopback
 from narrows.wire.messages import MAX_FRAME_BYTES
@@ -19,6 +20,8 @@ from narrows.wire.spec import MAX_ANSWER_TOKENS
 
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
+
+Range = tuple[str, float, float, float]  # name, value, lowest, highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,34 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class TranscriptConfig:
+    """Released answers and their prompts, kept for training where ``keep`` is set.
+    ``max_bytes``, ``max_days``: the oldest go first. ``exclude_keys``: numbers of API keys
+    whose answers are never kept (0: those asked without a key)."""
+
+    keep: bool = False
+    max_bytes: int = 1 << 30
+    max_days: int = 30
+    exclude_keys: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DriftConfig:
+    """When ``status`` says that a weak model imitates worse than it did: the mean bits per byte
+    of the last ``days`` are ``worse_percent`` above what its operator signed, or else above
+    its own first days; both need ``min_bytes`` of answers."""
+
+    worse_percent: float = 10.0
+    days: int = 7
+    min_bytes: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeConfig:
-    """``weak``: weak models by name or path, newest first. ``state_port`` 0: the gate's state
+    """``weak``: weak models by name or path, newest first. ``weak_folder``: a folder of further
+    ones, all newer than these, watched while the edge runs. ``operators``: public keys, 64 hex
+    digits; where there are any, only weak models that one of them signed are loaded
+    (docs/weak-models.md). ``state_port`` 0: the gate's state
     port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
     ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
@@ -78,16 +107,24 @@ class EdgeConfig:
     constant_bytes: int = 0
     tls: TlsFiles | None = None
     weak: tuple[str, ...] = ("default",)
+    weak_folder: Path | None = None
+    operators: tuple[str, ...] = ()
     model_name: str = "smollm2-135m-instruct"
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0
     resume_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
+    transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
 
     def check(self) -> EdgeConfig:
         """Itself, or ``InputError`` with every problem."""
-        problems = [*_edge_problems(self), *_limit_problems(self.limits)]
+        problems = [
+            *_edge_problems(self),
+            *_out_of_range(_limit_ranges(self.limits)),
+            *_out_of_range(_training_ranges(self)),
+        ]
         if problems:
             raise InputError("the edge's configuration is wrong", problems=tuple(problems))
         return self
@@ -105,8 +142,9 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     ]
     if config.tls is None and not is_loopback(config.gate_host):
         problems.append(f"a gate at {config.gate_host} needs TLS files (narrows init makes them)")
-    if not 1 <= len(config.weak) <= 16:
-        problems.append("weak must name 1..16 weak models")
+    least = 0 if config.weak_folder is not None else 1
+    if not least <= len(config.weak) <= 16:
+        problems.append(f"weak must name {least}..16 weak models")
     if not 1 <= config.tick_ms <= 1000:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
     if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):
@@ -116,6 +154,10 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
             problems.append(f"{name} {seconds:g} is outside 0..600")
     if not config.model_name or len(config.model_name) > 200:
         problems.append("model_name must have 1..200 characters")
+    try:
+        LinkOptions.from_wire(config.link_options)
+    except InputError as error:
+        problems += [f"link_options: {problem}" for problem in error.problems]
     return problems
 
 
@@ -126,8 +168,19 @@ def _is_frame(constant_bytes: int, tls: bool) -> bool:
         return False
 
 
-def _limit_problems(limits: Limits) -> list[str]:
-    ranges: list[tuple[str, float, float, float]] = [
+def _training_ranges(config: EdgeConfig) -> list[Range]:
+    kept, drift = config.transcripts, config.drift
+    return [
+        ("transcripts.max_bytes", kept.max_bytes, 1 << 20, 1 << 40),
+        ("transcripts.max_days", kept.max_days, 1, 3650),
+        ("drift.worse_percent", drift.worse_percent, 0.1, 1000),
+        ("drift.days", drift.days, 1, 90),
+        ("drift.min_bytes", drift.min_bytes, 1, 1 << 40),
+    ]
+
+
+def _limit_ranges(limits: Limits) -> list[Range]:
+    return [
         ("body_bytes", limits.body_bytes, 1024, MAX_BODY_BYTES),
         ("bodies_bytes", limits.bodies_bytes, limits.body_bytes, 1 << 34),
         ("header_bytes", limits.header_bytes, 8192, 1 << 20),
@@ -146,6 +199,9 @@ def _limit_problems(limits: Limits) -> list[str]:
         ("body_s", limits.body_s, 0.1, 3600),
         ("idle_s", limits.idle_s, 0.1, 3600),
     ]
+
+
+def _out_of_range(ranges: list[Range]) -> list[str]:
     return [
         f"{name} {value:g} is outside {low:g}..{high:g}"
         for name, value, low, high in ranges

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from narrows.edge.config import EdgeConfig
 from narrows.errors import LinkError, PeerError
-from narrows.weak.api import TokenModel
+from narrows.weak.shelf import Offer
 from narrows.wire.gatestate import PortState, fetch_state
 from narrows.wire.messages import PROTOCOL, Greeting, Hello, WeakOffer, encode_frame
 from narrows.wire.padding import ConstantUnframer, frame_bytes
@@ -122,9 +122,7 @@ class Wire:
         self._unframer = unframer
         self._rest = b""
 
-    async def greet(
-        self, models: Sequence[TokenModel], options: dict[str, int]
-    ) -> tuple[TokenModel, bytes]:
+    async def greet(self, models: Sequence[Offer], options: dict[str, int]) -> tuple[Offer, bytes]:
         """Steps 3 and 4: the model that both ends have, and what came behind the greeting.
         Raises PeerError, LinkError."""
         offers = [WeakOffer(model.digest.hex(), model.numerics.hex()) for model in models]

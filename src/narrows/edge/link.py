@@ -6,7 +6,8 @@ goes inward at once when the client leaves, and later events of the number are d
 A request whose client has left before (2) is sent and cancelled at once, since it has a number.
 
 The link ends by closing, by an error of the decoder, or from here; ``run`` then returns why,
-and the answers that are still open are the caller's.
+and the answers that are still open are the caller's. A retired link takes no new answers and
+ends when the last of its own is over inside.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from narrows.coding.events import AnswerSpec, Event, Failed, Finished, Text, Tokens
 from narrows.edge import problems
-from narrows.edge.answer import Answer
+from narrows.edge.answer import Answer, WeakName
 from narrows.edge.dial import Wire
 from narrows.edge.worker import Decoder, DecodeWorker, Events
 from narrows.errors import LinkError, NarrowsError
@@ -41,6 +42,7 @@ class Link:
         ended: Callable[[Answer], None],
     ) -> None:
         self.model = model
+        self.weak = WeakName.of(model)
         self.last_read_s = time.monotonic()
         self.completed = False
         self._wire = wire
@@ -48,6 +50,8 @@ class Link:
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[Exception] = self._loop.create_future()
+        self._drained: asyncio.Future[None] = self._loop.create_future()
+        self._retired = False
         self._room = asyncio.Event()
         self._open: dict[int, Answer] = {}
         self._unnumbered: list[Answer] = []
@@ -68,6 +72,8 @@ class Link:
     def start(self, answer: Answer) -> None:
         """Ask for an answer."""
         answer.number = None
+        answer.weak = self.weak
+        answer.tokenizer = self.model.tokenizer.digest
         answer.last_event_s = time.monotonic()
         answer.attach(self.model.tokenizer.token_bytes, lambda: self.cancel(answer))
         self._unnumbered.append(answer)
@@ -83,6 +89,11 @@ class Link:
             answer.cancelled = True
             self._send(Cancel(number))
 
+    def retire(self) -> None:
+        """End when the open answers are over."""
+        self._retired = True
+        self._end_if_drained()
+
     def refuse_hoarding(self) -> None:
         """An enclave that does not end cancelled answers fills the link for ever: end it."""
         if 2 * sum(answer.ended for answer in self.answers) > MAX_OPEN:
@@ -94,11 +105,11 @@ class Link:
             self._worker.feed(first)
         reading = asyncio.create_task(self._read())
         try:
-            over: set[asyncio.Future[Any]] = {reading, self._failed}
+            over: set[asyncio.Future[Any]] = {reading, self._failed, self._drained}
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 return self._failed.result()
-            return reading.result()
+            return reading.result() if reading.done() else None
         finally:
             reading.cancel()
             self.close()
@@ -144,6 +155,7 @@ class Link:
         if isinstance(outcome, NarrowsError):
             answer.fail(problems.bad_request(f"The request cannot be coded: {outcome.message}."))
             self._ended(answer)
+            self._end_if_drained()
             return
         answer.number, spec = outcome
         answer.prompt_tokens = len(spec.prompt)
@@ -169,6 +181,11 @@ class Link:
                 del self._open[number]
                 self.completed = True
                 self._ended(answer)
+        self._end_if_drained()
+
+    def _end_if_drained(self) -> None:
+        if self._retired and not self._open and not self._unnumbered and not self._drained.done():
+            self._drained.set_result(None)
 
     def _charge(self, events: Events, fed_bytes: int) -> None:
         """Share the code length of a slice among the answers that it brought on, by what it

@@ -48,7 +48,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers."""
+    """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
+    ``keep``: the client did not ask (``store: false``) that its answers be forgotten."""
 
     body: dict[str, Any]
     stops: tuple[str, ...]
@@ -56,6 +57,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     seed: int | None
+    keep: bool = True
 
 
 class _Fields:
@@ -128,6 +130,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: Limits) -> Chat
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
         seed=fields.integer("seed", -(1 << 63), (1 << 64) - 1),
+        keep=data.get("store") is None,
     )
     fields.finish()
     return request

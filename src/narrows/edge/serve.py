@@ -21,11 +21,14 @@ from narrows.edge.access import Access
 from narrows.edge.app import make_app
 from narrows.edge.client import LinkClient, MakeDecoder
 from narrows.edge.config import EdgeConfig
+from narrows.edge.drift import save_bounds
 from narrows.edge.server import STOP_S, HttpServer, bind
 from narrows.edge.service import Service
 from narrows.edge.stats import StatsRecorder
 from narrows.edge.store import load_secret, open_database
+from narrows.edge.transcripts import TranscriptLog, transcripts_dir
 from narrows.weak.api import TokenModel
+from narrows.weak.shelf import Shelf, watch
 
 log = logging.getLogger("narrows.edge")
 
@@ -35,15 +38,16 @@ FLUSH_S = 1.0
 async def serve(
     config: EdgeConfig,
     state_dir: Path,
-    models: Sequence[TokenModel],
+    models: Sequence[TokenModel] | Shelf,
     ready: Callable[[int], None],
     make_decoder: MakeDecoder | None = None,
     wall_s: Callable[[], float] = time.time,
 ) -> None:
-    """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first;
-    ``make_decoder``: the link codec, unless the real one. Raises NarrowsError where the edge
-    cannot start."""
+    """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first,
+    or a shelf, which is watched (SIGHUP: look now); ``make_decoder``: the link codec, unless
+    the real one. Raises NarrowsError where the edge cannot start."""
     config.check()
+    shelf = models if isinstance(models, Shelf) else Shelf.of(models)
     options = LinkOptions.from_wire(dict(config.link_options))
     database = open_database(state_dir)
     stats_database = open_database(state_dir)
@@ -55,17 +59,24 @@ async def serve(
         listener = bind(config.listen_host, config.listen_port)
         link = LinkClient(
             config,
-            models,
+            shelf,
             make_decoder or _real_decoder(options),
             options.to_wire(),
             stats,
         )
         service = Service(config, link, access, stats, load_secret(state_dir), wall_s)
+        if config.transcripts.keep:
+            service.transcripts = TranscriptLog(
+                transcripts_dir(state_dir), config.transcripts, wall_s
+            )
+        save_bounds(stats_database, config.drift)
         server = HttpServer(make_app(service), config, listener)
         try:
-            await _run(service, server, lambda: ready(listener.getsockname()[1]))
+            await _run(service, server, shelf, lambda: ready(listener.getsockname()[1]))
         finally:
             stats.flush()
+            if service.transcripts is not None:
+                service.transcripts.flush()
     finally:
         if listener is not None:
             listener.close()
@@ -79,27 +90,38 @@ def _real_decoder(options: LinkOptions) -> MakeDecoder:
     return lambda model: LinkDecoder(model, options)
 
 
-async def _run(service: Service, server: HttpServer, listening: Callable[[], None]) -> None:
+async def _run(
+    service: Service, server: HttpServer, shelf: Shelf, listening: Callable[[], None]
+) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    stop, look = asyncio.Event(), asyncio.Event()
+    for number, event in ((signal.SIGINT, stop), (signal.SIGTERM, stop), (signal.SIGHUP, look)):
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, event.set)
+
+    def changed() -> None:
+        service.link.models_changed()
+        service.stats.models_seen(shelf.offers)
+
+    changed()
+    watching = asyncio.create_task(watch(shelf, look, changed), name="weak models")
     link = asyncio.create_task(service.link.run(), name="link")
     over = asyncio.Event()
-    flushing = asyncio.create_task(_flush_until(over, service.stats), name="statistics")
+    flushing = asyncio.create_task(_flush_until(over, service), name="statistics")
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait())
     listening()
     try:
-        await asyncio.wait({link, flushing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (link, flushing, serving):
+        roles = {link, flushing, serving, watching}
+        await asyncio.wait({*roles, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in roles:
             if task.done():
                 task.result()
     finally:
         service.stopping = True
         service.link.fail_all(problems.shutting_down())
         stopping.cancel()
+        watching.cancel()
         await asyncio.sleep(0.05)  # the errors are on their way before the sockets close
         server.stop()
         await asyncio.wait({serving}, timeout=2 * STOP_S)
@@ -109,9 +131,11 @@ async def _run(service: Service, server: HttpServer, listening: Callable[[], Non
         await asyncio.gather(link, flushing, serving, return_exceptions=True)
 
 
-async def _flush_until(over: asyncio.Event, stats: StatsRecorder) -> None:
+async def _flush_until(over: asyncio.Event, service: Service) -> None:
     while not over.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await over.wait()
-        await stats.flush_aside()
+        await service.stats.flush_aside()
+        if service.transcripts is not None:
+            await asyncio.to_thread(service.transcripts.flush)

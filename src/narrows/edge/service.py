@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from narrows.edge import problems, shape
 from narrows.edge.access import Access
+from narrows.edge.answer import Answer
 from narrows.edge.client import LinkClient
 from narrows.edge.config import EdgeConfig
 from narrows.edge.stats import StatsRecorder
+from narrows.edge.transcripts import TranscriptLog
 
 
 @dataclass(slots=True)
@@ -26,13 +28,14 @@ class Service:
     secret: bytes
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    transcripts: TranscriptLog | None = None
     stopping: bool = False
     answers: int = 0
     bodies_bytes: int = 0
 
     @property
     def fingerprint(self) -> str:
-        return shape.fingerprint(self.config.model_name, self.link.model.digest)
+        return shape.fingerprint(self.config.model_name, self.link.weak.digest)
 
     @contextmanager
     def admit(self, answers: int, body_bytes: int) -> Iterator[None]:
@@ -52,12 +55,19 @@ class Service:
             self.answers -= answers
             self.bodies_bytes -= answers * body_bytes
 
-    def count_delivered(self, text_bytes: int) -> None:
-        """Text that was handed to a client."""
-        self.stats.traffic(self.link.model.name).answer_bytes += text_bytes
+    def count_delivered(self, answer: Answer, text_bytes: int) -> None:
+        """Text of an answer that was handed to a client."""
+        if text_bytes:
+            self.stats.traffic(answer.weak.name).answer_bytes += text_bytes
 
-    def count_answer(self, tokens: int) -> None:
+    def count_answer(self, answer: Answer, tokens: int) -> None:
         """An answer that reached its client complete."""
-        counts = self.stats.traffic(self.link.model.name)
+        counts = self.stats.traffic(answer.weak.name)
         counts.answers += 1
         counts.tokens += tokens
+        self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
+
+    def keep(self, answer: Answer, completion_id: str, choice: int, created_s: int) -> None:
+        """A complete answer with its prompt, where transcripts are wanted."""
+        if self.transcripts is not None and answer.record is not None:
+            self.transcripts.add(answer, completion_id, choice, created_s)

@@ -12,12 +12,13 @@ import asyncio
 import datetime
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.edge.store import database_path, transaction
 from narrows.errors import NarrowsError
+from narrows.weak.shelf import Offer
 
 log = logging.getLogger("narrows.edge.stats")
 
@@ -52,8 +53,42 @@ def utc_day(now_s: float) -> str:
     return datetime.datetime.fromtimestamp(now_s, datetime.UTC).date().isoformat()
 
 
+@dataclass(slots=True)
+class Imitation:
+    """How well a weak model guesses: complete answers, their text in UTF-8 bytes, and its code
+    length on the link, in bits."""
+
+    answers: int = 0
+    text_bytes: int = 0
+    bits: int = 0
+
+    def add(self, answers: int, text_bytes: int, bits: int) -> None:
+        self.answers += answers
+        self.text_bytes += text_bytes
+        self.bits += bits
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.bits / self.text_bytes if self.text_bytes else 0.0
+
+
 _Traffic = dict[tuple[str, str], Counts]
 _KeyUse = dict[tuple[int, str], list[int]]
+_Imitations = dict[tuple[str, str], Imitation]
+
+
+@dataclass(slots=True)
+class _Unwritten:
+    """``traffic`` and ``imitation`` by day and weak model, ``keys`` by key and day, ``stated``:
+    signed bits per byte by weak model."""
+
+    traffic: _Traffic = field(default_factory=dict)
+    keys: _KeyUse = field(default_factory=dict)
+    imitation: _Imitations = field(default_factory=dict)
+    stated: dict[str, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.traffic or self.keys or self.imitation or self.stated)
 
 
 class StatsRecorder:
@@ -63,64 +98,77 @@ class StatsRecorder:
     def __init__(self, database: sqlite3.Connection, wall_s: Callable[[], float]) -> None:
         self._database = database
         self._wall_s = wall_s
-        self._traffic: _Traffic = {}
-        self._keys: _KeyUse = {}
+        self._new = _Unwritten()
 
     def traffic(self, weak: str) -> Counts:
         """Today's unwritten counts of a weak model: add to its fields."""
-        return self._traffic.setdefault((utc_day(self._wall_s()), weak), Counts())
+        return self._new.traffic.setdefault((self._today(), weak), Counts())
+
+    def imitation(self, label: str) -> Imitation:
+        """The same of how it imitates; ``label``: name and digest (``WeakName.label``)."""
+        return self._new.imitation.setdefault((self._today(), label), Imitation())
+
+    def models_seen(self, offers: Sequence[Offer]) -> None:
+        """Weak models that are there, with what their operators signed."""
+        for offer in offers:
+            label = f"{offer.name} {offer.digest.hex()[:8]}"
+            self._new.stated[label] = offer.bits_per_byte
 
     def key_used(self, key_id: int, answers: int, bits: int) -> None:
-        entry = self._keys.setdefault((key_id, utc_day(self._wall_s())), [0, 0])
+        entry = self._new.keys.setdefault((key_id, self._today()), [0, 0])
         entry[0] += answers
         entry[1] += bits
 
     def unwritten_bits(self, key_id: int) -> int:
-        return self._keys.get((key_id, utc_day(self._wall_s())), [0, 0])[1]
+        return self._new.keys.get((key_id, self._today()), [0, 0])[1]
 
     def flush(self) -> bool:
         """Add all counts to the database; false, with a log line, where it refuses."""
-        return self._keep_unless(_write(self._database, *self._take()))
+        return self._keep_unless(_write(self._database, self._take()))
 
     async def flush_aside(self) -> bool:
         """``flush`` with its fsync in another thread; not to be called while one runs."""
         taken = self._take()
-        return self._keep_unless(await asyncio.to_thread(_write, self._database, *taken))
+        return self._keep_unless(await asyncio.to_thread(_write, self._database, taken))
 
-    def _take(self) -> tuple[_Traffic, _KeyUse]:
-        taken = self._traffic, self._keys
-        self._traffic, self._keys = {}, {}
+    def _today(self) -> str:
+        return utc_day(self._wall_s())
+
+    def _take(self) -> _Unwritten:
+        taken, self._new = self._new, _Unwritten()
         return taken
 
-    def _keep_unless(self, unwritten: tuple[_Traffic, _KeyUse] | None) -> bool:
+    def _keep_unless(self, unwritten: _Unwritten | None) -> bool:
         if unwritten is None:
             return True
-        for place, counts in unwritten[0].items():
-            self._traffic.setdefault(place, Counts()).add(counts)
-        for key_day, (answers, bits) in unwritten[1].items():
-            entry = self._keys.setdefault(key_day, [0, 0])
+        new = self._new
+        for place, counts in unwritten.traffic.items():
+            new.traffic.setdefault(place, Counts()).add(counts)
+        for key_day, (answers, bits) in unwritten.keys.items():
+            entry = new.keys.setdefault(key_day, [0, 0])
             entry[0] += answers
             entry[1] += bits
+        for place, own in unwritten.imitation.items():
+            new.imitation.setdefault(place, Imitation()).add(own.answers, own.text_bytes, own.bits)
+        new.stated = unwritten.stated | new.stated
         return False
 
 
-def _write(
-    database: sqlite3.Connection, traffic: _Traffic, keys: _KeyUse
-) -> tuple[_Traffic, _KeyUse] | None:
+def _write(database: sqlite3.Connection, new: _Unwritten) -> _Unwritten | None:
     """What could not be written, or None."""
-    if not traffic and not keys:
+    if not new:
         return None
     try:
         with transaction(database):
-            _add(database, traffic, keys)
+            _add(database, new)
     except sqlite3.Error as error:
         log.error("statistics are not written, kept for the next try: %s", error)
-        return traffic, keys
+        return new
     return None
 
 
-def _add(database: sqlite3.Connection, traffic: _Traffic, keys: _KeyUse) -> None:
-    for (day, weak), counts in traffic.items():
+def _add(database: sqlite3.Connection, new: _Unwritten) -> None:
+    for (day, weak), counts in new.traffic.items():
         database.execute(
             "INSERT INTO traffic VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (day, weak) DO UPDATE"
             " SET answers = answers + excluded.answers,"
@@ -136,12 +184,21 @@ def _add(database: sqlite3.Connection, traffic: _Traffic, keys: _KeyUse) -> None
                 counts.tokens,
             ),
         )
-    for (key_id, day), (answers, bits) in keys.items():
+    for (key_id, day), (answers, bits) in new.keys.items():
         database.execute(
             "INSERT INTO key_use VALUES (?, ?, ?, ?) ON CONFLICT (key_id, day) DO UPDATE"
             " SET answers = answers + excluded.answers, bits = bits + excluded.bits",
             (key_id, day, answers, bits),
         )
+    for (day, label), own in new.imitation.items():
+        database.execute(
+            "INSERT INTO imitation VALUES (?, ?, ?, ?, ?) ON CONFLICT (day, weak) DO UPDATE"
+            " SET answers = answers + excluded.answers,"
+            " text_bytes = text_bytes + excluded.text_bytes, bits = bits + excluded.bits",
+            (day, label, own.answers, own.text_bytes, own.bits),
+        )
+    for label, bits_per_byte in new.stated.items():
+        database.execute("INSERT OR REPLACE INTO weak_models VALUES (?, ?)", (label, bits_per_byte))
 
 
 def read_stats(state_dir: Path, now_s: float | None = None) -> EdgeStats:

@@ -50,6 +50,30 @@ CREATE TABLE traffic (
 ) STRICT, WITHOUT ROWID;
 """
 
+# Statistics that an older narrows neither reads nor misses: made where they are not there, and
+# no reason for another version. 800 days of ``imitation`` are kept.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS imitation (
+    day TEXT NOT NULL,
+    weak TEXT NOT NULL,  -- name and the digest's first eight digits
+    answers INTEGER NOT NULL,
+    text_bytes INTEGER NOT NULL,
+    bits INTEGER NOT NULL,
+    PRIMARY KEY (day, weak)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS weak_models (
+    weak TEXT PRIMARY KEY,
+    stated_bits_per_byte REAL NOT NULL  -- 0: not stated
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS drift_bounds (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    worse_percent REAL NOT NULL,
+    days INTEGER NOT NULL,
+    min_bytes INTEGER NOT NULL
+) STRICT;
+DELETE FROM imitation WHERE day < date('now', '-800 days');
+"""
+
 
 def edge_dir(state_dir: Path) -> Path:
     return state_dir / "edge"
@@ -87,6 +111,8 @@ def _upgrade(database: sqlite3.Connection, path: Path) -> None:
                 f"{path} has schema {version}, this narrows knows {SCHEMA_VERSION}",
                 "use the narrows that wrote it, or a newer one",
             )
+        for statement in _ADDED.split(";"):
+            database.execute(statement)
 
 
 @contextmanager

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from narrows.errors import InputError
+from narrows.wire.address import parse_address
+
+MAX_THREADS = 256
+MAX_OPEN_ANSWERS = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
@@ -45,7 +51,10 @@ class EnclaveConfig:
     """Section ``[enclave]``.
 
     ``listen``: where the gate connects. ``model``: the built-in strong model's name or artifact,
-    used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with.
+    used unless ``upstream`` names a server. ``weak``: weak models this enclave can code with, by
+    name or path. ``weak_folder``: a folder of further ones, watched while the enclave runs.
+    ``operators``: public keys, 64 hex digits; where there are any, only weak models that one of
+    them signed are loaded (docs/weak-models.md).
     ``kv_mib``: bound of the strong model's cache. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
     ``telemetry_s`` seconds what is new is sent.
@@ -55,6 +64,8 @@ class EnclaveConfig:
     model: str = "smollm2-135m"
     upstream: UpstreamConfig | None = None
     weak: tuple[str, ...] = ("default",)
+    weak_folder: Path | None = None
+    operators: tuple[str, ...] = ()
     threads: int = 0
     kv_mib: int = 4096
     max_batch: int = 64
@@ -63,3 +74,61 @@ class EnclaveConfig:
     telemetry_s: float = 10.0
     session: SessionConfig = field(default_factory=SessionConfig)
     isolated: IsolatedConfig = field(default_factory=IsolatedConfig)
+
+    def check(self) -> EnclaveConfig:
+        """Itself, or ``InputError`` with every problem."""
+        problems = _enclave_problems(self)
+        if self.upstream is not None:
+            problems += _upstream_problems(self.upstream)
+        if problems:
+            raise InputError("the enclave's configuration is wrong", problems=tuple(problems))
+        return self
+
+
+def _enclave_problems(config: EnclaveConfig) -> list[str]:
+    problems = _outside(
+        ("threads", config.threads, 0, MAX_THREADS),
+        ("kv_mib", config.kv_mib, 16, 1 << 24),
+        ("max_batch", config.max_batch, 1, 4096),
+        ("max_links", config.max_links, 1, 4096),
+        ("telemetry_s", config.telemetry_s, 0.1, 86_400),
+        ("hello_timeout_s", config.session.hello_timeout_s, 0.1, 3600),
+        ("max_answers", config.session.max_answers, 1, MAX_OPEN_ANSWERS),
+    )
+    for name, text in (("listen", config.listen), ("telemetry", config.telemetry)):
+        if text or name == "listen":
+            try:
+                parse_address(text)
+            except InputError as error:
+                problems.append(f"{name}: {error}")
+    if not config.model:
+        problems.append("model is empty; it is a built-in model's name or an artifact")
+    if not 1 <= len(config.weak) <= 16:
+        problems.append("weak must name 1..16 weak models")
+    return problems
+
+
+def _upstream_problems(config: UpstreamConfig) -> list[str]:
+    problems = _outside(
+        ("connect_timeout_s", config.connect_timeout_s, 0.1, 600),
+        ("first_token_timeout_s", config.first_token_timeout_s, 0.1, 86_400),
+        ("token_timeout_s", config.token_timeout_s, 0.1, 86_400),
+        ("answer_timeout_s", config.answer_timeout_s, 0.1, 604_800),
+        ("max_line_bytes", config.max_line_bytes, 1024, 1 << 28),
+        ("max_answer_bytes", config.max_answer_bytes, 1024, 1 << 30),
+    )
+    if not config.url.startswith(("http://", "https://")):
+        problems.append(f"url {config.url!r} is no http address: write http://host:port/v1")
+    if not config.model:
+        problems.append("model is empty: what does that server call it?")
+    if not config.api_key.isprintable() or not config.api_key.isascii():
+        problems.append("api_key holds a character that no header can carry")
+    return problems
+
+
+def _outside(*ranges: tuple[str, float, float, float]) -> list[str]:
+    return [
+        f"{name} {value:g} is outside {low:g}..{high:g}"
+        for name, value, low, high in ranges
+        if not low <= value <= high
+    ]

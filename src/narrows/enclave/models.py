@@ -6,25 +6,27 @@ from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.upstream import UpstreamBackend
-from narrows.errors import InputError
-from narrows.weak.api import TokenModel
 from narrows.weak.registry import load_model
+from narrows.weak.shelf import Shelf, Shelving
+from narrows.weak.signed import operator_keys
 
 
 def make_backend(config: EnclaveConfig) -> Backend:
     """The strong model that the configuration names."""
     if config.upstream is not None:
-        if not config.upstream.url.startswith(("http://", "https://")):
-            raise InputError(
-                f"upstream url {config.upstream.url!r} is no http address",
-                "write it as http://host:port/v1",
-            )
         return UpstreamBackend(config.upstream)
     model = load_model(config.model, threads=config.threads, kv_bytes=config.kv_mib << 20)
     return BuiltinBackend(model, max_batch=config.max_batch)
 
 
-def load_weak(config: EnclaveConfig) -> dict[bytes, TokenModel]:
-    """Weak models by digest."""
-    models = [load_model(name, threads=config.threads) for name in config.weak]
-    return {model.digest: model for model in models}
+def load_weak(config: EnclaveConfig) -> Shelf:
+    """The weak models that the configuration names, and those of its folder. Raises
+    NarrowsError where a named one cannot be used."""
+    return Shelf(
+        Shelving(
+            config.weak,
+            config.weak_folder,
+            operator_keys(config.operators),
+            lambda name, expect: load_model(name, threads=config.threads, expect=expect),
+        )
+    )

@@ -1,7 +1,8 @@
 """The enclave's process: listen for the gate, one session a connection.
 
 Weak models are shared by all links, and a token model serves one call at a time, so one codec
-thread serves all sessions.
+thread serves all sessions. New ones are taken from a folder while the process runs (SIGHUP: look
+now); links that are open keep theirs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.session import LinkSession
 from narrows.enclave.telemetry import LineRing, TelemetryServer
 from narrows.weak.api import TokenModel
+from narrows.weak.shelf import Shelf, watch
 from narrows.wire.address import parse_address
 
 log = logging.getLogger("narrows.enclave")
@@ -29,11 +31,11 @@ class EnclaveServer:
     """Accepts links from the gate and serves each until it closes."""
 
     def __init__(
-        self, config: EnclaveConfig, backend: Backend, models: Mapping[bytes, TokenModel]
+        self, config: EnclaveConfig, backend: Backend, models: Mapping[bytes, TokenModel] | Shelf
     ) -> None:
         self._config = config
         self._backend = backend
-        self._models = models
+        self.shelf = models if isinstance(models, Shelf) else Shelf.of(models.values())
         self._codec = ThreadPoolExecutor(1, thread_name_prefix="link-codec")
         self._sessions: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -68,7 +70,7 @@ class EnclaveServer:
         self._sessions.add(task)
         self._served += 1
         session = LinkSession(
-            reader, writer, self._backend, self._models, self._codec, self._config.session
+            reader, writer, self._backend, self.shelf, self._codec, self._config.session
         )
         try:
             await session.run()
@@ -77,7 +79,7 @@ class EnclaveServer:
 
 
 async def serve(
-    config: EnclaveConfig, backend: Backend, models: Mapping[bytes, TokenModel]
+    config: EnclaveConfig, backend: Backend, models: Mapping[bytes, TokenModel] | Shelf
 ) -> None:
     """Serve until SIGINT or SIGTERM. Says ``{"ready": true, "port": N}`` on standard output."""
     server = EnclaveServer(config, backend, models)
@@ -90,10 +92,14 @@ async def serve(
         facts["telemetry_port"] = await telemetry.start(*parse_address(config.telemetry))
     say_ready(**facts)
     stop = asyncio.Event()
+    look = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, look.set)
+    watching = asyncio.create_task(watch(server.shelf, look))
     await stop.wait()
+    watching.cancel()
     if telemetry is not None:
         telemetry.stop()
     await server.stop()

@@ -16,7 +16,7 @@ import codecs
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -36,6 +36,7 @@ from narrows.enclave.backend import Backend, BackendRequest
 from narrows.enclave.config import SessionConfig
 from narrows.errors import LinkError, NarrowsError
 from narrows.weak.api import Tokenizer, TokenModel
+from narrows.weak.shelf import Shelf, take_for
 from narrows.wire.messages import (
     PROTOCOL,
     Cancel,
@@ -56,21 +57,21 @@ Command = Callable[[LinkEncoder], None]
 
 
 class LinkSession:
-    """Serves one connection until it closes. ``models``: weak models by artifact digest."""
+    """Serves one connection until it closes. ``shelf``: the weak models to choose from."""
 
     def __init__(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         backend: Backend,
-        models: Mapping[bytes, TokenModel],
+        shelf: Shelf,
         codec: ThreadPoolExecutor,
         config: SessionConfig | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._backend = backend
-        self._models = models
+        self._shelf = shelf
         self._codec = codec
         self._config = config or SessionConfig()
         self._frames = FrameReader()
@@ -86,17 +87,14 @@ class LinkSession:
         try:
             async with asyncio.timeout(self._config.hello_timeout_s):
                 hello, rest = await self._read_hello()
-            chosen = self._greet(hello)
+            chosen = await self._greet(hello)
             if chosen is None:
                 return
             model, options = chosen
-            for message in rest:
-                self._handle(message, model)
-            encoder = LinkEncoder(model, options)
             try:
-                await self._serve(model, encoder)
+                await self._use(model, options, rest)
             finally:
-                self._codec.submit(encoder.close)  # behind whatever the codec still runs of it
+                self._shelf.give(model)
         except TimeoutError:
             log.warning("no hello within %.0f s", self._config.hello_timeout_s)
         except (LinkError, OSError) as error:
@@ -121,21 +119,39 @@ class LinkSession:
             raise LinkError("the first message is no hello")
         return first, messages[1:]
 
-    def _greet(self, hello: Hello) -> tuple[TokenModel, LinkOptions] | None:
-        """Send the two bytes; the model and options to code with, or None when refused."""
+    async def _use(self, model: TokenModel, options: LinkOptions, rest: list[Message]) -> None:
+        for message in rest:
+            self._handle(message, model)
+        encoder = LinkEncoder(model, options)
+        try:
+            await self._serve(model, encoder)
+        finally:
+            # Behind whatever the codec still runs of it; waited for, since the model is then
+            # given back.
+            await asyncio.wait({asyncio.wrap_future(self._codec.submit(encoder.close))})
+
+    async def _greet(self, hello: Hello) -> tuple[TokenModel, LinkOptions] | None:
+        """Send the two bytes; the model (to be given back) and options to code with, or None
+        when refused."""
         code, index = self._choose(hello)
-        options: LinkOptions | None = None
+        chosen: tuple[TokenModel, LinkOptions] | None = None
         if code is Greeting.OK:
             try:
                 options = LinkOptions.from_wire(hello.options)
             except NarrowsError as error:
                 log.warning("link refused: %s", error)
                 code, index = Greeting.BAD_HELLO, 0
+            else:
+                digest = bytes.fromhex(hello.weak[index].digest)
+                try:
+                    chosen = await take_for(self._shelf, digest), options
+                except NarrowsError as error:  # its file has gone since it was looked at
+                    log.warning("link refused: %s", error)
+                    code, index = Greeting.NO_COMMON_MODEL, 0
         self._writer.write(bytes([code, index]))
-        if options is None:
+        if chosen is None:
             log.warning("link refused: %s", code.name)
-            return None
-        return self._models[bytes.fromhex(hello.weak[index].digest)], options
+        return chosen
 
     def _choose(self, hello: Hello) -> tuple[Greeting, int]:
         if hello.protocol != PROTOCOL:
@@ -147,9 +163,9 @@ class LinkSession:
                 digest, numerics = bytes.fromhex(offer.digest), bytes.fromhex(offer.numerics)
             except ValueError:
                 return Greeting.BAD_HELLO, 0
-            model = self._models.get(digest)
-            if model is not None:
-                same = model.numerics == numerics
+            own = self._shelf.find(digest)
+            if own is not None:
+                same = own.numerics == numerics
                 return (Greeting.OK if same else Greeting.NUMERICS_DIFFER), index
         return Greeting.NO_COMMON_MODEL, 0
 

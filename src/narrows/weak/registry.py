@@ -30,9 +30,14 @@ DEFAULT_ARTIFACT = Path(__file__).parent / "data" / "default.narrows"
 
 
 def load_model(
-    name: str | Path, *, threads: int = 0, kv_bytes: int = DEFAULT_KV_BYTES
+    name: str | Path,
+    *,
+    threads: int = 0,
+    kv_bytes: int = DEFAULT_KV_BYTES,
+    expect: bytes | None = None,
 ) -> TokenModel:
-    """A model ready to serve. ``threads`` 0: all processors; ``kv_bytes`` bounds its cache.
+    """A model ready to serve. ``threads`` 0: all processors; ``kv_bytes`` bounds its cache;
+    ``expect``: the SHA-256 that the artifact must have.
 
     Raises InputError (no such name or file), ArtifactError, PeerError (download failed).
     """
@@ -45,7 +50,7 @@ def load_model(
     from narrows.weak.served import ServedModel
     from narrows.weak.tokenizer import BpeTokenizer
 
-    artifact = Artifact.open(resolve(name))
+    artifact = Artifact.open(resolve(name), expect=expect)
     runtime = load_runtime(artifact, threads=threads, kv_bytes=kv_bytes)
     tokenizer = runtime.tokenizer
     if not isinstance(tokenizer, BpeTokenizer):

@@ -1,0 +1,47 @@
+"""The compression–compute frontier as a picture: bits per byte against speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from narrows.errors import InputError
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Write the picture of ``compare``'s report; matplotlib takes its kind from the suffix.
+    InputError: no matplotlib, a kind that it does not know, or a place that cannot be written."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("a plot needs matplotlib", "pip install 'narrows[plots]'") from error
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    models = report["models"]
+    for model in models:
+        spread = [
+            [model["bits_per_byte"] - model["low"]],
+            [model["high"] - model["bits_per_byte"]],
+        ]
+        axes.errorbar(
+            [model["tok_s"]], [model["bits_per_byte"]], yerr=spread, fmt="o", capsize=4, color="C0"
+        )
+        axes.annotate(
+            model["name"],
+            (model["tok_s"], model["bits_per_byte"]),
+            xytext=(6, 6),
+            textcoords="offset points",
+        )
+    line = [models[index] for index in report["frontier"]]
+    axes.plot(
+        [m["tok_s"] for m in line], [m["bits_per_byte"] for m in line], "--", color="C1", zorder=0
+    )
+    axes.set_xscale("log")
+    axes.set_xlabel("weak-model tokens/s, one end")
+    axes.set_ylabel("bits per byte, all included (95 % by answer)")
+    axes.set_title(f"{report['answers']} answers; dashed: what no other model beats")
+    axes.grid(alpha=0.3)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path}: {error}", "use .png, .svg or .pdf") from error

@@ -1,0 +1,91 @@
+"""From an artifact and what shows its origin to a signed manifest beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from narrows.errors import InputError
+from narrows.weak.artifact import Artifact
+from narrows.weak.origin import claimed_data, find_data, same_model
+from narrows.weak.signed import Figures, Manifest
+
+Progress = Callable[[int, int], None]
+Rebuild = Callable[[Path], object]  # writes the artifact to this path
+
+
+@dataclass(frozen=True)
+class Origin:
+    """``kind`` and ``evidence`` of the manifest, and the digests of what it learned from."""
+
+    kind: str
+    evidence: str
+    data: tuple[str, ...] = ()
+
+
+def from_run(
+    artifact: Artifact, run: Path, rebuild: Rebuild, data: Sequence[Path], progress: Progress
+) -> Origin:
+    """Trained outside: data first (cheap), then the run's weights are packed again. Raises
+    InputError, ArtifactError."""
+    try:
+        record = json.loads((run / "run.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run} holds no finished run: {error!s:.100}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{run}/run.json is malformed")
+    digests = find_data(claimed_data(record), data, progress)
+    _compare(artifact, rebuild)
+    return Origin("outside", f"packed again from a run over {len(digests)} files", tuple(digests))
+
+
+def from_source(artifact: Artifact, digests: Sequence[str], rebuild: Rebuild) -> Origin:
+    """Imported outside: the checkpoint (files with ``digests``) is packed again."""
+    _compare(artifact, rebuild)
+    return Origin("outside", "packed again from a checkpoint", tuple(sorted(set(digests))))
+
+
+def _compare(artifact: Artifact, rebuild: Rebuild) -> None:
+    with tempfile.TemporaryDirectory(prefix="narrows-publish-") as folder:
+        path = Path(folder) / "rebuilt.narrows"
+        rebuild(path)
+        same_model(artifact, Artifact.open(path))
+
+
+def source_digests(source: Path) -> list[str]:
+    """SHA-256 of a checkpoint's files."""
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests
+
+
+def manifest_of(
+    artifact: Artifact, origin: Origin, *, licence: str, figures: Figures, published_s: int
+) -> Manifest:
+    """What is to be signed. The model is loaded: this machine must compute its conformance
+    digest. Raises ArtifactError, InputError."""
+    from narrows.weak.runtime import NUMERICS_VERSION, load_runtime
+
+    if not isinstance(artifact.header.get("conformance"), str):
+        raise InputError(f"{artifact.path.name} has no conformance digest", "import it again")
+    model = load_runtime(artifact)
+    return Manifest(
+        sha256=artifact.digest.hex(),
+        size_bytes=artifact.size_bytes,
+        name=model.name,
+        conformance=model.numerics.hex(),
+        numerics_version=NUMERICS_VERSION,
+        origin=origin.kind,
+        evidence=origin.evidence,
+        licence=licence,
+        published_s=published_s,
+        data=origin.data,
+        figures=figures,
+    )

@@ -1,23 +1,26 @@
 """One TOML file for all roles: typed sections with defaults, every mistake reported at once.
 
-A section is a frozen dataclass of the role that owns it; this module only fills them in. A
+A section is a frozen dataclass of the role that owns it; this module only fills them in, and
+asks its ``check`` method, where it has one, about values that fit their types but not the role. A
 wrong file raises one ``InputError`` whose ``problems`` name file, line, key, what is wrong and
 what would be right. Keys are checked strictly: an unknown one is a mistake, never ignored.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from narrows.errors import InputError
-from narrows.tomlfile import TomlFile, read_toml
+from narrows.tomlfile import Path_, TomlFile, read_toml
 
 _REMEDIES = {
     "extra_forbidden": "no such key",
@@ -26,30 +29,76 @@ _REMEDIES = {
 }
 
 
-def load_sections(path: Path | None, sections: Mapping[str, type]) -> dict[str, Any]:
+def load_sections(
+    path: Path | None, sections: Mapping[str, type], others: Sequence[str] = ()
+) -> dict[str, Any]:
     """The sections of the file at ``path``; all defaults where ``path`` is None.
 
-    ``sections``: name of a top-level table to the dataclass that it fills. Raises InputError
-    with every problem of the file.
+    ``sections``: name of a top-level table to the dataclass that it fills. ``others``: tables
+    that may be there too and are not looked at. Raises InputError with every problem.
     """
     file = read_toml(path) if path is not None else TomlFile("defaults", {})
+    known = [*sections, *others]
     problems = [
-        f"{file.where((name,))}: [{name}] is no section; {_nearest(name, list(sections))}"
+        f"{file.where((name,))}: [{name}] is no section; {_nearest(name, known)}"
         for name in file.data
-        if name not in sections
+        if name not in known
     ]
     values: dict[str, Any] = {}
     for name, kind in sections.items():
+        data = file.data.get(name, {})
         try:
-            values[name] = _adapter(kind).validate_python(file.data.get(name, {}))
+            values[name] = _adapter(kind).validate_python(data)
         except ValidationError as error:
             problems += [_problem(file, name, kind, item) for item in error.errors()]
+            data = _without(data, [item["loc"] for item in error.errors()])
+        problems += _refused(file, name, kind, data)
     if problems:
         raise InputError(
             f"{file.name} has {len(problems)} mistake{'s' * (len(problems) > 1)}",
             problems=tuple(problems),
         )
     return values
+
+
+def _refused(file: TomlFile, section: str, kind: type, data: Any) -> list[str]:
+    """What the section's own ``check`` says of ``data``, with the lines of the keys it names."""
+    try:
+        value = _adapter(kind).validate_python(data)
+        getattr(value, "check", lambda: None)()
+    except ValidationError:  # reported already; nothing is left that could be checked
+        return []
+    except InputError as error:
+        return [
+            f"{file.where((section, *_named(file, section, problem)))}: {section}: {problem}"
+            for problem in error.problems
+        ]
+    return []
+
+
+def _named(file: TomlFile, section: str, problem: str) -> Path_:
+    """The key of ``section`` that a problem speaks of: the first of its words that is one."""
+    inside = [path[1:] for path in file.lines if path[:1] == (section,) and len(path) > 1]
+    for word in re.findall(r"\w+", problem):
+        for path in inside:
+            if path[-1] == word:
+                return path
+    return ()
+
+
+def _without(data: Any, places: Iterable[Path_]) -> Any:
+    """A copy of ``data`` without what lies at ``places``, so that the rest can be checked."""
+    rest = copy.deepcopy(data)
+    for place in places:
+        inner = rest
+        for step in place:
+            if not isinstance(inner, dict) or step not in inner:
+                break
+            if step == place[-1] or not isinstance(inner[step], dict):
+                del inner[step]
+                break
+            inner = inner[step]
+    return rest
 
 
 def _adapter(kind: type) -> TypeAdapter[Any]:

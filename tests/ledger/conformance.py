@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from ledger.ledger_helpers import Deployment
+from ledger.ledger_helpers import Deployment, FakeClock
 from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.ledger import Ledger
@@ -28,6 +28,7 @@ from narrows.ledger.store import ConflictError, Head, Snapshot, Store, StoreErro
 from narrows.ledger.verify import verify_log
 
 CAP_BYTES = 1000
+SETTLED_MS = 1000  # by then a settlement may be written, see clock.py
 
 
 class Case(Protocol):
@@ -63,6 +64,10 @@ class FaultyStore:
     def __init__(self, inner: Store, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
+
+    @property
+    def shared(self) -> bool:
+        return self._inner.shared
 
     def head(self) -> Head | None:
         return self._faults.around(self._inner.head)  # type: ignore[no-any-return]
@@ -159,7 +164,7 @@ def check_reads(case: Case) -> None:
     again.close()
 
 
-def _script(ledger: Ledger, world: World, wants: tuple[int, ...]) -> None:
+def _script(ledger: Ledger, world: World, wants: tuple[int, ...], clock: FakeClock) -> None:
     """Leases, partly used, one left open; goes on where it is refused."""
     for number, want in enumerate(wants):
         got = ledger.acquire("answers", want)
@@ -170,6 +175,7 @@ def _script(ledger: Ledger, world: World, wants: tuple[int, ...]) -> None:
         world.send(got, used)
         if number % 4 != 3:
             ledger.settle(got, used)
+            clock.advance(SETTLED_MS)
 
 
 def check_faults(make_case: Callable[[], Case], kind: str, fatal: bool) -> int:
@@ -181,7 +187,7 @@ def check_faults(make_case: Callable[[], Case], kind: str, fatal: bool) -> int:
         ledger = deployment.open(store=FaultyStore(case.open(), faults))
         # with the fault, then again with the same input, then with a different one
         for wants in ((100, 90, 80), (100, 90, 80), (7, 300)):
-            _script(ledger, world, wants)
+            _script(ledger, world, wants, deployment.clock)
         covered = faults.calls > at
         try:
             ledger.close()
@@ -196,6 +202,7 @@ def check_faults(make_case: Callable[[], Case], kind: str, fatal: bool) -> int:
         while isinstance(got := again.acquire("answers", 400), Lease):
             world.send(got, got.size_bytes)
             again.settle(got, got.size_bytes)
+            deployment.clock.advance(SETTLED_MS)
         assert got.reason == "depleted"
         world.check(store)
         assert again.balances().spent_bytes == CAP_BYTES
@@ -206,7 +213,7 @@ def check_faults(make_case: Callable[[], Case], kind: str, fatal: bool) -> int:
         at += 1
 
 
-def prepare(deployment: Deployment) -> None:
+def prepare(deployment: Deployment, store: Store | None = None) -> None:
     """A budget of ``CAP_BYTES`` on the deployment's ledger."""
-    with deployment.ready(Limits(CAP_BYTES)):
+    with deployment.ready(Limits(CAP_BYTES), store=store):
         return

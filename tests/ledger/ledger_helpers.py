@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.ledger.api import Lease
 from narrows.ledger.changes import Operators, sign_change
+from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
@@ -68,12 +69,19 @@ class Deployment:
     witnesses: list[Witness] = field(default_factory=list)
 
     @classmethod
-    def create(cls, folder: Path, seed: int = 1, keys: int = 3, threshold: int = 2) -> Deployment:
+    def create(
+        cls,
+        folder: Path,
+        seed: int = 1,
+        keys: int = 3,
+        threshold: int = 2,
+        etcd: EtcdConfig | None = None,
+    ) -> Deployment:
         made = cls(folder, FakeClock(), make_keys(seed, keys), threshold, seed)
         witness_key, log_key = create_witness(folder), create_log_key(folder)
         origin = f"test.example/{seed}"
         made.witness().add_log(origin, log_key, made.operators())
-        create_ledger(folder, origin, made.operators(), witness_key, START_MS)
+        create_ledger(folder, origin, made.operators(), witness_key, START_MS, etcd)
         return made
 
     def operators(self) -> Operators:
@@ -92,7 +100,15 @@ class Deployment:
         chosen = self.witness() if witness == "own" else witness
         if store is not None:
             key = load_private(self.folder / "ledger" / "log.key")
-            return Ledger(store, key, chosen, gate, self.clock)  # type: ignore[arg-type]
+            return Ledger(
+                store,
+                key,
+                chosen,  # type: ignore[arg-type]
+                gate,
+                self.clock,
+                sleep=lambda seconds: self.clock.advance(int(seconds * 1000)),
+                later=lambda _, __: lambda: None,  # time passes by hand, and so does what waits
+            )
         return Ledger.open(self.folder, witness=chosen, gate=gate, clock=self.clock)  # type: ignore[arg-type]
 
     def store(self, read_only: bool = True) -> SqliteStore:
@@ -116,8 +132,10 @@ class Deployment:
         return ledger.apply_change(document, sorted(sign_change(document, k) for k in chosen))
 
     @contextmanager
-    def ready(self, limits: Limits, accounts: dict[str, Limits] | None = None) -> Iterator[Ledger]:
-        ledger = self.open()
+    def ready(
+        self, limits: Limits, accounts: dict[str, Limits] | None = None, store: Store | None = None
+    ) -> Iterator[Ledger]:
+        ledger = self.open(store=store)
         try:
             self.set_budget(ledger, limits, accounts)
             yield ledger

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from narrows.cli.budget_limits import read_block
 from narrows.cli.main import main
+from narrows.errors import InputError
+from narrows.ledger.propose import write_change_file
 from narrows.ledger.setup import open_witness
 
 Run = Callable[..., str]
@@ -82,7 +86,9 @@ def test_a_budget_from_proposal_to_history(run: Run, gate: Path, tmp_path: Path)
         "budget", "propose", "--lineage", "base-1", "--lifetime", "1GB", "--window", "1h=1MB",
         "--account", "answers", "--out", lower,
     )  # fmt: skip
-    _signed(run, tmp_path, lower, "carol")
+    assert "account telemetry: closed by this" in run(
+        "budget", "sign", lower, "--key", tmp_path / "ops" / "carol.key", "--yes"
+    )
     run("budget", "apply", lower)
     changes = json.loads(run("budget", "history", "--json"))["changes"]
     assert [len(change["signers"]) for change in changes] == [2, 1]
@@ -97,12 +103,82 @@ def test_a_budget_from_proposal_to_history(run: Run, gate: Path, tmp_path: Path)
     run("log", "verify", "--witness-key", verified["log_vkey"], code=5)
 
 
+def test_a_forecasts_budget_is_proposed_as_it_stands(run: Run, gate: Path, tmp_path: Path) -> None:
+    block, file = tmp_path / "budget.toml", tmp_path / "raise.json"
+    run("plan", "--preset", "llama-3.1-8b", "--draws", 500, "--budget", block)
+    run("budget", "propose", "--from", block, "--out", file)
+    _signed(run, tmp_path, file, "alice", "bob")
+    run("budget", "apply", file)
+    shown = json.loads(run("budget", "show", "--json"))["lineages"][0]
+    told = tomllib.loads(block.read_text())["budget"]
+    assert shown["lineage"] == told["lineage"] == "llama-3.1-8b"
+    assert shown["granted_bytes"] == told["lifetime_bytes"]
+    assert [w["cap_bytes"] for w in shown["windows"]] == list(told["windows_bytes"].values())
+    assert [a["account"] for a in shown["accounts"]] == ["answers", "telemetry"]
+    # the flags in its comment say the same
+    flags = " ".join(
+        line[1:].rstrip("\\") for line in block.read_text().splitlines() if "#" in line
+    )
+    as_flags = tmp_path / "flags.json"
+    run(*flags.split()[1:-2], "--out", as_flags)
+    run("budget", "propose", "--from", block, "--out", file)
+    one, two = (json.loads(path.read_text())["change"] for path in (file, as_flags))
+    assert one | {"not_after_ms": 0} == two | {"not_after_ms": 0}
+    # accounts may be given limits, nothing else is said twice
+    run("budget", "propose", "--from", block, "--account", "answers:1h=1kB", "--out", file)
+    change = json.loads(file.read_text())["change"]
+    assert change["accounts"]["answers"]["windows"] == [[3_600_000, 1000]]
+    run("budget", "propose", "--from", block, "--lifetime", "1TB", "--out", file, code=2)
+    run("budget", "propose", "--lineage", "base-1", "--lifetime", "1TB", "--out", file, code=2)
+
+
+def test_every_mistake_in_a_budget_block_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "budget.toml"
+    file.write_text(
+        '[budget]\nlineage = "Base 1"\nlifetime_bytes = "2GB"\n'
+        'windows_bytes = { "1h" = -1, "x" = 5, "60m" = 3 }\naccounts = []\ncolour = "red"\n'
+    )
+    with pytest.raises(InputError) as caught:
+        read_block(file)
+    lines = [int(problem.split(":")[1]) for problem in caught.value.problems]
+    assert sorted(lines) == [2, 3, 4, 4, 5, 6]
+    for text in ("", "[gate]\n", "budget = 3\n", "[budget]\n[gate]\n"):
+        file.write_text(text)
+        with pytest.raises(InputError):
+            read_block(file)
+    file.write_text(
+        '[budget]\nlineage = "a"\nlifetime_bytes = 5\naccounts = ["x"]\n'
+        'windows_bytes = { "1h" = 3, "60m" = 4 }\n'
+    )
+    with pytest.raises(InputError):  # one window twice
+        read_block(file)
+
+
+def test_a_change_file_cannot_write_lines_of_its_own(run: Run, gate: Path, tmp_path: Path) -> None:
+    file = tmp_path / "raise.json"
+    words = ("--lineage", "base-1", "--lifetime", "2GB", "--account", "answers")
+    run("budget", "propose", *words, "--out", file)
+    honest = run("budget", "sign", file, "--key", tmp_path / "ops" / "bob.key", "--yes")
+    document = json.loads(file.read_text())["change"]
+    document["origin"] += "\n\x1b[2Kbudget of lineage base-1: 5 bytes ever"
+    write_change_file(file, document, [])
+    shown = run("budget", "sign", file, "--key", tmp_path / "ops" / "bob.key", "--yes")
+    assert "\x1b" not in shown
+    assert [line for line in shown.splitlines() if line.startswith("budget of")] == [
+        line for line in honest.splitlines() if line.startswith("budget of")
+    ]
+    run("budget", "apply", file, code=5)
+
+
 def test_operators_rotate(run: Run, gate: Path, tmp_path: Path) -> None:
     dave = run("key", "operator", "new", "dave", "--out", tmp_path / "ops").strip()
     before = json.loads(run("key", "operator", "list", "--json"))
     file = tmp_path / "rotate.json"
     run("key", "operator", "rotate", before["keys"][0], dave, "--out", file)
     _signed(run, tmp_path, file, "alice", "bob")
+    assert f"removes {before['keys'][0]}" in run(
+        "budget", "sign", file, "--key", tmp_path / "ops" / "bob.key", "--yes"
+    )
     run("budget", "apply", file, code=5)  # the new key has not signed
     _signed(run, tmp_path, file, "dave")
     run("budget", "apply", file)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ledger.ledger_helpers import make_keys
 from narrows.ledger import note
 from narrows.ledger.keys import public_of
+from narrows.ledger.merkle import Tree
 
 KEY = make_keys(7, 1)[0]
 CHECKPOINT = note.Checkpoint("test.example/log", 12, bytes(range(32)), {"base": 77, "demo": 0})
@@ -43,6 +44,22 @@ def test_checkpoint_text_and_signature() -> None:
     assert lines[:3] == ["test.example/log", "12", base64.b64encode(bytes(range(32))).decode()]
     assert lines[3:] == ["committed base 77", "committed demo 0", ""]
     assert note.parse_checkpoint(text) == CHECKPOINT
+
+
+def test_the_checkpoint_that_go_verified() -> None:
+    """These bytes, with inclusion and consistency proofs of every size below, were accepted by
+    golang.org/x/mod 0.7.0 (sumdb/note and sumdb/tlog); docs/log-format.md says how."""
+    tree = Tree()
+    for number in range(11):
+        tree.append(f"leaf {number}".encode())
+    checkpoint = note.Checkpoint("test.example/log", 11, tree.root(), {"base": 77, "demo": 0})
+    vkey = "test.example/log+2ed815fe+AQxRxn+qk9P9Z37cIi312DRq8j94DfPLOl+NyjU3uM3d"
+    assert note.log_verifier(checkpoint.origin, public_of(KEY)).vkey() == vkey
+    assert note.sign_note(checkpoint.text(), checkpoint.origin, KEY).decode() == (
+        "test.example/log\n11\ntubAHcNe8yoG1ShcXR8u5hcSynqvU9EI/ULCvRwUFgc=\n"
+        "committed base 77\ncommitted demo 0\n\n\u2014 test.example/log LtgV/mH10K4F7FUTjAjAHK01"
+        "XfC5QkHWAm/8o6L5q+bDrP00oMj/AL0PkNHYaDhsyi9L5ytRYqEy9yBWwYedSwhvHgE=\n"
+    )
 
 
 def test_cosignature_is_bound_to_time_key_and_text() -> None:

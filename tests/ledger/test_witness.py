@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,6 +302,18 @@ def test_the_witness_clock_ignores_a_wall_clock_set_while_it_runs(deployment: De
 
 
 # -- over HTTP -------------------------------------------------------------------------
+
+
+def test_a_newer_schema_of_the_witness_is_refused(deployment: Deployment) -> None:
+    path = deployment.folder / "witness" / "witness.db"
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        db.execute("PRAGMA user_version = 0")  # before versions were written
+        deployment.witness().close()
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    with pytest.raises(WitnessError, match="schema version 2"):
+        deployment.witness()
 
 
 def test_hostile_requests_leave_the_witness_working(deployment: Deployment) -> None:

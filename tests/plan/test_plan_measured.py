@@ -68,6 +68,22 @@ def test_traffic_of_a_deployment(tmp_path: Path) -> None:
     assert found.overrides["demand.tokens_per_day"] == "1000 tokens/day"
     scenario = build(None, "llama-3.1-8b", found.overrides)
     assert scenario.numbers["demand.tokens_per_day"].p5 == 1_000
+    # a gate in the same folder says what timing costs on top
+    path = tmp_path / "gate" / "stats.json"
+    path.parent.mkdir()
+    ports = {
+        "answers": {"sent_bytes": 1_000, "timing_bytes": 250},
+        "telemetry": {"sent_bytes": 10, "timing_bytes": 10},
+    }
+    path.write_text(json.dumps({"ports": ports}))
+    found = from_ledger(tmp_path)
+    assert found.overrides["coding.compressed"] == "2.5 bits/token"
+    assert "25.0% more" in found.note
+    path.write_text(json.dumps({"ports": {"answers": {"sent_bytes": 0, "timing_bytes": 5}}}))
+    assert from_ledger(tmp_path).overrides["coding.compressed"] == "2 bits/token"
+    path.write_text("words")
+    with pytest.raises(InputError, match="delete it"):
+        from_ledger(tmp_path)
 
 
 def test_a_deployment_without_answers(tmp_path: Path) -> None:

@@ -271,6 +271,30 @@ def test_the_recommended_lifetime_cap_keeps_the_weights_inside() -> None:
         assert theft_probability(result, result.deployed) <= 0.0502, name
 
 
+@pytest.mark.parametrize(
+    "thief",
+    [
+        {"usable_share": "20%", "response_time": "1 day"},
+        {"usable_share": "5%..50%", "response_time": "4..48 h", "burst": "3"},
+        {"usable_share": "20%", "response_time": "30 days"},
+        {"usable_share": "20%", "response_time": "2 days", "verification": "true"},
+        {"usable_share": "90%", "response_time": "1 min", "cap": "1 GB/day"},
+    ],
+)
+def test_the_recommended_lifetime_cap_holds_against_a_rush(thief: dict[str, str]) -> None:
+    """The quiet share of the cap and one rush at the end: together still too little."""
+    flags = {"parameters": "70B", "tokens_per_day": "100B", "weight_compression": "1..100", **thief}
+    budget = recommend(simulate(build(None, None, flags), 5_000))
+    flags["lifetime_cap"] = f"{budget.lifetime_bytes} B"
+    result = simulate(build(None, None, flags), 5_000)
+    assert theft_probability(result, result.deployed) <= 0.0502
+    assert budget.lifetime_bytes < budget.need_bytes
+    # and it gives away nothing: a tenth more, and the weights fit through more often
+    flags["lifetime_cap"] = f"{budget.lifetime_bytes * 1.1} B"
+    result = simulate(build(None, None, flags), 5_000)
+    assert theft_probability(result, result.deployed) > 0.0502
+
+
 def test_keys_of_the_report() -> None:
     report = as_json(analyse(load(None, "llama-3.1-405b"), 500))
     assert report["weights_bytes"] == 810e9

@@ -104,6 +104,17 @@ def test_the_page_knows_light_dark_and_phones(page: str) -> None:
         assert f"--{name}:" in light, name
 
 
+def test_the_page_says_the_smallest_caps_and_the_break_even(page: str) -> None:
+    section = page.partition("The smallest cap that serves")[2].partition("</section>")[0]
+    rows = section.split("<tr>")[2:]
+    assert [row.partition("</td>")[0].removeprefix("<td>") for row in rows] == [
+        "raw", "compressed", "coupled",
+    ]  # fmt: skip
+    for row in rows:
+        assert [f'data-label="{day} day"' in row for day in ("p50", "p95", "p99")] == [True] * 3
+        assert re.search(r'data-label="break-even">[0-9.]+<', row)
+
+
 def test_png_is_a_picture(tmp_path: Path) -> None:
     target = tmp_path / "p.png"
     write_png(analyse(load(None, "research-model"), 1_000), target)
@@ -120,6 +131,16 @@ def test_terminal_report_begins_with_the_verdict(capsys: pytest.CaptureFixture[s
     assert "[budget]" in out
     assert "narrows budget propose --lineage llama-3.1-8b" in out
     assert all(len(line) <= 80 or line.startswith("#") for line in out.splitlines())
+
+
+def test_a_narrow_terminal_loses_no_figure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--preset", "llama-3.1-8b", "--draws", "500")
+    wide = run(capsys, *words)
+    monkeypatch.setenv("COLUMNS", "30")
+    assert run(capsys, *words) == wide
+    assert "compressed *" in wide
 
 
 def test_json_of_a_file_with_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -149,6 +170,28 @@ def test_compare_has_a_column_each(capsys: pytest.CaptureFixture[str]) -> None:
     reports = json.loads(run(capsys, *words, "--json"))["scenarios"]
     assert [report["scenario"] for report in reports] == ["deepseek-v3", "research-model"]
     assert "2 to 20" in fails(capsys, "compare", "deepseek-v3")
+
+
+def test_compare_reports_the_mistakes_of_all_its_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text('[model]\nparameters = "-1B"\n')
+    err = fails(capsys, "compare", str(tmp_path / "a.toml"), "nope", str(tmp_path / "b.toml"))
+    assert "a.toml:2" in err
+    assert "b.toml:2" in err
+    assert "nope" in err
+
+
+def test_the_budget_is_written_as_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("--preset", "llama-3.1-8b", "--draws", "500", "--budget")
+    out = run(capsys, *words, str(tmp_path / "budget.toml"))
+    block = (tmp_path / "budget.toml").read_text()
+    assert block.startswith("[budget]\nlineage = ")
+    assert block.strip() in out
+    assert "cannot write" in fails(capsys, *words, str(tmp_path / "no" / "budget.toml"))
 
 
 def test_sweep_is_a_grid(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ compresed = "2 bits/token"
 [attacker]
 accounts = "10"
 [defender]
-cap = { fortnight = "1 GB" }
+cap = { fortnight = "1 GB", hour = "2 GB/day", day = "0 B" }
 verification = "maybe"
 """
 
@@ -58,7 +58,7 @@ def test_every_mistake_at_once_with_its_line_and_remedy() -> None:
     found = problems(BAD)
     for line, words in [
         (2, "'colour' is not one of"),
-        (4, "model.parameters: must not be negative"),
+        (4, "model.parameters: must not be negative; write it as '671B'"),
         (6, "weights and bytes_per_parameter exclude each other"),
         (8, "training_tokens and tokens_per_parameter exclude each other"),
         (10, "does not fit tokens/day"),
@@ -68,12 +68,16 @@ def test_every_mistake_at_once_with_its_line_and_remedy() -> None:
         (14, "must be one of exponential, linear, logistic"),
         (16, "perhaps 'coding.compressed'"),
         (18, "add the missing one"),
-        (20, "a cap by window has minute, hour, day, week"),
+        (20, "cap.fortnight: a cap by window has minute, hour, day, week"),
+        (20, "cap.hour: bytes take no '/'"),
+        (20, "cap.day: the cap of the day must be above 0"),
         (21, "must be true or false"),
     ]:
         assert any(
             problem.startswith(f"s.toml:{line}:") and words in problem for problem in found
         ), (line, words, found)
+    lines = [int(problem.split(":")[1]) for problem in found]
+    assert lines == sorted(lines), "in the order of the file"
 
 
 def test_missing_fields() -> None:

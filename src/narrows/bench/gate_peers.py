@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from narrows.errors import PeerError
+from narrows.errors import BudgetError, PeerError
 from narrows.ledger.demo import create_demo, demo_witness_key
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.setup import open_witness
+from narrows.ledger.verify import verify_path
 from narrows.ledger.witness import Witness
 from narrows.ledger.witness_http import WitnessServer
 
@@ -136,10 +137,14 @@ class Deployment:
 
     def committed_bytes(self) -> int:
         """What the ledger says can have left: spent, and leased to a gate that died. The log
-        is replayed from its first leaf, and compared with what the witness cosigned."""
+        is verified from its first leaf, and compared with what the witness cosigned."""
         with self.ledger() as ledger:
             ledger.recover_dead_leases()
-            return sum(ledger.state().committed().values())
+            committed = sum(ledger.state().committed().values())
+        balances = verify_path(self.state).balances
+        if balances.spent_bytes + balances.outstanding_bytes != committed:
+            raise BudgetError("the log's leaves give other balances than the ledger has")
+        return committed
 
     @contextlib.contextmanager
     def ledger(self, gate: str = "gate") -> Iterator[Ledger]:

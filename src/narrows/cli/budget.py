@@ -12,7 +12,6 @@ from narrows.errors import InputError
 
 if TYPE_CHECKING:
     from narrows.ledger.balances import Balances
-    from narrows.ledger.limits import Limits
 
 app = typer.Typer(
     add_completion=False,
@@ -28,10 +27,11 @@ def show(state: StateOption = None, as_json: JsonOption = False) -> None:
     import dataclasses
     import json
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.balances import read_balances
 
-    balances = read_balances(existing_state_dir(state))
+    folder = existing_state_dir(state)
+    balances = read_balances(folder, etcd=ledger_etcd(folder))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(balances)))
     else:
@@ -43,15 +43,21 @@ def show(state: StateOption = None, as_json: JsonOption = False) -> None:
     "--window 1h=50MB --account answers --account telemetry:lifetime=10MB --out raise.json"
 )
 def propose(
-    lineage: Annotated[str, typer.Option(help="The weight lineage.")],
-    lifetime: Annotated[str, typer.Option(help="Bytes that may ever leave: 5000000, 2GB.")],
     out: Annotated[Path, typer.Option(help="File to write the unsigned change to.")],
+    lineage: Annotated[str | None, typer.Option(help="The weight lineage.")] = None,
+    lifetime: Annotated[
+        str | None, typer.Option(help="Bytes that may ever leave: 5000000, 2GB.")
+    ] = None,
     account: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="NAME[:lifetime=SIZE][,LENGTH=SIZE...]; once for each gate port."),
-    ],
+    ] = None,
     window: Annotated[
         list[str] | None, typer.Option(help="LENGTH=SIZE, as in 1m=1MB, 1h=50MB, 7d=1GB.")
+    ] = None,
+    block: Annotated[
+        Path | None,
+        typer.Option("--from", help="The [budget] block of 'narrows plan --budget FILE' instead."),
     ] = None,
     valid_days: Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)] = 7,
     state: StateOption = None,
@@ -59,16 +65,28 @@ def propose(
     """Write a change that sets the whole budget of a lineage. It does nothing until applied."""
     import time
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli import budget_limits
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.balances import read_state
     from narrows.ledger.propose import budget_document, write_change_file
 
-    now = read_state(existing_state_dir(state))
+    accounts = dict(budget_limits.account(text) for text in account or [])
+    if block is not None:
+        if lineage is not None or lifetime is not None or window:
+            raise InputError("--from says lineage, lifetime and windows", "drop it, or the flags")
+        found = budget_limits.read_block(block)
+        lineage, limits, accounts = found.lineage, found.limits, accounts or found.accounts
+    elif lineage is None or lifetime is None or not accounts:
+        raise InputError("give --lineage, --lifetime and --account", "or --from FILE")
+    else:
+        limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
+    folder = existing_state_dir(state)
+    now = read_state(folder, ledger_etcd(folder))
     document = budget_document(
         now,
         lineage,
-        _limits([f"lifetime={lifetime}", *(window or [])], "--window"),
-        dict(_account(text) for text in account),
+        limits,
+        accounts,
         max(now.time_ms, int(time.time() * 1000)),
         valid_days * 86_400_000,
     )
@@ -126,12 +144,12 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
     import json
     from contextlib import closing
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger import describe
-    from narrows.ledger.sqlite_store import SqliteStore
+    from narrows.ledger.opening import open_store
 
-    path = existing_state_dir(state) / "ledger" / "ledger.db"
-    with closing(SqliteStore(path, read_only=True)) as store:
+    folder = existing_state_dir(state)
+    with closing(open_store(folder, ledger_etcd(folder), read_only=True)) as store:
         changes = describe.history(store)
     if as_json:
         typer.echo(json.dumps({"changes": [dataclasses.asdict(change) for change in changes]}))
@@ -144,14 +162,14 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
 
 
 def _print_change(file: Path, state: Path | None) -> None:
-    from narrows.cli.state import state_dir
+    from narrows.cli.state import has_ledger, ledger_etcd, state_dir
     from narrows.ledger.balances import read_state
     from narrows.ledger.changes import parse_change
     from narrows.ledger.describe import describe
     from narrows.ledger.propose import read_change_file
 
     folder = state_dir(state)
-    known = read_state(folder) if (folder / "ledger" / "ledger.db").is_file() else None
+    known = read_state(folder, ledger_etcd(folder)) if has_ledger(folder) else None
     change = parse_change(read_change_file(file)[0])
     if known is not None and known.origin != change.origin:
         known = None
@@ -188,39 +206,3 @@ def _print_balances(balances: Balances) -> None:
     console = Console(highlight=False)
     console.print(table if balances.lineages else "no budget: nothing leaves")
     console.print(f"{balances.origin}, leaf {balances.position}, {when(balances.time_ms)}")
-
-
-def _account(text: str) -> tuple[str, Limits]:
-    name, _, rest = text.partition(":")
-    return name, _limits([word for word in rest.split(",") if word], f"--account {name}")
-
-
-def _limits(words: list[str], where: str) -> Limits:
-    """``lifetime=SIZE`` and ``LENGTH=SIZE`` words. Errors: ``InputError``."""
-    from narrows.ledger.limits import Limits
-
-    lifetime: int | None = None
-    windows: dict[int, int] = {}
-    for word in words:
-        name, equals, size = word.partition("=")
-        if not equals:
-            raise InputError(f"{where}: {word!r} is not NAME=SIZE")
-        if name == "lifetime":
-            lifetime = _amount(size, _SIZES, where)
-        else:
-            windows[_amount(name, _LENGTHS, where)] = _amount(size, _SIZES, where)
-    return Limits(lifetime, tuple(sorted(windows.items())))
-
-
-_SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_LENGTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-def _amount(text: str, units: dict[str, int], where: str) -> int:
-    """A whole number with a unit, decimal: 2GB is 2·10^9."""
-    digits = text.rstrip("".join(set("".join(units))))
-    unit = text[len(digits) :]
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 19 or unit not in units:
-        known = " ".join(unit for unit in units if unit)
-        raise InputError(f"{where}: {text!r} is not a whole number with a unit of {known}")
-    return int(digits) * units[unit]

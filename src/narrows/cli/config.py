@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from narrows.cli.config_gate import files_in, tls_in
 from narrows.config import load_sections
 from narrows.edge.config import EdgeConfig
 from narrows.enclave.config import EnclaveConfig
 from narrows.gate.config import GateConfig
 
-_Section = TypeVar("_Section", GateConfig, EdgeConfig)
 _Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig)
 
 
@@ -33,8 +33,8 @@ def load_config(path: Path | None) -> Config:
     folder = path.parent.resolve()
     return dataclasses.replace(
         config,
-        gate=_tls_in(config.gate, folder),
-        edge=_weak_in(_tls_in(config.edge, folder), folder),
+        gate=files_in(config.gate, folder),
+        edge=_weak_in(tls_in(config.edge, folder), folder),
         enclave=_weak_in(config.enclave, folder),
     )
 
@@ -43,11 +43,3 @@ def _weak_in(section: _Holder, folder: Path) -> _Holder:
     if section.weak_folder is None:
         return section
     return dataclasses.replace(section, weak_folder=folder / section.weak_folder.expanduser())
-
-
-def _tls_in(section: _Section, folder: Path) -> _Section:
-    if section.tls is None:
-        return section
-    names = ("cert_file", "key_file", "peer_file")
-    placed = {name: folder / getattr(section.tls, name) for name in names}
-    return dataclasses.replace(section, tls=dataclasses.replace(section.tls, **placed))

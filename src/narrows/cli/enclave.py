@@ -26,8 +26,8 @@ def enclave(
 ) -> None:
     """Run the strong model and code its answers for the link.
 
-    The API key of an upstream server is read from the file's [enclave.upstream] api_key or
-    from the variable NARROWS_UPSTREAM_KEY, never from a flag.
+    The API key of an upstream server is read from the file (api_key in the section
+    enclave.upstream) or from the variable NARROWS_UPSTREAM_KEY, never from a flag.
     """
     import asyncio
     import dataclasses
@@ -54,6 +54,7 @@ def enclave(
     if key and settings.upstream is not None:
         with_key = dataclasses.replace(settings.upstream, api_key=key)
         settings = dataclasses.replace(settings, upstream=with_key)
+    settings.check()
     models = load_weak(settings)
     backend = make_backend(settings)
     asyncio.run(serve(settings, backend, models))

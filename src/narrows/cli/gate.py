@@ -17,7 +17,8 @@ app = typer.Typer(add_completion=False)
 )
 def gate(
     state: Annotated[
-        Path | None, typer.Option(help="Folder with the ledger [the user's state folder].")
+        Path | None,
+        typer.Option(help="Folder with the ledger; else the user's state folder."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration of all roles.")] = None,
     listen: Annotated[
@@ -31,24 +32,31 @@ def gate(
     """Relay enclave to edge, every byte paid from the ledger before it is sent.
 
     Prints one JSON line when it listens. With --listen and --enclave it serves that one port;
-    else the ports that the configuration names. Only loopback needs no TLS.
+    else the ports that the configuration names: --config, or STATE/narrows.toml. Only loopback
+    needs no TLS.
     """
     import dataclasses
     import json
 
-    from narrows.cli.state import state_dir
+    from narrows.cli.state import config_file, ledger_etcd, state_dir
     from narrows.gate.main import serve, single_port
 
     if bool(listen) != bool(enclave):
         raise InputError("--listen and --enclave belong together")
+    folder = state_dir(state)
+    config = config if config is not None else config_file(folder)
     if listen:
         chosen = single_port(listen, enclave, account)
+        if ledger_etcd(folder) is not None:
+            raise InputError(
+                "a ledger in etcd needs a gate with a name", "give --config instead of --listen"
+            )
     elif config is not None:
-        from narrows.cli.config import load_config
+        from narrows.cli.config_gate import load_gate
 
-        chosen = load_config(config).gate
+        chosen = load_gate(config)
     else:
         raise InputError("the gate has no port", "give --config, or --listen and --enclave")
     if witness:
         chosen = dataclasses.replace(chosen, witness=witness, witness_key=witness_key)
-    serve(chosen, state_dir(state), lambda facts: typer.echo(json.dumps(facts)))
+    serve(chosen, folder, lambda facts: typer.echo(json.dumps(facts)))

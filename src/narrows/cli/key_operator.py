@@ -56,10 +56,11 @@ def list_keys(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the operators that the ledger knows, and how many must sign."""
     import json
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.balances import read_state
 
-    operators = read_state(existing_state_dir(state)).operators
+    folder = existing_state_dir(state)
+    operators = read_state(folder, ledger_etcd(folder)).operators
     if as_json:
         typer.echo(json.dumps({"keys": operators.keys, "threshold": operators.threshold}))
         return
@@ -106,13 +107,14 @@ def _propose(
 ) -> None:
     import time
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.balances import read_state
     from narrows.ledger.changes import Operators
     from narrows.ledger.codec import unhex
     from narrows.ledger.propose import operators_document, write_change_file
 
-    now = read_state(existing_state_dir(state))
+    folder = existing_state_dir(state)
+    now = read_state(folder, ledger_etcd(folder))
     for key in (*without, *extra):
         if unhex(key, 32) is None:
             raise InputError(f"{key[:80]!r} is no public key", "64 lower-case hex digits")

@@ -13,7 +13,7 @@ from narrows.errors import InputError
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="The ledger's file: make, back up, restore, recover.",
+    help="The ledger: make, copy, back up, restore, recover.",
 )
 
 
@@ -30,11 +30,12 @@ def init(
 ) -> None:
     """Make an empty ledger: no budget, so nothing leaves until a signed change makes one.
 
+    It lies in STATE/ledger, or in etcd where STATE/narrows.toml says so under [gate].
     Writes STATE/ledger/log.json, for 'narrows witness --follow' on the witness's machine.
     """
     import time
 
-    from narrows.cli.state import state_dir
+    from narrows.cli.state import ledger_etcd, state_dir
     from narrows.ledger.codec import unhex
     from narrows.ledger.setup import create_ledger, create_log_key, make_operators, write_log_file
 
@@ -43,11 +44,13 @@ def init(
         raise InputError("--witness-key is not 64 lower-case hex digits")
     operators = make_operators(operator, threshold)
     folder = state_dir(state)
+    etcd = ledger_etcd(folder)
     log_key = create_log_key(folder)
-    create_ledger(folder, origin, operators, witness, int(time.time() * 1000))
+    create_ledger(folder, origin, operators, witness, int(time.time() * 1000), etcd)
     path = folder / "ledger" / "log.json"
     write_log_file(path, origin, log_key, operators)
-    typer.echo(f"made {folder / 'ledger' / 'ledger.db'}; give {path} to the witness")
+    made = folder / "ledger" / "ledger.db" if etcd is None else f"{etcd.prefix}/ in etcd"
+    typer.echo(f"made {made}; give {path} to the witness")
 
 
 @app.command(epilog="Example: narrows ledger backup ledger-2026-01-31.db --state DIR")
@@ -55,18 +58,80 @@ def backup(
     target: Annotated[Path, typer.Argument(help="File to write; must not exist.")],
     state: StateOption = None,
 ) -> None:
-    """Copy the ledger consistently while a gate uses it, and verify the copy."""
+    """Copy the ledger consistently to a file, while gates use it, and verify the copy."""
     from contextlib import closing
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
+    from narrows.ledger import sqlite_store
+    from narrows.ledger.copying import copy_log
+    from narrows.ledger.opening import open_store
+    from narrows.ledger.verify import verify_path
+
+    folder = existing_state_dir(state)
+    with closing(open_store(folder, ledger_etcd(folder), read_only=True)) as store:
+        if isinstance(store, sqlite_store.SqliteStore):
+            store.backup(target)
+        else:
+            sqlite_store.create(target)
+            with closing(sqlite_store.SqliteStore(target)) as copy:
+                copy_log(store, copy)
+    typer.echo(f"{target}: {verify_path(target).size:,} leaves, verified")
+    typer.echo("  the log key (STATE/ledger/log.key) is not in it: keep a copy elsewhere", err=True)
+
+
+@app.command(epilog="Example: narrows ledger copy DIR/ledger/ledger.db --state DIR")
+def copy(
+    source: Annotated[Path, typer.Argument(help="A ledger file or a backup.")],
+    state: StateOption = None,
+) -> None:
+    """Copy a ledger file into the etcd that STATE/narrows.toml names; its prefix must be empty.
+
+    Stop the gates first. The copy is the same ledger: its log key and its witness stay, and once
+    it goes on, the file is behind the witness and refused.
+    """
+    from contextlib import closing
+
+    from narrows.cli.state import existing_state_dir, ledger_etcd
+    from narrows.ledger.copying import copy_log
+    from narrows.ledger.ledger import hold_folder
+    from narrows.ledger.opening import make_store
     from narrows.ledger.sqlite_store import SqliteStore
     from narrows.ledger.verify import verify_path
 
-    path = existing_state_dir(state) / "ledger" / "ledger.db"
-    with closing(SqliteStore(path, read_only=True)) as store:
-        store.backup(target)
-    typer.echo(f"{target}: {verify_path(target).size:,} leaves, verified")
-    typer.echo("  the log key (STATE/ledger/log.key) is not in it: keep a copy elsewhere", err=True)
+    folder = existing_state_dir(state)
+    etcd = ledger_etcd(folder)
+    if etcd is None:
+        raise InputError(f"{folder / 'narrows.toml'} names no etcd", "see docs/ledger.md")
+    verify_path(source)
+    with (
+        hold_folder(folder / "ledger"),
+        closing(SqliteStore(source, read_only=True)) as file,
+        closing(make_store(folder, etcd)) as store,
+    ):
+        copy_log(file, store)
+    typer.echo(f"{verify_path(folder, etcd=etcd).size:,} leaves in {etcd.prefix}/, verified")
+
+
+@app.command(epilog="Example: narrows ledger release gate-2 --state DIR")
+def release(
+    gate: Annotated[str, typer.Argument(help="Name of a gate whose machine is gone.")],
+    state: StateOption = None,
+) -> None:
+    """Free a gate's name in etcd, so that another machine can take it.
+
+    Only for a gate that will never send again: who takes the name counts its leases as spent.
+    """
+    from contextlib import closing
+
+    from narrows.cli.state import existing_state_dir, ledger_etcd
+    from narrows.ledger.etcd_store import EtcdStore
+
+    etcd = ledger_etcd(existing_state_dir(state))
+    if etcd is None:
+        raise InputError("the names of gates on one machine are lock files: nothing to release")
+    with closing(EtcdStore(etcd)) as store:
+        held = store.release(gate)
+    typer.echo(f"{gate} is free" if held else f"no machine was {gate}")
 
 
 @app.command(epilog="Example: narrows ledger restore ledger-2026-01-31.db --state DIR")

@@ -57,12 +57,13 @@ def operator_key(
 
 def find_witness(folder: Path, address: str) -> WitnessClient | None:
     """The witness that the ledger of ``folder`` names: at ``address``, or in ``folder``."""
+    from narrows.cli.state import ledger_etcd
     from narrows.ledger.balances import read_state
     from narrows.ledger.setup import open_witness, witness_verifier
     from narrows.ledger.witness_http import HttpWitness
     from narrows.wire.address import parse_address
 
-    key = read_state(folder).witness_key
+    key = read_state(folder, ledger_etcd(folder)).witness_key
     if not key:
         return None
     if address:
@@ -74,6 +75,9 @@ def find_witness(folder: Path, address: str) -> WitnessClient | None:
 
 def open_ledger(folder: Path, address: str) -> Ledger:
     """The ledger of ``folder``, for an operator, beside the gate that may be using it."""
+    from narrows.cli.state import ledger_etcd
     from narrows.ledger.ledger import Ledger
+    from narrows.ledger.opening import OPERATOR
 
-    return Ledger.open(folder, witness=find_witness(folder, address), gate="operator")
+    witness = find_witness(folder, address)
+    return Ledger.open(folder, witness=witness, gate=OPERATOR, etcd=ledger_etcd(folder))

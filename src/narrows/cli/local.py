@@ -33,7 +33,8 @@ from narrows.ledger.demo import create_demo, demo_budget, demo_witness_key
 DEMO_BUDGET_BYTES = 10_000_000
 CHILD_TIMEOUT_S = 300.0
 
-err = Console(stderr=True, highlight=False)
+# Lines that a reader copies must not be cut at the width of the terminal.
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class LocalDeployment:
         Raises InputError for a wrong file and for a ``budget`` that differs from the existing
         ledger's: a flag never changes a budget."""
         config = load_config(config_path)
+        if config.gate.etcd is not None:
+            raise InputError(
+                "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"
+            )
         if port is not None:
             edge = dataclasses.replace(config.edge, listen_host="127.0.0.1", listen_port=port)
             config = dataclasses.replace(config, edge=edge)
@@ -84,7 +89,7 @@ class LocalDeployment:
         witness = supervisor.start(
             "witness", ["witness", "--state", str(self.state), "--listen", "127.0.0.1:0"]
         )
-        config = _with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
+        config = with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
         config = dataclasses.replace(
             config,
             enclave=dataclasses.replace(
@@ -112,7 +117,7 @@ class LocalDeployment:
         if self.created_budget_bytes is not None:
             err.print(
                 f"[bold]New ledger[/bold] with a demonstration budget of "
-                f"{self.created_budget_bytes:,} bytes for its lifetime: when they have left, "
+                f"{self.created_budget_bytes:,} bytes for its lifetime: when they have left,\n"
                 "nothing more does. 'narrows budget --help' says how operators raise it."
             )
         err.print(f"\n[bold green]Serving[/bold green] {model} at http://127.0.0.1:{port}/v1\n")
@@ -168,6 +173,11 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(plain_values(dataclasses.asdict(config)))
 
 
+def to_toml_section(name: str, section: Any) -> str:
+    """One section of it, for who must not know of the others."""
+    return tomli_w.dumps({name: plain_values(dataclasses.asdict(section))})
+
+
 def plain_values(value: Any) -> Any:
     """Dataclass values as TOML can hold them: no None, paths as text."""
     if isinstance(value, dict):
@@ -208,7 +218,7 @@ def _with_gate(config: Config, port: int, state_port: int) -> Config:
     return dataclasses.replace(config, edge=edge)
 
 
-def _with_witness(config: Config, port: int, key: str) -> Config:
+def with_witness(config: Config, port: int, key: str) -> Config:
     gate = dataclasses.replace(config.gate, witness=f"127.0.0.1:{port}", witness_key=key)
     return dataclasses.replace(config, gate=gate)
 

@@ -1,13 +1,24 @@
-"""``narrows log``: check the ledger's append-only log, offline."""
+"""``narrows log``: check the ledger's append-only log, offline; print heads and proofs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from narrows.cli.ledger_common import JsonOption, StateOption
+from narrows.errors import InputError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from narrows.ledger.store import Store
+
+FileOption = Annotated[Path | None, typer.Option("--file", help="A ledger file or backup instead.")]
+NewestOption = Annotated[
+    bool, typer.Option("--newest", help="The log's own head, though no witness has cosigned it.")
+]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The append-only log.")
 
@@ -20,26 +31,26 @@ def _group() -> None:
 @app.command(epilog="Example: narrows log verify --state DIR --json")
 def verify(
     state: StateOption = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="A ledger file or backup instead.")
-    ] = None,
+    file: FileOption = None,
     log_key: Annotated[str, typer.Option(help="Expect this log, name+id+key.")] = "",
     witness_key: Annotated[str, typer.Option(help="Expect this witness, name+id+key.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Replay every leaf through the rules, rebuild the tree, check all signatures.
 
-    Needs no gate, no witness and no network. Compare the keys and the operators that it prints
-    with those you know, or give them with --log-key and --witness-key.
+    Needs no gate, no witness and no network, but etcd where the ledger lies there. Compare the
+    keys and the operators that it prints with those you know, or give them with --log-key and
+    --witness-key.
     """
     import dataclasses
     import json
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.verify import verify_path
 
     path = file if file is not None else existing_state_dir(state)
-    found = verify_path(path, log_key, witness_key)
+    etcd = ledger_etcd(path) if file is None else None
+    found = verify_path(path, log_key, witness_key, etcd)
     if as_json:
         answer = dataclasses.asdict(found) | {"root": found.root.hex(), "ok": True}
         typer.echo(json.dumps(answer))
@@ -49,6 +60,8 @@ def verify(
     typer.echo(f"log        {found.log_vkey}")
     typer.echo(f"witness    {found.witness_vkey or 'none'}")
     typer.echo(f"cosigned   {found.cosigned_size:,} leaves")
+    if found.witness_vkey and not found.cosigned_size:
+        typer.echo("  this file holds no cosignature of its witness: ask the witness", err=True)
     typer.echo(f"operators  {found.threshold} of {len(found.operators)}")
     for key in found.operators:
         typer.echo(f"           {key}")
@@ -58,3 +71,50 @@ def verify(
             f"{line.spent_bytes:,}, outstanding {line.outstanding_bytes:,}, "
             f"left {line.left_bytes:,} bytes"
         )
+
+
+@app.command(epilog="Example: narrows log checkpoint --state DIR")
+def checkpoint(
+    state: StateOption = None, file: FileOption = None, newest: NewestOption = False
+) -> None:
+    """Print the newest cosigned head: a C2SP checkpoint, for other tools."""
+    from narrows.ledger.proof import signed_checkpoint
+
+    with _store(state, file) as store:
+        typer.echo(signed_checkpoint(store, newest).decode(), nl=False)
+
+
+@app.command(epilog="Examples: narrows log prove 12 > 12.tlog-proof   narrows log prove --from 9")
+def prove(
+    leaf: Annotated[int | None, typer.Argument(help="Index of a leaf, from 0.", min=0)] = None,
+    since: Annotated[
+        int | None, typer.Option("--from", help="Size of an older checkpoint.", min=0)
+    ] = None,
+    state: StateOption = None,
+    file: FileOption = None,
+    newest: NewestOption = False,
+) -> None:
+    """Prove that a leaf is in the cosigned head, or that the head extends an older one.
+
+    The first is a C2SP tlog-proof, the second one hash a line.
+    """
+    from narrows.ledger.proof import consistency_proof, leaf_proof, open_log
+
+    if (leaf is None) == (since is None):
+        raise InputError("give the index of a leaf, or --from SIZE")
+    with _store(state, file) as store:
+        log = open_log(store, newest)
+    if leaf is not None:
+        typer.echo(leaf_proof(log, leaf), nl=False)
+    elif since is not None:
+        typer.echo(consistency_proof(log, since), nl=False)
+
+
+def _store(state: Path | None, file: Path | None) -> AbstractContextManager[Store]:
+    from contextlib import closing
+
+    from narrows.cli.state import existing_state_dir
+    from narrows.ledger.sqlite_store import SqliteStore
+
+    path = file if file is not None else existing_state_dir(state) / "ledger" / "ledger.db"
+    return closing(SqliteStore(path, read_only=True))

@@ -83,6 +83,9 @@ def forecast(
     as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a report with pictures.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write the pictures alone.")] = None,
+    budget: Annotated[
+        Path | None, typer.Option(help="Write the budget, for 'narrows budget propose --from'.")
+    ] = None,
     presets: Annotated[bool, typer.Option("--presets", help="List the presets.")] = False,
 ) -> None:
     """Forecast: will an upload limit protect this model, and which limit?
@@ -124,15 +127,18 @@ def forecast(
         from narrows.plan.png import write_png
 
         write_png(plan, png)
+    if budget is not None:
+        from narrows.plan.budget import write_budget
+
+        write_budget(plan.budget, budget)
     if as_json:
         typer.echo(json.dumps(report(plan), indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from narrows.cli.console import report_console
     from narrows.plan.text import render
 
-    render(plan, Console(highlight=False))
-    for path in (html, png):
+    render(plan, report_console())
+    for path in (html, png, budget):
         if path is not None:
             typer.echo(f"wrote {path}")
 
@@ -166,16 +172,22 @@ def compare(
     if not 2 <= len(scenarios) <= 20:
         raise InputError("compare takes 2 to 20 scenarios", "name files or presets")
     overrides = _settings(set_, {})
-    loaded = [load(one, None, overrides) for one in scenarios]
+    loaded, problems = [], list[str]()
+    for one in scenarios:
+        try:
+            loaded.append(load(one, None, overrides))
+        except InputError as error:
+            problems += error.problems or [f"{one}: {error.message}"]
+    if problems:
+        raise InputError("scenarios that cannot be compared", problems=tuple(problems))
     if as_json:
         reports = [report(analyse(one, draws, seed)) for one in loaded]
         typer.echo(json.dumps({"scenarios": reports}, indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from narrows.cli.console import report_console
     from narrows.plan.compare import render_compare
 
-    render_compare([analyse(one, draws, seed) for one in loaded], Console(highlight=False))
+    render_compare([analyse(one, draws, seed) for one in loaded], report_console())
 
 
 @sweep_app.command(
@@ -209,6 +221,6 @@ def sweep(
         rows = {"draws": draws, "seed": seed, "points": [point_json(point) for point in points]}
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
         return
-    from rich.console import Console
+    from narrows.cli.console import report_console
 
-    render_sweep(points, Console(highlight=False))
+    render_sweep(points, report_console())

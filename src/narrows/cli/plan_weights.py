@@ -28,6 +28,6 @@ def weights(
     if as_json:
         typer.echo(json.dumps(report(found), indent=2, allow_nan=False))
         return
-    from rich.console import Console
+    from narrows.cli.console import report_console
 
-    render(found, Console(highlight=False), tensors)
+    render(found, report_console(), tensors)

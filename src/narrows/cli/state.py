@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from narrows.errors import InputError
+
+if TYPE_CHECKING:
+    from narrows.ledger.etcd_http import EtcdConfig
 
 
 def state_dir(given: Path | None) -> Path:
@@ -28,3 +32,25 @@ def existing_state_dir(given: Path | None) -> Path:
             "start narrows once with 'narrows up', or name the folder with --state",
         )
     return path
+
+
+def config_file(folder: Path) -> Path | None:
+    """The configuration that a state folder holds itself, ``narrows.toml``; None without one."""
+    path = folder / "narrows.toml"
+    return path if path.is_file() else None
+
+
+def ledger_etcd(folder: Path) -> EtcdConfig | None:
+    """Where the ledger of a state folder lies if not in it: its own configuration says so."""
+    path = config_file(folder)
+    if path is None:
+        return None
+    from narrows.cli.config import load_config
+
+    etcd = load_config(path).gate.etcd
+    return etcd.check() if etcd is not None else None
+
+
+def has_ledger(folder: Path) -> bool:
+    """Whether a ledger was made for this folder, in it or elsewhere."""
+    return (folder / "ledger" / "ledger.db").is_file() or ledger_etcd(folder) is not None

@@ -51,19 +51,18 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte."""
     import dataclasses
-    import json
 
+    from narrows.cli.state import has_ledger, ledger_etcd
     from narrows.edge.drift import read_drift
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
+    from narrows.wire.gatestats import read_gate_kernel, read_gate_ports
 
-    if not (folder / "ledger" / "ledger.db").exists():
+    if not has_ledger(folder):
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
-    balances = read_balances(folder)
+    balances = read_balances(folder, etcd=ledger_etcd(folder))
     stats = read_stats(folder, now_s)
-    gate_file = folder / "gate" / "stats.json"
-    gate: dict[str, Any] = json.loads(gate_file.read_text()) if gate_file.exists() else {}
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share
     spent = balances.spent_bytes + balances.outstanding_bytes
@@ -90,8 +89,9 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for line in balances.lineages
             for window in line.windows
         ],
-        "gate_ports": gate.get("ports", {}),
+        "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
+        "gate_kernel": read_gate_kernel(folder),
     }
 
 
@@ -125,6 +125,11 @@ def _table(figures: dict[str, Any]) -> Any:
         denied = port.get("last_denial") or ""
         why = f"since the gate's start; state {port.get('state', '?')} {denied}".rstrip()
         grid.add_row(f"timing, port {name}", timing, why)
+    if kernel := figures["gate_kernel"]:
+        note = kernel.get("alarm") or "the gate's machine may send what the gate's code does not"
+        if kernel["state"] == "on":
+            note = f"{kernel['passed_bytes']['links']:,} B of links passed, headers included"
+        grid.add_row("kernel backstop", kernel["state"], note)
     return grid
 
 

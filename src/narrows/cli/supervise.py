@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,19 @@ class Supervisor:
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
         self._roles: list[Role] = []
+        self.leftovers = ExitStack()  # undone when every role has ended
         log_dir.mkdir(parents=True, exist_ok=True)
 
-    def start(self, name: str, arguments: Sequence[str], *, timeout_s: float = 120.0) -> Role:
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float = 120.0,
+        enter: Callable[[], None] | None = None,
+    ) -> Role:
         """Run ``narrows ARGUMENTS`` and wait until it is ready. Raises PeerError when it dies
-        or says nothing for ``timeout_s``."""
+        or says nothing for ``timeout_s``. ``enter``: called in the child before it starts."""
         log_path = self._log_dir / f"{name}.log"
         with log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -72,12 +81,16 @@ class Supervisor:
                 stderr=log,
                 # Its own session: a Ctrl-C reaches this parent alone, which stops all in order.
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),  # no thread runs here yet
+                preexec_fn=die_with(os.getpid(), enter),  # no thread runs here yet
             )
         role = Role(name, process, log_path)
-        self._roles.append(role)
+        self.add(role)
         role.facts = self._wait_ready(role, timeout_s)
         return role
+
+    def add(self, role: Role) -> None:
+        """Watch and stop ``role`` too."""
+        self._roles.append(role)
 
     def _wait_ready(self, role: Role, timeout_s: float) -> dict[str, Any]:
         stdout = role.process.stdout
@@ -129,6 +142,7 @@ class Supervisor:
             if role.process.stdout is not None:
                 role.process.stdout.close()
         self._roles.clear()
+        self.leftovers.close()
 
 
 def _ready_facts(line: bytes) -> dict[str, Any] | None:
@@ -139,12 +153,15 @@ def _ready_facts(line: bytes) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) and facts.get("ready") is True else None
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int, enter: Callable[[], None] | None = None) -> Callable[[], None]:
+    """For ``preexec_fn``: ask to be ended with ``parent``, then ``enter``."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def in_child() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # the parent died before the call above took effect
             os._exit(1)
+        if enter is not None:
+            enter()
 
     return in_child

@@ -13,7 +13,9 @@ app = typer.Typer(add_completion=False)
 @app.command(epilog="Example:  narrows telemetry --gate 127.0.0.1:8406")
 def telemetry(
     gate: Annotated[str, typer.Option(help="HOST:PORT of the gate's telemetry port.")],
-    config: Annotated[Path | None, typer.Option(help="Configuration with [edge.tls].")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration with a section edge.tls.")
+    ] = None,
 ) -> None:
     """Print what the enclave reports, as it comes, until the link closes.
 

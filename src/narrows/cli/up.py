@@ -27,12 +27,29 @@ def up(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port of the API on 127.0.0.1.")
     ] = None,
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated",
+            help="Lock the enclave up: own user, processes, mounts and network, one neighbour "
+            "(the gate). Needs root, bubblewrap, iproute2, nftables.",
+        ),
+    ] = False,
 ) -> None:
     """Serve the strong model through the gate, everything on this machine.
 
     The first run imports the model and compiles kernels; later ones start in seconds. Stop it
     with Ctrl-C.
+
+    With --isolated, an upstream server has to run inside, beside the enclave: its url is
+    http://127.0.0.1:PORT/v1, and [enclave.isolated] says its command, the files it may read and
+    the devices it may use. A server elsewhere would be a second neighbour and is refused.
     """
+    if isolated:
+        from narrows.cli.isolated import IsolatedDeployment
+
+        IsolatedDeployment.prepare(config, state, budget, port).run()
+        return
     from narrows.cli.local import LocalDeployment
 
     LocalDeployment.prepare(config, state, budget, port).run()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
+import math
 import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from narrows.training.loop import Progress
+    from narrows.training.recipe import Recipe
 
 app = typer.Typer(add_completion=False)
 
@@ -22,7 +32,14 @@ def train(
     answers: Annotated[
         list[Path] | None, typer.Option(help="JSONL with prompt and response; repeatable.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="'default' or a TOML file.")] = "default",
+    base: Annotated[
+        str | None,
+        typer.Option(help="Fine-tune this: a folder, a GGUF file, or smollm2-135m."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="With --base: lora or full.")] = "lora",
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file; else one for the method, or for a new model.")
+    ] = None,
     teacher: Annotated[
         str, typer.Option(help="Artifact or name whose tokenizer and chat template are used.")
     ] = "smollm2-135m",
@@ -32,57 +49,119 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="0: all processors.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Train a small transformer from scratch and pack its best weights. Needs
-    narrows[train]; give the same command again after a crash. On several GPUs:
-    accelerate launch -m narrows.cli.main weak train ..."""
+    """Fine-tune a small model (--base), or train one from scratch, and pack its best weights.
+
+    Needs the extra packages of "train". Give the same command again after a crash. On several
+    GPUs: accelerate launch -m narrows.cli.main weak train ...
+    """
     from narrows.errors import InputError
     from narrows.training.recipe import find_recipe
+
+    if shards is None and not answers:
+        raise InputError("there is nothing to train on", "give --shards or --answers")
+    if base is not None and (shards is not None or not answers):
+        raise InputError("fine-tuning learns from text", "give --base with --answers")
+    if method not in ("lora", "full"):
+        raise InputError(f"--method {method!r}", "lora or full")
+    plan = find_recipe(recipe or ("default" if base is None else method))
+    if base is not None:
+        plan = replace(plan, method=method)
+    facts = {"license": licence, "prompt_sources": sources, "command": _command()}
+    job = _job(plan, run, base, teacher, shards, answers or [], threads)
+    with _bar() as update:
+        best = job.train(update)
+    if int(os.environ.get("RANK", "0")):  # another process packs
+        return
+    digest, figures = job.pack(out, name, facts)
+    row = {"path": str(out), "sha256": digest.hex(), "bytes": out.stat().st_size}
+    row |= {"dev_bits_per_token": round(best, 4)} | figures
+    if json:
+        typer.echo(json_module.dumps(row))
+    else:
+        typer.echo(f"{out}: {row['bytes']:,} bytes, {best:.3f} bits a dev token")
+        if "packed_over_float" in row:
+            typer.echo(f"packing cost {row['packed_over_float']:+.3%} of these bits")
+        typer.echo(f"sha256 {row['sha256']}")
+
+
+@dataclass(frozen=True)
+class _Job:
+    train: Callable[[Callable[[Progress], None]], float]
+    pack: Callable[[Path, str, dict[str, Any]], tuple[bytes, dict[str, float]]]
+
+
+def _job(
+    plan: Recipe,
+    run: Path,
+    base: str | None,
+    teacher: str,
+    shards: Path | None,
+    answers: list[Path],
+    threads: int,
+) -> _Job:
+    """What to call for a new model (no ``base``) or a tuned one."""
+    from narrows.errors import InputError
 
     try:
         import torch
 
         from narrows.training.job import pack_job, train_job
+        from narrows.training.tune import pack_tuned, tune_job
     except ImportError as error:
         raise InputError(f"training needs {error.name}", "pip install 'narrows[train]'") from error
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
-
-    if shards is None and not answers:
-        raise InputError("there is nothing to train on", "give --shards or --answers")
-    plan = find_recipe(recipe)
     if threads:
         torch.set_num_threads(threads)
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[figures]}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Training", total=1.0, figures="")
-        best = train_job(
-            plan,
-            run,
-            teacher=teacher,
-            shards=shards,
-            answers=answers or (),
-            on_progress=lambda p: bar.update(
-                task,
-                completed=p.share,
-                figures=f"loss {p.loss:.2f}, dev {p.dev_bits_per_byte:.3f} bits/byte, "
-                f"{p.tokens_per_s:.0f} tokens/s, {p.eta_s:.0f} s left",
+    if base is None:
+        return _Job(
+            lambda each: train_job(
+                plan, run, teacher=teacher, shards=shards, answers=answers, on_progress=each
+            ),
+            lambda out, name, facts: (
+                pack_job(plan, run, out, teacher=teacher, name=name, provenance=facts),
+                {},
             ),
         )
-    if int(os.environ.get("RANK", "0")):  # another process packs
-        return
-    digest = pack_job(
-        plan,
-        run,
-        out,
-        teacher=teacher,
-        name=name,
-        provenance={"license": licence, "prompt_sources": sources},
-    )
-    row = {"path": str(out), "sha256": digest.hex(), "bytes": out.stat().st_size}
-    row |= {"dev_bits_per_token": round(best, 4)}
-    if json:
-        typer.echo(json_module.dumps(row))
-    else:
-        typer.echo(f"{out}: {row['bytes']:,} bytes, {best:.3f} bits a dev token")
-        typer.echo(f"sha256 {row['sha256']}")
+    from narrows.training.base import load_base
+
+    source = load_base(base)
+
+    def pack(out: Path, name: str, facts: dict[str, Any]) -> tuple[bytes, dict[str, float]]:
+        tuned = pack_tuned(plan, run, out, source, name=name, answers=answers, provenance=facts)
+        bits = {
+            "float_bits_per_token": tuned.float_bits,
+            "packed_bits_per_token": tuned.packed_bits,
+        }
+        over = {"packed_over_float": tuned.packed_bits / tuned.float_bits - 1}
+        return tuned.digest, {key: round(value, 5) for key, value in (bits | over).items()}
+
+    return _Job(lambda each: tune_job(plan, run, source, answers=answers, on_progress=each), pack)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    """Progress on stderr: a bar on a terminal, else a line whenever dev was measured."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TextColumn
+
+    console = Console(stderr=True)
+    columns = (*Bar.get_default_columns(), TextColumn("{task.fields[figures]}"))
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Training", total=1.0, figures="")
+        seen = math.nan
+
+        def update(p: Progress) -> None:
+            nonlocal seen
+            figures = f"loss {p.loss:.3f}, dev {p.dev_bits_per_byte:.4f} bits/byte, "
+            figures += f"{p.tokens_per_s:.0f} tokens/s, {p.eta_s:.0f} s left"
+            bar.update(task, completed=p.share, figures=figures)
+            if not console.is_terminal and p.dev_bits == p.dev_bits != seen:
+                seen = p.dev_bits
+                console.print(f"step {p.step}, {p.share:.0%}: {figures}", highlight=False)
+
+        yield update
+
+
+def _command() -> str:
+    """The command as it was typed, paths shortened to their last part."""
+    return shlex.join(["narrows", *(a.rpartition("/")[2] or a for a in sys.argv[1:])])

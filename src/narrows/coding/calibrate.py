@@ -6,9 +6,10 @@ when it closes, so that neither batching nor the order of steps inside a round m
 
 The scalars, int64 Q16, one set per class of answers (``answer_class``):
 
-    [0] slope       factor on the log2 probability (plain) or the noisy score (coupled: 1 / tau)
+    [0] slope       factor on the listed tokens' log2 probabilities
     [1] escape      log2 factor on the mass of the tokens that are not listed
     [2..17] match   log2 bonus of a token that would continue a repetition of 0..15 tokens
+    [18, 19]        exponents of the weak model's probability and of the noise (coupled.py)
 
 They say how good the weak model's probabilities are, not which tokens came: no content of one
 API key's answers reaches another's.
@@ -23,9 +24,13 @@ from narrows.coding.events import AnswerSpec, Coding
 
 SLOPE, ESCAPE, MATCH = 0, 1, 2
 MATCH_LENGTHS = 16
-SCALARS = MATCH + MATCH_LENGTHS
+EXPONENTS = MATCH + MATCH_LENGTHS
+SCALARS = EXPONENTS + 2
 _ONE = 1 << 16
-_MEMORY_TOKENS = 2048  # an answer of this length moves the calibration half-way to its own end
+# An answer of so many tokens moves a scalar half-way to its own end. The exponents start far
+# from where a distant weak model wants them, and steps within an answer are small.
+_MEMORY_TOKENS = np.full(SCALARS, 2048, np.int64)
+_MEMORY_TOKENS[EXPONENTS:] = 128
 
 Scalars = NDArray[np.int64]
 
@@ -35,8 +40,9 @@ _START = {
     "greedy": (int(1.25 * _ONE), 0),
     "cool": (int(1.15 * _ONE), 0),
     "plain": (_ONE, 0),
-    "coupled": (2 * _ONE, -10 * _ONE),
+    "coupled": (_ONE, 0),
 }
+_START_EXPONENTS = (int(1.4 * _ONE), int(1.25 * _ONE))
 
 
 def answer_class(spec: AnswerSpec, coupled: bool) -> str:
@@ -60,7 +66,7 @@ class Calibration:
         self._scalars: dict[str, Scalars] = {}
         for name, start in _START.items():
             match = (0,) * MATCH_LENGTHS if name == "coupled" else _START_MATCH
-            self._scalars[name] = np.array(start + match, np.int64)
+            self._scalars[name] = np.array(start + match + _START_EXPONENTS, np.int64)
 
     def copy(self, name: str) -> Scalars:
         """The scalars that an answer of this class starts from: its own array."""

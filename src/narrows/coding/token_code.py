@@ -12,7 +12,8 @@ Use, the same at both ends, for every token::
 Layout of the range: the listed tokens' shares fill [0, A) in order of id, the others' shares
 fill [A, 2**32) under the weak model (``weak/distribution.py``, steps 6 and 7). Which tokens
 are listed, and how their shares adapt to what this answer has brought so far, is in
-``token_code_kernels.py`` (plain) and ``coupled.py`` (shared noise).
+``token_code_kernels.py``; coupled answers put the posterior of ``coupled.py`` in the weak
+model's place, and all the rest is the same.
 
 Invariants
 - Shares are >= 1, disjoint, and fill [0, 2**32) exactly: any answer can be coded and any
@@ -38,14 +39,13 @@ from narrows.errors import LinkError
 from narrows.weak import distribution as dist
 
 TOTAL_BITS = dist.TOTAL_BITS
-_SLOPE_SHIFT = {False: 11, True: 6}  # steps of the slope: 2**-11 plain, 2**-6 coupled
 
 
 class TokenCode:
     """``spec`` as both ends know it; ``coding`` PLAIN, TEXT (same as plain) or COUPLED (plain
     all the same where the temperature is 0). Raises LinkError for ids out of range in ``spec``.
 
-    Not thread-safe. Holds 8 bytes per vocabulary entry (12 coupled) and 256 KiB until dropped.
+    Not thread-safe. Holds 8 bytes per vocabulary entry (20 coupled) and 256 KiB until dropped.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TokenCode:
         self._blocks = np.zeros(blocks, np.uint64)
         self._listed = np.zeros(vocab_size + blocks, np.uint16)
         self._total = np.uint64(0)
-        room = min(vocab_size, kernels.LIST_MAX * (4 if self._coupled else 1))
+        room = min(vocab_size, kernels.LIST_MAX)
         self._ids = np.zeros(room, np.int32)
         self._base = np.zeros(room, np.int64)
         self._lows = np.zeros(room + 1, np.uint64)
@@ -85,9 +85,12 @@ class TokenCode:
         self._count = 0
         self._others = vocab_size
         if self._coupled:
-            self._inverse_q12 = dist.inverse_q12(spec.temperature)
             self._inverse_q16 = sampler.inverse_q16(spec.temperature)
             self._words = np.zeros(noise.padded(vocab_size), np.uint32)
+            self._depths = np.zeros(vocab_size, np.int32)
+            self._lucks = np.zeros(vocab_size, np.int32)
+            self._means = np.zeros(2, np.int64)
+            self._exponents = self._scalars[calibrate.EXPONENTS :]  # a view: learned with the rest
 
     def prepare(self, logits: NDArray[np.int32]) -> None:
         """Take the weak model's logits, int32 [vocab_size] in Q16 log2 units; not kept.
@@ -95,14 +98,9 @@ class TokenCode:
         Preparing again without ``update`` in between replaces the first one.
         """
         self._forget()
-        if self._coupled:
-            escape = self._list_coupled(logits)
-        else:
-            total = dist.weigh(logits, dist.ONE_Q12, self._weights, self._blocks)
-            self._total = np.uint64(total)
-            self._count, escape = kernels.list_plain(
-                self._weights, self._total, self._ids, self._base
-            )
+        total = self._weigh(logits)
+        self._total = np.uint64(total)
+        self._count, escape = kernels.list_likely(self._weights, self._total, self._ids, self._base)
         kernels.share(
             self._ids,
             self._base,
@@ -114,9 +112,7 @@ class TokenCode:
             self._table,
             self._marks,
             self._seen,
-            self._weights,
-            self._total,
-            self._coupled,
+            self._vocab_size,
             self._lows,
             self._chances,
             self._matched,
@@ -125,14 +121,22 @@ class TokenCode:
         self._total -= dist.enlist(ids, self._weights, self._blocks, self._listed)
         self._others = self._vocab_size - self._count
 
-    def _list_coupled(self, logits: NDArray[np.int32]) -> int:
-        total = dist.weigh(logits, self._inverse_q12, self._weights, self._blocks)
-        self._total = np.uint64(total)
-        row = noise.noise_row(self._key, self._position)
-        self._count = coupled.list_coupled(
-            logits, self._inverse_q16, row, self._words, self._ids, self._base
+    def _weigh(self, logits: NDArray[np.int32]) -> int:
+        if not self._coupled:
+            return int(dist.weigh(logits, dist.ONE_Q12, self._weights, self._blocks))
+        total = coupled.weigh(
+            logits,
+            self._inverse_q16,
+            noise.noise_row(self._key, self._position),
+            self._exponents,
+            self._words,
+            self._depths,
+            self._lucks,
+            self._weights,
+            self._blocks,
+            self._means,
         )
-        return 0
+        return int(total)
 
     def _forget(self) -> None:
         dist.delist(self._ids[: self._count], self._listed, self._vocab_size)
@@ -177,8 +181,9 @@ class TokenCode:
             self._table,
             self._sums,
             self._matched,
-            _SLOPE_SHIFT[self._coupled],
         )
+        if self._coupled:
+            coupled.learn(token, self._depths, self._lucks, self._means, self._exponents)
         if self._length == len(self._history):
             self._history = np.concatenate([self._history, np.zeros_like(self._history)])
         self._history[self._length] = token

@@ -35,10 +35,10 @@ from narrows.weak import distribution as dist
 LIST_MAX = 512
 TABLE_BITS = 15
 WINDOW_TOKENS = 8192  # how far back repetitions are looked for
-_SURPRISE_SHIFT = 6  # coupled: an additional 64th of the mass goes by q
-_LIST_SHIFT = 11  # plain: tokens above 2**-11 are listed
+_LIST_SHIFT = 11  # tokens above 2**-11 are listed
 _BIAS_MAX = 1 << 20
 _SLOPE_MIN, _SLOPE_MAX = 1 << 13, 1 << 19
+_SLOPE_SHIFT = 11
 _TINY = 64  # gradients below 2**-10 teach nothing
 
 # Rates of the hashed biases by summed |g| in quarters: 0.43 / sqrt(1 + n), Q16.
@@ -46,7 +46,7 @@ _RATES = np.array([28_400 * 65536 // isqrt((65536 * 65536 * (4 + k)) // 4) for k
 
 
 @njit(cache=True, nogil=True)
-def list_plain(
+def list_likely(
     weights: NDArray[np.uint32],
     total: np.uint64,
     ids: NDArray[np.int32],
@@ -148,26 +148,6 @@ def score(
 
 
 @njit(cache=True, nogil=True)
-def _add_surprise(
-    scores: NDArray[np.uint64],
-    ids: NDArray[np.int32],
-    count: int,
-    total: np.uint64,
-    weights: NDArray[np.uint32],
-    mass: np.uint64,
-) -> np.uint64:
-    """Add ``Z * q(i) / 64`` to every listed score; returns the new Z (< 2**43)."""
-    grown = total
-    for k in range(count):
-        q = (np.uint64(weights[ids[k]]) << np.uint64(32)) // mass  # Q32
-        q = min(q, np.uint64(0xFFFFFFFF))
-        more = ((total >> np.uint64(8)) * (q >> np.uint64(8))) >> np.uint64(16 + _SURPRISE_SHIFT)
-        scores[k] += more
-        grown += more
-    return grown
-
-
-@njit(cache=True, nogil=True)
 def share(
     ids: NDArray[np.int32],
     base: NDArray[np.int64],
@@ -179,9 +159,7 @@ def share(
     table: NDArray[np.int32],
     marks: NDArray[np.uint8],
     seen: NDArray[np.int32],
-    weights: NDArray[np.uint32],
-    mass: np.uint64,
-    coupled: bool,
+    vocab_size: int,
     lows: NDArray[np.uint64],
     chances: NDArray[np.int64],
     matched: NDArray[np.int64],
@@ -191,11 +169,9 @@ def share(
     marked = runs(history, length, marks, seen)
     previous = history[length - 1] if length else -2
     total = score(ids, base, count, escape, previous, scalars, table, marks, lows)
-    if coupled:
-        total = _add_surprise(lows, ids, count, total, weights, mass)
     for k in range(count + 1):
         chances[k] = np.int64((lows[k] << np.uint64(16)) // total)
-    spread = np.uint64((1 << 32) - count - len(weights))
+    spread = np.uint64((1 << 32) - count - vocab_size)
     shift = np.uint64(0)
     while (total >> shift) >= np.uint64(1 << 32):
         shift += np.uint64(1)
@@ -205,7 +181,7 @@ def share(
         width = np.uint64(1) + (lows[k] >> shift) * spread // whole
         lows[k] = low
         low += width
-    if count == len(weights):  # nothing escapes: the last one takes what is left
+    if count == vocab_size:  # nothing escapes: the last one takes what is left
         low = np.uint64(1 << 32)
     lows[count] = low
     for k in range(count):
@@ -248,7 +224,6 @@ def learn(
     table: NDArray[np.int32],
     sums: NDArray[np.uint32],
     matched: NDArray[np.int64],
-    slope_shift: int,
 ) -> None:
     """One gradient step of every feature. ``chances``: w / Z in Q16, escape last."""
     at = locate(ids, count, token)
@@ -269,5 +244,5 @@ def learn(
         _adapt(table, sums, _slot(token, -1), np.int64(32768))
         _adapt(table, sums, _slot(token, previous), np.int64(32768))
     scalars[ESCAPE] = clamp(scalars[ESCAPE] + (g >> 8), -_BIAS_MAX, _BIAS_MAX)
-    slope = slope >> (16 + slope_shift)
+    slope = slope >> (16 + _SLOPE_SHIFT)
     scalars[SLOPE] = clamp(scalars[SLOPE] + slope, _SLOPE_MIN, _SLOPE_MAX)

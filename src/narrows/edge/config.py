@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from narrows.coding.link_options import LinkOptions
 from narrows.errors import InputError
 from narrows.wire.address import is_loopback
 from narrows.wire.messages import MAX_FRAME_BYTES
@@ -153,6 +154,10 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
             problems.append(f"{name} {seconds:g} is outside 0..600")
     if not config.model_name or len(config.model_name) > 200:
         problems.append("model_name must have 1..200 characters")
+    try:
+        LinkOptions.from_wire(config.link_options)
+    except InputError as error:
+        problems += [f"link_options: {problem}" for problem in error.problems]
     return problems
 
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from narrows.errors import InputError
+from narrows.wire.address import parse_address
+
+MAX_THREADS = 256
+MAX_OPEN_ANSWERS = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
@@ -27,6 +33,17 @@ class SessionConfig:
 
     hello_timeout_s: float = 30.0
     max_answers: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class IsolatedConfig:
+    """For ``narrows up --isolated`` alone. ``command``: the upstream server's, run inside, beside
+    the enclave. ``files``: what it may read, ``devices``: character devices it may use; both
+    keep their path."""
+
+    command: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    devices: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +73,62 @@ class EnclaveConfig:
     telemetry: str = ""
     telemetry_s: float = 10.0
     session: SessionConfig = field(default_factory=SessionConfig)
+    isolated: IsolatedConfig = field(default_factory=IsolatedConfig)
+
+    def check(self) -> EnclaveConfig:
+        """Itself, or ``InputError`` with every problem."""
+        problems = _enclave_problems(self)
+        if self.upstream is not None:
+            problems += _upstream_problems(self.upstream)
+        if problems:
+            raise InputError("the enclave's configuration is wrong", problems=tuple(problems))
+        return self
+
+
+def _enclave_problems(config: EnclaveConfig) -> list[str]:
+    problems = _outside(
+        ("threads", config.threads, 0, MAX_THREADS),
+        ("kv_mib", config.kv_mib, 16, 1 << 24),
+        ("max_batch", config.max_batch, 1, 4096),
+        ("max_links", config.max_links, 1, 4096),
+        ("telemetry_s", config.telemetry_s, 0.1, 86_400),
+        ("hello_timeout_s", config.session.hello_timeout_s, 0.1, 3600),
+        ("max_answers", config.session.max_answers, 1, MAX_OPEN_ANSWERS),
+    )
+    for name, text in (("listen", config.listen), ("telemetry", config.telemetry)):
+        if text or name == "listen":
+            try:
+                parse_address(text)
+            except InputError as error:
+                problems.append(f"{name}: {error}")
+    if not config.model:
+        problems.append("model is empty; it is a built-in model's name or an artifact")
+    if not 1 <= len(config.weak) <= 16:
+        problems.append("weak must name 1..16 weak models")
+    return problems
+
+
+def _upstream_problems(config: UpstreamConfig) -> list[str]:
+    problems = _outside(
+        ("connect_timeout_s", config.connect_timeout_s, 0.1, 600),
+        ("first_token_timeout_s", config.first_token_timeout_s, 0.1, 86_400),
+        ("token_timeout_s", config.token_timeout_s, 0.1, 86_400),
+        ("answer_timeout_s", config.answer_timeout_s, 0.1, 604_800),
+        ("max_line_bytes", config.max_line_bytes, 1024, 1 << 28),
+        ("max_answer_bytes", config.max_answer_bytes, 1024, 1 << 30),
+    )
+    if not config.url.startswith(("http://", "https://")):
+        problems.append(f"url {config.url!r} is no http address: write http://host:port/v1")
+    if not config.model:
+        problems.append("model is empty: what does that server call it?")
+    if not config.api_key.isprintable() or not config.api_key.isascii():
+        problems.append("api_key holds a character that no header can carry")
+    return problems
+
+
+def _outside(*ranges: tuple[str, float, float, float]) -> list[str]:
+    return [
+        f"{name} {value:g} is outside {low:g}..{high:g}"
+        for name, value, low, high in ranges
+        if not low <= value <= high
+    ]

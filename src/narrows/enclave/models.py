@@ -6,7 +6,6 @@ from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.upstream import UpstreamBackend
-from narrows.errors import InputError
 from narrows.weak.registry import load_model
 from narrows.weak.shelf import Shelf, Shelving
 from narrows.weak.signed import operator_keys
@@ -15,11 +14,6 @@ from narrows.weak.signed import operator_keys
 def make_backend(config: EnclaveConfig) -> Backend:
     """The strong model that the configuration names."""
     if config.upstream is not None:
-        if not config.upstream.url.startswith(("http://", "https://")):
-            raise InputError(
-                f"upstream url {config.upstream.url!r} is no http address",
-                "write it as http://host:port/v1",
-            )
         return UpstreamBackend(config.upstream)
     model = load_model(config.model, threads=config.threads, kv_bytes=config.kv_mib << 20)
     return BuiltinBackend(model, max_batch=config.max_batch)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.errors import InputError
+from narrows.gate.backstop_config import BackstopConfig, backstop_problems
+from narrows.ledger.codec import is_name
+from narrows.ledger.etcd_http import EtcdConfig
+from narrows.ledger.opening import OPERATOR
 from narrows.wire.padding import fits_tls
 
 _KEY = re.compile("[0-9a-f]{64}")
@@ -51,7 +55,10 @@ class GateConfig:
     """``pacing``: ``variable`` charges what each tick shows; ``constant`` sends
     ``constant_bytes`` (TLS included) on every link in every tick. Buffers are per link.
     ``state_port`` -1: no state port. ``witness``: HOST:PORT of the witness that the ledger
-    names, ``witness_key`` its public key, 64 hex digits; both or neither."""
+    names, ``witness_key`` its public key, 64 hex digits; both or neither. ``name``: under which
+    this gate holds leases, its own among all gates of a ledger. ``store``: ``sqlite``, in the
+    state folder, or ``etcd``, in the cluster that ``etcd`` names. ``kernel``: ``off``, or
+    ``nftables`` for the backstop (backstop.py)."""
 
     ports: tuple[PortConfig, ...] = (PortConfig(),)
     tick_ms: int = 20
@@ -73,10 +80,15 @@ class GateConfig:
     tls: TlsFiles | None = None
     witness: str = ""
     witness_key: str = ""
+    kernel: str = "off"
+    backstop: BackstopConfig = field(default_factory=BackstopConfig)
+    name: str = "gate"
+    store: str = "sqlite"
+    etcd: EtcdConfig | None = None
 
     def check(self) -> GateConfig:
         """Itself, or ``InputError`` with every problem."""
-        problems = [*_gate_problems(self), *_port_problems(self)]
+        problems = [*_gate_problems(self), *_port_problems(self), *_store_problems(self)]
         if problems:
             raise InputError("the gate's configuration is wrong", problems=tuple(problems))
         return self
@@ -114,6 +126,23 @@ def _gate_problems(config: GateConfig) -> list[str]:
         problems.append("witness_key must be 64 lower-case hex digits")
     if config.state_port >= 0 and config.tls is None and not is_loopback(config.state_host):
         problems.append(f"the state port listens on {config.state_host} without TLS files")
+    if config.kernel not in ("off", "nftables"):
+        problems.append(f"kernel is {config.kernel!r}, must be 'off' or 'nftables'")
+    if config.kernel == "nftables":
+        problems += backstop_problems(config)
+    return problems
+
+
+def _store_problems(config: GateConfig) -> list[str]:
+    problems = []
+    if not is_name(config.name) or config.name == OPERATOR:
+        problems.append(f"name is {config.name!r}, must be a lower-case word, not {OPERATOR!r}")
+    if config.store not in ("sqlite", "etcd"):
+        problems.append(f"store is {config.store!r}, must be 'sqlite' or 'etcd'")
+    if (config.store == "etcd") != (config.etcd is not None):
+        problems.append("store = 'etcd' and the table [gate.etcd] belong together")
+    if config.etcd is not None:
+        problems += config.etcd.problems()
     return problems
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from narrows.errors import BudgetError, PeerError
+from narrows.errors import BudgetError, InputError, PeerError
+from narrows.gate.backstop import Backstop
+from narrows.gate.backstop_config import make_plan
 from narrows.gate.config import GateConfig, PortConfig, parse_address
+from narrows.gate.kernel import NftKernel, unavailable
+from narrows.gate.netdev import other_devices
 from narrows.gate.server import Gate
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.setup import witness_verifier
@@ -36,6 +41,7 @@ def facts(gate: Gate) -> Facts:
         "port": gate.ports[0].listening,
         "ports": ports,
         "state_port": gate.state_port,
+        "kernel": gate.config.kernel,
     }
 
 
@@ -46,7 +52,7 @@ def open_ledger(config: GateConfig, state_dir: Path) -> Ledger:
     if config.witness:
         verifier = witness_verifier(bytes.fromhex(config.witness_key))
         witness = HttpWitness(*parse_address(config.witness), verifier)
-    ledger = Ledger.open(state_dir, witness=witness)
+    ledger = Ledger.open(state_dir, witness=witness, gate=config.name, etcd=config.etcd)
     try:
         ledger.recover_dead_leases()
     except BudgetError:
@@ -55,16 +61,44 @@ def open_ledger(config: GateConfig, state_dir: Path) -> Ledger:
     return ledger
 
 
+def open_backstop(config: GateConfig, state_dir: Path) -> Backstop | None:
+    """The backstop, installed; None, and said so, where the configuration leaves it off.
+    ``InputError`` where it was asked for and cannot be had."""
+    why = unavailable()
+    if config.kernel == "off":
+        _log(f"kernel backstop: off{'; here it could not be on: ' + why if why else ''}")
+        return None
+    if why:
+        raise InputError(
+            f"the kernel backstop cannot work here: {why}",
+            'run the gate as root with nftables installed, or set [gate] kernel = "off"',
+        )
+    backstop = Backstop(NftKernel(make_plan(config)), config.backstop, state_dir, _log)
+    backstop.open()
+    unguarded = other_devices(config.backstop.devices)
+    if unguarded:
+        _log(f"kernel backstop: without a quota: {', '.join(unguarded)}")
+    return backstop
+
+
+def _log(text: str) -> None:
+    print(f"narrows gate: {text}", file=sys.stderr, flush=True)
+
+
 def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> None:
     """Run a gate until a signal ends it. ``say`` hears once what it listens on."""
     config.check()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with ThreadPoolExecutor(1, thread_name_prefix="ledger") as executor:
+    with contextlib.ExitStack() as stack:
+        backstop = open_backstop(config, state_dir)  # first: the witness is asked through it
+        if backstop is not None:
+            stack.callback(backstop.close)
+        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ledger"))
         ledger = executor.submit(open_ledger, config, state_dir).result()
-        gate = Gate(config, ledger, executor, state_dir)
+        stack.callback(lambda: executor.submit(ledger.close).result())
+        source = backstop.guard(ledger) if backstop is not None else ledger
+        gate = Gate(config, source, executor, state_dir, backstop)
         try:
             asyncio.run(gate.run(lambda ready: say(facts(ready))))
         except OSError as error:
             raise PeerError(f"the gate cannot go on: {error}") from error
-        finally:
-            executor.submit(ledger.close).result()

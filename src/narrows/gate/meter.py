@@ -28,7 +28,16 @@ from narrows.gate.outlet import Outlet
 from narrows.gate.timing import UNITS_PER_BYTE
 from narrows.ledger.api import Denied, Lease, LeaseSource
 
-REASONS = ("depleted", "window", "witness", "behind", "store", "clock", "unknown_account")
+REASONS = (
+    "depleted",
+    "window",
+    "witness",
+    "behind",
+    "store",
+    "clock",
+    "unknown_account",
+    "kernel",
+)
 DENIED_RETRY_S = 1.0
 MAX_RETRY_S = 5.0
 TRIM_FACTOR = 8
@@ -220,6 +229,13 @@ class Meter:
         """Return all credit: the port has no link, or nothing more can be paid."""
         self._open = False
         self._return_credit()
+
+    def forbid(self, denied: Denied) -> None:
+        """Nothing more may be sent, also of what was paid; the source will say the same."""
+        self._refused(denied, asyncio.get_running_loop().time())
+        self.release()
+        for outlet in list(self.outlets):
+            outlet.abort()
 
     def _return_credit(self) -> None:
         self.credit = 0

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from narrows.errors import PeerError
+from narrows.gate.backstop import REASON, RECONCILE_S, Backstop
 from narrows.gate.config import GateConfig
 from narrows.gate.meter import LeasePolicy, Meter
 from narrows.gate.port import Port
@@ -40,12 +41,20 @@ class Gate:
     """``source`` is called from ``executor`` only, which must have exactly one thread."""
 
     def __init__(
-        self, config: GateConfig, source: LeaseSource, executor: Executor, state_dir: Path
+        self,
+        config: GateConfig,
+        source: LeaseSource,
+        executor: Executor,
+        state_dir: Path,
+        backstop: Backstop | None = None,
     ) -> None:
         self.config = config.check()
         self.ports: list[Port] = []
         self.state_port = -1
         self._source, self._executor = source, executor
+        self._backstop = backstop
+        if backstop is not None:
+            backstop.paid_bytes = self._sent_bytes
         self._stats_file = state_dir / "gate" / "stats.json"
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="stats")  # a slow disk delays no tick
         self._servers: list[asyncio.Server] = []
@@ -64,6 +73,8 @@ class Gate:
             await self._listen()
             tasks = [asyncio.create_task(port.run()) for port in self.ports]
             tasks.append(asyncio.create_task(self._write_stats()))
+            if self._backstop is not None:
+                tasks.append(asyncio.create_task(self._reconcile(self._backstop)))
             for task in tasks:
                 task.add_done_callback(self._task_done)
             ready(self)
@@ -110,6 +121,21 @@ class Gate:
         with self._disk:
             self._disk.submit(self._replace_stats, self.stats()).result()
 
+    # the backstop --------------------------------------------------------------------
+
+    def _sent_bytes(self) -> int:
+        return sum(port.meter.sent_bytes for port in self.ports)
+
+    async def _reconcile(self, backstop: Backstop) -> None:
+        """Until an alarm: then the ports are closed for good, and the state port says why."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, thread_name_prefix="backstop") as thread:
+            while not await loop.run_in_executor(thread, backstop.reconcile):
+                await asyncio.sleep(RECONCILE_S)
+        for port in self.ports:
+            port.state = REASON
+            port.meter.forbid(backstop.denial())
+
     # the state port ------------------------------------------------------------------
 
     async def _listen_state(self) -> None:
@@ -137,6 +163,8 @@ class Gate:
         """One line out, nothing read: there is no request to parse. A connection counts from
         its first moment, before TLS, which has to end within the same time."""
         self._state_connections += 1
+        if self._backstop is not None:
+            self._backstop.note_call()
         try:
             if self._state_connections > MAX_STATE_CONNECTIONS:
                 writer.transport.abort()
@@ -174,6 +202,7 @@ class Gate:
             "tick_ms": self.config.tick_ms,
             "pacing": self.config.pacing,
             "state_port": self.state_port,
+            "kernel": {"state": "off"} if self._backstop is None else self._backstop.stats(),
             "ports": {
                 port.port.name: {
                     "account": port.port.account,

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from narrows.ledger.clock import Clock, LedgerTime, SystemClock
+from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.limits import Meter
+from narrows.ledger.opening import open_store
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
-from narrows.ledger.sqlite_store import SqliteStore
 
 DAY_MS = 86_400_000
 
@@ -102,25 +103,30 @@ def balances_of(state: State, time_ms: int) -> Balances:
     )
 
 
-def read_state(state_dir: Path) -> State:
-    """The state of the ledger under ``state_dir``, while a gate may be using it. Checks the
+def read_state(state_dir: Path, etcd: EtcdConfig | None = None) -> State:
+    """The state of the ledger of ``state_dir``, while a gate may be using it. Checks the
     log's signature, not the witness. Errors: ``BudgetError``."""
-    directory = state_dir / "ledger"
-    store = SqliteStore(directory / "ledger.db", read_only=True)
+    store = open_store(state_dir, etcd, read_only=True)
     try:
-        replica = Replica(store, public_of(load_private(directory / "log.key")), None)
+        key = load_private(state_dir / "ledger" / "log.key")
+        replica = Replica(store, public_of(key), None)
         replica.reload()
     finally:
         store.close()
     return replica.state
 
 
-def read_balances(state_dir: Path, clock: Clock | None = None) -> Balances:
-    """The balances of the ledger under ``state_dir``, as ``read_state``."""
-    state, clock = read_state(state_dir), clock or SystemClock()
-    if state.anchor.boot_id != clock.boot_id():
-        return balances_of(state, state.time_ms)
-    return balances_of(state, state.clamp(LedgerTime(clock, state.anchor).now_ms()))
+def read_balances(
+    state_dir: Path, clock: Clock | None = None, etcd: EtcdConfig | None = None
+) -> Balances:
+    """The balances of the ledger of ``state_dir``, as ``read_state``; at its newest leaf's time
+    on a machine where no gate has started since it booted."""
+    state, clock = read_state(state_dir, etcd), clock or SystemClock()
+    boot_id = clock.boot_id()
+    for anchor in (state.anchor, *state.anchors.values()):
+        if anchor.boot_id == boot_id:
+            return balances_of(state, state.clamp(LedgerTime(clock, anchor).now_ms()))
+    return balances_of(state, state.time_ms)
 
 
 def _windows(meter: Meter, time_ms: int) -> tuple[WindowBalance, ...]:

@@ -74,6 +74,10 @@ class Fields:
             raise self.bad(name)
         return self._left.pop(name)
 
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not taken yet."""
+        return name in self._left
+
     def integer(self, name: str, low: int = 0, high: int = MAX_INTEGER) -> int:
         value = self.take(name)
         if type(value) is not int or not low <= value <= high:

@@ -40,7 +40,9 @@ def limits_line(limits: Limits) -> str:
 def describe(change: Change, state: State | None) -> list[str]:
     """What a change does, compared with ``state`` where there is one."""
     body = change.body
-    lines = [f"for ledger {change.origin}, after change {change.after[0]}"]
+    # A file from elsewhere may name any origin: it must not write lines of its own here.
+    origin = change.origin if change.origin.isprintable() else ascii(change.origin)
+    lines = [f"for ledger {origin}, after change {change.after[0]}"]
     lines.append(f"to be applied by {when(change.not_after_ms)}")
     if isinstance(body, BudgetChange):
         meter = state.lineages.get(body.lineage) if state else None
@@ -49,6 +51,7 @@ def describe(change: Change, state: State | None) -> list[str]:
             lines.append(f"  now: {limits_line(meter.limits)}; spent {meter.spent_bytes:,}")
         for name, limits in sorted(body.accounts.items()):
             lines.append(f"  account {name}: {limits_line(limits)}")
+        lines += [f"  account {name}: closed by this" for name in _closed(body, state)]
         if state is not None:
             lowering = state.is_lowering(body)
             needed = 1 if lowering else state.operators.threshold
@@ -58,6 +61,9 @@ def describe(change: Change, state: State | None) -> list[str]:
         count = len(body.operators.keys)
         lines.append(f"operators: {body.operators.threshold} of {count}")
         lines += [f"  {key}" for key in body.operators.keys]
+        if state is not None:
+            gone = set(state.operators.keys) - set(body.operators.keys)
+            lines += [f"  removes {key}" for key in sorted(gone)]
     else:
         lines.append(f"accept a gap: ledger at {body.base[0]}, witness at {body.witnessed[0]}")
         for name, gap in body.gaps.items():
@@ -66,7 +72,18 @@ def describe(change: Change, state: State | None) -> list[str]:
                 lines.append(
                     "    made in the gap: it grants nothing until its budget is signed again"
                 )
+        lines.append("  changes in the gap are undone: sign lowerings and revocations again")
     return lines
+
+
+def _closed(change: BudgetChange, state: State | None) -> list[str]:
+    """Open accounts of the lineage that the change leaves out."""
+    accounts = state.accounts if state is not None else {}
+    return sorted(
+        name
+        for name, account in accounts.items()
+        if account.lineage == change.lineage and not account.closed and name not in change.accounts
+    )
 
 
 @dataclass(frozen=True, slots=True)

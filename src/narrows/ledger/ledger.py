@@ -17,6 +17,7 @@ import fcntl
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -30,14 +31,17 @@ from narrows.ledger.api import Denied, Lease
 from narrows.ledger.balances import Balances, balances_of
 from narrows.ledger.clock import Clock, ClockError, SystemClock
 from narrows.ledger.codec import Document
+from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.keys import load_private
+from narrows.ledger.opening import open_as
+from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
 from narrows.ledger.session import Session, WitnessClient
-from narrows.ledger.sqlite_store import SqliteStore
 from narrows.ledger.store import Store, StoreError
 from narrows.ledger.witness import WitnessError
 
-BATCH_LEASES = 1024
+MAX_CLOSE_WAIT_MS = 2_000
+MAX_DEAD_WAIT_MS = 60_000
 
 
 class Ledger:
@@ -54,12 +58,17 @@ class Ledger:
         gate: str = "gate",
         clock: Clock | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        sleep: Callable[[float], None] = time.sleep,
+        later: Later = start_timer,
     ) -> None:
         self._lock = threading.RLock()
-        self._session = Session(store, log_key, witness, clock or SystemClock(), random_bytes)
+        self._session = Session(store, log_key, witness, clock or SystemClock(), random_bytes, gate)
         self._gate = gate
         self._pending: dict[str, bytes] = {}  # account to lease that is not handed out yet
-        self._unsettled: dict[bytes, int] = {}  # lease to bytes used, not yet written
+        self._owed = Owed(self._session)
+        self._sleep, self._later = sleep, later
+        self._cancel: Callable[[], None] | None = None  # the timer that writes what is owed
+        self._closed = False
         self._lock_file: int | None = None
 
     @classmethod
@@ -71,15 +80,22 @@ class Ledger:
         gate: str = "gate",
         clock: Clock | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        etcd: EtcdConfig | None = None,
     ) -> Ledger:
-        """The ledger under ``state_dir``. Errors: ``BudgetError`` where it is missing,
-        damaged, in use by another gate of that name, or where its genesis names a witness
-        and none, or another one, is given. Call ``recover_dead_leases`` next."""
+        """The ledger of ``state_dir``; ``etcd``: where it lies if not there. ``BudgetError`` where
+        it is missing, damaged, in use by another gate of that name, or where its genesis names
+        a witness and none, or another one, is given. Call ``recover_dead_leases`` next."""
         directory = state_dir / "ledger"
-        store = SqliteStore(directory / "ledger.db")
-        ledger = cls(store, load_private(directory / "log.key"), witness, gate, clock, random_bytes)
+        key = load_private(directory / "log.key")
+        lock_file = _lock(directory / f"{gate}.lock")
         try:
-            ledger._lock_file = _lock(directory / f"{gate}.lock")
+            store = open_as(state_dir, etcd, gate)  # only the lock's holder may take the name
+        except BudgetError:
+            os.close(lock_file)
+            raise
+        ledger = cls(store, key, witness, gate, clock, random_bytes)
+        ledger._lock_file = lock_file
+        try:
             ledger._session.replica.reload()
             ledger._session.check_witness_key()
         except BudgetError:
@@ -91,10 +107,17 @@ class Ledger:
         """Write what settlements are still owed; leases that the gate holds stay outstanding,
         until ``recover_dead_leases`` counts them as spent."""
         with self._lock:
-            self._unsettled |= dict.fromkeys(self._pending.values(), 0)  # never handed out
+            self._closed = True
+            if self._cancel is not None:
+                self._cancel()
+            for lease_id in self._pending.values():  # never handed out
+                self._owed.add(lease_id, 0)
             if not self._session.replica.void:
                 with suppress(BudgetError):  # then they count in full
-                    self._append_settlements()
+                    self._owed.write()
+                    if self._owed and self._owed.wait_ms() <= MAX_CLOSE_WAIT_MS:
+                        self._sleep(self._session.hold_ms / 1000)
+                        self._owed.write()
             self._session.close()
             if self._lock_file is not None:
                 os.close(self._lock_file)
@@ -123,14 +146,8 @@ class Ledger:
         if not 0 <= used_bytes <= lease.size_bytes:
             raise BudgetError(f"{used_bytes} bytes used of a lease of {lease.size_bytes}")
         with self._lock:
-            self._unsettled.setdefault(lease.lease_id, used_bytes)
-            try:
-                self._session.ready()
-                self._append_settlements()
-            except WitnessError:
-                self._session.distrust()
-            except BudgetError:
-                return  # counted in full until a later call can write it
+            self._owed.add(lease.lease_id, used_bytes)
+            self._settle_owed()
 
     # -- start and administration ------------------------------------------------------
 
@@ -140,9 +157,13 @@ class Ledger:
         with self._lock:
             self._session.ready()
             self._pending.clear()
+            if self._session.store.shared:
+                self._session.replica.reload()
             dead = self._session.state.leases_of(self._gate)
-            for first in range(0, len(dead), BATCH_LEASES):
-                self._session.write(partial(self._dead_leaves, dead[first : first + BATCH_LEASES]))
+            if dead and self._session.hold_ms:
+                self._wait_for_the_dead()
+            for first in range(0, len(dead), BATCH_LEAVES):
+                self._session.write(partial(self._dead_leaves, dead[first : first + BATCH_LEAVES]))
             return len(dead)
 
     def apply_change(self, document: Document, signatures: list[list[str]]) -> int:
@@ -187,8 +208,10 @@ class Ledger:
         held = session.state.leases.get(lease_id.hex()) if lease_id else None
         if lease_id is None or held is None or held.size_bytes > want_bytes:
             if lease_id is not None and held is not None:
-                self._unsettled[lease_id] = 0  # written but never handed out: nothing left
+                self._owed.add(lease_id, 0)  # written but never handed out: nothing left
             refusal = self._write_lease(account, want_bytes)
+            if lease_id is not None and lease_id.hex() in session.state.leases:
+                self._owed.add(lease_id, 0)  # written late, by a request that was given up
             if refusal is not None:
                 return self._denied(refusal)
             lease_id = self._pending[account]
@@ -198,7 +221,7 @@ class Ledger:
         return Lease(lease_id, account, held.size_bytes)
 
     def _write_lease(self, account: str, want_bytes: int) -> rules.Refusal | None:
-        self._append_settlements()
+        self._owed.write()
         session, refusals = self._session, list[rules.Refusal]()
         lease_id = self._pending[account] = session.random_bytes(rules.ID_BYTES)
 
@@ -216,15 +239,34 @@ class Ledger:
             return refusals[0]
         return None
 
-    def _append_settlements(self) -> None:
-        if self._unsettled:
-            self._session.write(self._settlements)
-            self._unsettled.clear()
+    def _settle_owed(self) -> None:
+        """Write what settlements may be written, and see that the rest will be."""
+        try:
+            self._session.ready()
+            self._owed.write()
+        except WitnessError:
+            self._session.distrust()
+        except BudgetError:
+            pass  # counted in full until a later call can write it
+        if self._session.store.shared and self._owed and self._cancel is None:
+            delay_s = self._owed.wait_ms() / 1000 or RETRY_S
+            self._cancel = self._later(delay_s, self._settle_later)
 
-    def _settlements(self) -> list[bytes]:
-        state, now_ms = self._session.state, self._session.now_ms()
-        leaves = [rules.settle_leaf(state, i, n, now_ms) for i, n in self._unsettled.items()]
-        return [leaf for leaf in leaves if leaf is not None]
+    def _settle_later(self) -> None:
+        with self._lock:
+            self._cancel = None
+            if not self._closed:
+                self._settle_owed()
+
+    def _wait_for_the_dead(self) -> None:
+        # As with a settlement: the last bytes may have left just now, by a clock ahead of ours.
+        hold_ms = self._session.hold_ms
+        if hold_ms > MAX_DEAD_WAIT_MS:
+            raise ClockError(
+                f"this machine's clock is {hold_ms // 1000} s behind the witness's",
+                "restart the machine",
+            )
+        self._sleep(hold_ms / 1000)
 
     def _dead_leaves(self, lease_ids: list[str]) -> list[bytes]:
         state, now_ms = self._session.state, self._session.now_ms()

@@ -93,6 +93,13 @@ class Window:
         self.settled_bytes = 0
         self.entries: deque[list[int]] = deque()  # [leaves_at_ms, bytes], ascending
 
+    def copy(self) -> Window:
+        window = Window(self.length_ms, self.cap_bytes)
+        window.settled_bytes, window.entries = self.settled_bytes, self.entries.copy()
+        if window.entries:
+            window.entries[-1] = list(window.entries[-1])  # the only one that ``add`` changes
+        return window
+
     def add(self, time_ms: int, used_bytes: int) -> None:
         granule_ms = max(1, self.length_ms // GRANULES_PER_WINDOW)
         leaves_at_ms = -(-time_ms // granule_ms) * granule_ms + self.length_ms
@@ -184,6 +191,12 @@ class Meter:
             window.forget(time_ms)
             if used_bytes:
                 window.add(time_ms, used_bytes)
+
+    def copy(self) -> Meter:
+        meter = Meter(self.limits)
+        meter.outstanding_bytes, meter.spent_bytes = self.outstanding_bytes, self.spent_bytes
+        meter.windows = {length: window.copy() for length, window in self.windows.items()}
+        return meter
 
     def document(self) -> Document:
         return {

@@ -74,6 +74,11 @@ class Tree:
         tree._nodes = dict(zip(keys, frontier, strict=True))
         return tree
 
+    def copy(self) -> Tree:
+        tree = Tree()
+        tree.size, tree._nodes = self.size, dict(self._nodes)
+        return tree
+
     def holds(self, size: int) -> bool:
         """Whether roots and proofs from ``size`` leaves can be made from memory."""
         return size <= self.size and all(key in self._nodes for key in _frontier_keys(size))

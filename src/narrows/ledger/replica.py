@@ -17,7 +17,7 @@ from narrows.errors import BudgetError
 from narrows.ledger import note, rules
 from narrows.ledger.codec import decode
 from narrows.ledger.merkle import Tree
-from narrows.ledger.store import Head, Snapshot, Store, StoreError
+from narrows.ledger.store import ConflictError, Head, Snapshot, Store, StoreError
 
 SNAPSHOT_EVERY_LEAVES = 1024
 READ_LEAVES = 4096
@@ -50,7 +50,8 @@ class Replica:
         return _checkpoint(self.state, self.tree)
 
     def reload(self) -> None:
-        """Catch up with the store: after a conflict, a failure, or at the start."""
+        """Catch up with the store: after a conflict, a failure, or at the start. What is known
+        to be true is kept, and only the leaves after it are read."""
         head = self._store.head()
         if head is None:
             raise StoreError("the ledger is empty")
@@ -59,8 +60,10 @@ class Replica:
                 f"the store went back from {self._seen_size} leaves to {head.size}",
                 "its file was replaced while in use: see narrows ledger recover",
             )
-        if self.void or head.note != self.note:
+        if self.void:
             self.load(head)
+        elif head.note != self.note:
+            self._catch_up(head)
 
     def load(self, head: Head, from_start: bool = False) -> None:
         """Read the store up to ``head``: from its snapshot, or from the first leaf."""
@@ -68,8 +71,21 @@ class Replica:
         snapshot = None if from_start else self._store.snapshot()
         if snapshot is not None:
             state, tree = self._open_snapshot(snapshot)
+            if state.size >= head.size:  # another process appended since the head was read
+                head = self._store.head() or head
+        self._snapshot_size = snapshot.size if snapshot is not None else 0
+        self._replay(state, tree, head)
+
+    def _catch_up(self, head: Head) -> None:
+        self.void = True  # until the new head was checked
+        self._replay(self.state, self.tree, head)
+
+    def _replay(self, state: rules.State, tree: Tree, head: Head) -> None:
+        """Take in the store's leaves up to ``head``, and take over if they are signed."""
         for start in range(state.size, head.size, READ_LEAVES):
             for leaf in self._store.leaves(start, min(head.size, start + READ_LEAVES)):
+                if leaf.endswith(b'"t":"state"}'):
+                    self._snapshot_size = state.size  # another process has stored it
                 state.apply(leaf, tree.root)
                 tree.append(leaf)
         text = note.verify_note(head.note, note.log_verifier(state.origin, self._public))
@@ -80,7 +96,6 @@ class Replica:
             )
         self.state, self.tree, self.note, self.void = state, tree, head.note, False
         self._seen_size = state.size
-        self._snapshot_size = snapshot.size if snapshot is not None else 0
 
     def root_at(self, size: int) -> bytes:
         """The root of the first ``size`` leaves, reading old leaves where they are needed."""
@@ -95,8 +110,9 @@ class Replica:
 
     def append(self, leaves: Sequence[bytes], cosigned: Head | None = None) -> None:
         """Append leaves that were decided on this state, and a snapshot when one is due.
-        Errors as ``Store.append``; after one the replica is void."""
+        Errors as ``Store.append``; the replica is void after all but ``ConflictError``."""
         expected_size, written, snapshot = self.state.size, list(leaves), None
+        before = self.state.copy(), self.tree.copy()
         self.void = True
         self._take(leaves)
         if self.state.size - self._snapshot_size >= SNAPSHOT_EVERY_LEAVES:
@@ -107,7 +123,12 @@ class Replica:
         if self._key is None:
             raise StoreError("the ledger was opened without its log key")
         signed = note.sign_note(self.checkpoint().text(), self.state.origin, self._key)
-        self._store.append(expected_size, written, signed, snapshot, cosigned)
+        try:
+            self._store.append(expected_size, written, signed, snapshot, cosigned)
+        except ConflictError:
+            self.state, self.tree = before  # nothing was stored: what was true still is
+            self.void = False
+            raise
         self.note, self.void, self._seen_size = signed, False, self.state.size
         if snapshot is not None:
             self._snapshot_size = snapshot.size

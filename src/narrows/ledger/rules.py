@@ -7,7 +7,7 @@ every rule again, so that the same code runs in operation, after a crash and in 
 verification. Leaf kinds:
 
     genesis  who may change budgets, and the names of the log
-    open     a gate's boot: ledger time at a reading of CLOCK_BOOTTIME
+    open     a boot: ledger time at a reading of CLOCK_BOOTTIME, of one gate's machine or of all
     change   a signed change (see changes.py)
     lease    ``bytes`` held by ``gate`` for ``account``
     settle   ``used`` of a lease left; the rest returns
@@ -39,9 +39,18 @@ from narrows.ledger.changes import (
 from narrows.ledger.codec import Document, Fields, decode, encode
 from narrows.ledger.limits import Limits, Meter, Room, fair_bytes
 from narrows.ledger.merkle import leaf_hash
+from narrows.ledger.records import (
+    Account,
+    Anchor,
+    Held,
+    copy_state,
+    fill_state,
+    state_document,
+)
 
 MAX_SNAPSHOT_BYTES = 64 << 20
 MAX_LINEAGES = 64
+MAX_GATES = 1 << 14
 ID_BYTES = 16
 
 
@@ -58,32 +67,6 @@ class Refusal:
     free_at_ms: int | None = None
 
 
-@dataclass(slots=True)
-class Account:
-    lineage: str
-    meter: Meter
-    closed: bool = False  # removed from its budget: counts on, grants nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An outstanding lease."""
-
-    account: str
-    size_bytes: int
-    gate: str
-    time_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """Ledger time ``time_ms`` was at ``boot_ms`` of CLOCK_BOOTTIME in boot ``boot_id``."""
-
-    boot_id: str
-    boot_ms: int
-    time_ms: int
-
-
 class State:
     """All that the leaves say. Replayed from the first leaf or read from a snapshot."""
 
@@ -94,7 +77,8 @@ class State:
         self.witness_key = ""
         self.operators = Operators((), 1)
         self.time_ms = 0
-        self.anchor = Anchor("", 0, 0)
+        self.anchor = Anchor("", 0, 0)  # of a ledger on one machine
+        self.anchors: dict[str, Anchor] = {}  # by gate, where gates have machines of their own
         self.last_change: tuple[int, bytes] = (0, bytes(32))
         self.lineages: dict[str, Meter] = {}
         self.accounts: dict[str, Account] = {}
@@ -120,6 +104,11 @@ class State:
     def committed(self) -> dict[str, int]:
         """Bytes that can have left so far, by lineage: spent and outstanding."""
         return {name: meter.committed_bytes() for name, meter in sorted(self.lineages.items())}
+
+    def anchor_of(self, gate: str | None, boot_id: str) -> Anchor | None:
+        """The anchor of ``gate`` (None: of the ledger's one machine), if it is of this boot."""
+        anchor = self.anchor if gate is None else self.anchors.get(gate)
+        return anchor if anchor is not None and anchor.boot_id == boot_id else None
 
     def leases_of(self, gate: str) -> list[str]:
         return [lease_id for lease_id, held in self.leases.items() if held.gate == gate]
@@ -149,7 +138,8 @@ class State:
         except RuleError:
             raise
         except BudgetError as error:
-            raise RuleError(f"leaf {self.size} breaks a rule: {error.message}") from error
+            message = f"leaf {self.size} breaks a rule: {error.message}"
+            raise RuleError(message, error.remedy) from error
         if kind in ("genesis", "change"):
             self.last_change = (self.size, leaf_hash(leaf))
         self.size += 1
@@ -164,7 +154,14 @@ class State:
         self.operators = parse_operators(fields)
 
     def _open(self, fields: Fields) -> None:
-        self.anchor = Anchor(fields.text("boot"), fields.integer("boot_ms"), self.time_ms)
+        anchor = Anchor(fields.text("boot"), fields.integer("boot_ms"), self.time_ms)
+        if not fields.has("gate"):
+            self.anchor = anchor
+            return
+        gate = fields.name("gate")
+        if gate not in self.anchors and len(self.anchors) >= MAX_GATES:
+            raise RuleError("too many gates in one ledger")
+        self.anchors[gate] = anchor
 
     def _lease(self, fields: Fields) -> None:
         lease_id, account = fields.hex("id", ID_BYTES).hex(), fields.name("account")
@@ -178,9 +175,7 @@ class State:
             meter.hold(size_bytes)
 
     def _settle(self, fields: Fields) -> None:
-        lease_id = fields.hex("id", ID_BYTES).hex()
-        used_bytes = fields.integer("used")
-        self._end(lease_id, used_bytes)
+        self._end(fields.hex("id", ID_BYTES).hex(), fields.integer("used"))
 
     def _dead(self, fields: Fields) -> None:
         self._end(fields.hex("id", ID_BYTES).hex(), None)
@@ -273,45 +268,19 @@ class State:
 
     def snapshot(self) -> bytes:
         """The canonical form of the whole state; equal states have equal bytes."""
-        return encode(
-            {
-                "size": self.size,
-                "origin": self.origin,
-                "log_key": self.log_key,
-                "witness_key": self.witness_key,
-                "keys": list(self.operators.keys),
-                "threshold": self.operators.threshold,
-                "time_ms": self.time_ms,
-                "anchor": [self.anchor.boot_id, self.anchor.boot_ms, self.anchor.time_ms],
-                "last_change": [self.last_change[0], self.last_change[1].hex()],
-                "lineages": {name: m.document() for name, m in self.lineages.items()},
-                "accounts": {
-                    name: [a.lineage, a.closed, a.meter.document()]
-                    for name, a in self.accounts.items()
-                },
-                "leases": {
-                    lease_id: [h.account, h.size_bytes, h.gate, h.time_ms]
-                    for lease_id, h in self.leases.items()
-                },
-            }
-        )
+        return encode(state_document(self))
 
     @classmethod
     def from_snapshot(cls, data: bytes) -> State:
         """Read a snapshot whose digest the caller has checked against a ``state`` leaf."""
-        d = decode(data, MAX_SNAPSHOT_BYTES)
         state = cls()
-        state.size, state.origin, state.time_ms = d["size"], d["origin"], d["time_ms"]
-        state.log_key, state.witness_key = d["log_key"], d["witness_key"]
-        state.operators = Operators(tuple(d["keys"]), d["threshold"])
-        state.anchor = Anchor(*d["anchor"])
-        state.last_change = (d["last_change"][0], bytes.fromhex(d["last_change"][1]))
-        state.lineages = {name: Meter.parse(m) for name, m in d["lineages"].items()}
-        state.accounts = {
-            name: Account(lineage, Meter.parse(m), closed)
-            for name, (lineage, closed, m) in d["accounts"].items()
-        }
-        state.leases = {lease_id: Held(*row) for lease_id, row in d["leases"].items()}
+        fill_state(state, decode(data, MAX_SNAPSHOT_BYTES))
+        return state
+
+    def copy(self) -> State:
+        """The same state, which later leaves do not change."""
+        state = State()
+        copy_state(self, state)
         return state
 
 
@@ -345,10 +314,13 @@ def genesis_leaf(
     )
 
 
-def open_leaf(state: State, boot_id: str, boot_ms: int, time_ms: int) -> bytes:
-    return encode(
-        {"t": "open", "boot": boot_id, "boot_ms": boot_ms, "time_ms": state.clamp(time_ms)}
-    )
+def open_leaf(
+    state: State, boot_id: str, boot_ms: int, time_ms: int, gate: str | None = None
+) -> bytes:
+    """``gate``: whose machine booted, where gates have machines of their own."""
+    leaf: Document = {"t": "open", "boot": boot_id, "boot_ms": boot_ms}
+    leaf["time_ms"] = state.clamp(time_ms)
+    return encode(leaf if gate is None else leaf | {"gate": gate})
 
 
 def lease_leaf(

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
 from narrows.ledger import note, rules
-from narrows.ledger.clock import Clock, ClockError, LedgerTime
+from narrows.ledger.clock import Clock, ClockError, LedgerTime, SharedTime
 from narrows.ledger.keys import public_of
 from narrows.ledger.replica import BehindError, Replica
 from narrows.ledger.store import ConflictError, Head, Store, StoreError
@@ -50,11 +50,13 @@ class Session:
         witness: WitnessClient | None,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
+        gate: str,
     ) -> None:
         self.store = store
         self.witness = witness
         self.random_bytes = random_bytes
         self.replica = Replica(store, public_of(log_key), log_key)
+        self._gate = gate if store.shared else None  # whose anchor; None: one machine's
         self._clock = clock
         self._time: LedgerTime | None = None
         self._cosigned_size = -1  # of the head that the witness holds; -1: ask it
@@ -70,7 +72,10 @@ class Session:
             self.replica.reload()
         latest = self._compare() if self._cosigned_size < 0 else None
         if self._time is None:
-            self._start_clock(latest)
+            self._time = self._start_clock(latest)
+        if isinstance(self._time, SharedTime) and self._time.stale:
+            asked_boot_ms = self._time.boot_ms()
+            self._time.renew(asked_boot_ms, self.latest().time_ms)
 
     def distrust(self) -> None:
         """Ask the witness again before the next operation."""
@@ -87,11 +92,21 @@ class Session:
             raise ClockError("the ledger has no time yet")
         return self.state.clamp(self._time.now_ms())
 
+    def boot_ms(self) -> int:
+        return self._clock.boot_ms()
+
+    @property
+    def hold_ms(self) -> int:
+        """How long after its bytes left a lease may be settled, in boot time."""
+        return self._time.hold_ms if isinstance(self._time, SharedTime) else 0
+
     def write(self, decide: Callable[[], list[bytes]]) -> None:
         """Append what ``decide`` says of the newest state; decide again if others came first.
         ``StoreError``: the outcome is unknown, the replica is void, and the next ``ready``
         reads what is there."""
         for _ in range(MAX_TRIES):
+            if self.store.shared:
+                self.replica.reload()  # decided on an old state, most appends would conflict
             leaves = decide()
             if not leaves:
                 return
@@ -135,6 +150,8 @@ class Session:
     def check_witness_key(self) -> None:
         """The genesis names the witness: no flag takes it away or swaps it."""
         expected = self.state.witness_key
+        if self.store.shared and not expected:
+            raise BudgetError("a ledger of several machines needs a witness: it tells the time")
         given = self.witness.verifier.public.hex() if self.witness is not None else ""
         if expected and expected != given:
             raise BudgetError(
@@ -177,12 +194,17 @@ class Session:
         self._cosigned = Head(self.state.size, self.replica.note + line)
         self.replica.tree.prune(self._cosigned_size)
 
-    def _start_clock(self, latest: Latest | None) -> None:
+    def _start_clock(self, latest: Latest | None) -> LedgerTime:
         """In a new boot, time is the witness's; in a known one, its anchor's."""
-        boot_id, boot_ms = self._clock.boot_id(), self._clock.boot_ms()
-        if self.state.anchor.boot_id != boot_id:
+        boot_id = self._clock.boot_id()
+        if self.state.anchor_of(self._gate, boot_id) is None:
             if latest is None and self.witness is not None:
                 latest = self.latest()
             time_ms = latest.time_ms if latest is not None else 0
-            self.write(lambda: [rules.open_leaf(self.state, boot_id, boot_ms, time_ms)])
-        self._time = LedgerTime(self._clock, self.state.anchor)
+            # Read after the witness's answer: time may be behind by its way, never ahead.
+            boot_ms = self._clock.boot_ms()
+            self.write(lambda: [rules.open_leaf(self.state, boot_id, boot_ms, time_ms, self._gate)])
+        anchor = self.state.anchor_of(self._gate, boot_id)
+        if anchor is None:
+            raise ClockError("another process of this gate's name runs on another machine")
+        return SharedTime(self._clock, anchor) if self._gate else LedgerTime(self._clock, anchor)

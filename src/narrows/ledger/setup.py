@@ -7,7 +7,6 @@ STATE/witness/witness.db  witness.key         on another machine in production
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from narrows.ledger import note, rules, sqlite_store
 from narrows.ledger.changes import Operators, parse_operators
 from narrows.ledger.clock import Clock, SystemClock
 from narrows.ledger.codec import MAX_DOCUMENT_BYTES, Fields, decode, encode
+from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.keys import load_private, public_of, save_private
+from narrows.ledger.opening import make_store
 from narrows.ledger.replica import Replica
 from narrows.ledger.witness import SCHEMA, Witness, WitnessError
 from narrows.ledger.witness_time import WitnessTime
@@ -82,14 +83,18 @@ def create_log_key(state_dir: Path) -> bytes:
 
 
 def create_ledger(
-    state_dir: Path, origin: str, operators: Operators, witness_key: bytes | None, time_ms: int
+    state_dir: Path,
+    origin: str,
+    operators: Operators,
+    witness_key: bytes | None,
+    time_ms: int,
+    etcd: EtcdConfig | None = None,
 ) -> None:
-    """Make STATE/ledger/ledger.db with its first leaf; the log key must exist. No budget yet:
-    only a signed change makes one. ``time_ms``: where ledger time starts (Unix time)."""
+    """Make STATE/ledger/ledger.db, or the ledger in ``etcd``, with its first leaf; the log key
+    must exist. No budget yet: only a signed change makes one. ``time_ms``: where ledger time
+    starts (Unix time)."""
     key = load_private(state_dir / "ledger" / "log.key")
-    path = state_dir / "ledger" / "ledger.db"
-    sqlite_store.create(path)
-    store = sqlite_store.SqliteStore(path)
+    store = make_store(state_dir, etcd)
     try:
         replica = Replica(store, public_of(key), key)
         leaf = rules.genesis_leaf(origin, public_of(key), witness_key, operators, time_ms)
@@ -113,7 +118,7 @@ def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
         finally:
             connection.close()
         make_directory(directory)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *sqlite_store.FILE_ERRORS) as error:
         raise WitnessError(f"cannot make {path}: {error}") from error
     return public_of(key)
 

@@ -9,7 +9,11 @@ here, once, at creation. Residual risk: a disk that acknowledges fsync and loses
 a rollback, which the witness catches.
 
 After any error the connection is dropped and opened again, so that what is read next comes
-from the file, through SQLite's recovery, and not from a half-finished transaction.
+from the file, through SQLite's recovery, and not from a half-finished transaction. A COMMIT
+whose fsync failed is still read back, from the kernel's memory, and Linux reports such a loss
+once: a later fsync of the same file succeeds without it. So before anything is read, all that
+the log holds is written anew into the database and synced (``make_durable``); until that works
+there is no connection, and no lease.
 """
 
 from __future__ import annotations
@@ -23,7 +27,10 @@ from typing import Any
 from narrows.ledger.store import ConflictError, Head, Snapshot, StoreError
 
 SCHEMA_VERSION = 1
+# What a damaged file makes sqlite3 raise: its message may quote the file, which is then no UTF-8.
+FILE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 BUSY_TIMEOUT_S = 5.0
+_LOCKED = ("SQLITE_BUSY", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED")
 
 _ONE_ROW = "id INTEGER PRIMARY KEY CHECK (id = 1), size INTEGER NOT NULL"
 _SCHEMA = f"""
@@ -50,15 +57,40 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False
     )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA trusted_schema = OFF")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA trusted_schema = OFF")
+    except FILE_ERRORS:
+        connection.close()  # the file is damaged: hold no lock on it
+        raise
     return connection
+
+
+def make_durable(connection: sqlite3.Connection, wait_s: float = 0.0) -> bool:
+    """Write the whole write-ahead log into the database, sync it, and start the log over. False
+    where another connection is in the way for ``wait_s``; while it waits, no one can write.
+    Errors: ``FILE_ERRORS``, where a sync fails."""
+    connection.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
+    busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    return not busy
+
+
+def checked(rows: list[Any], types: tuple[type, ...], path: Path) -> list[Any]:
+    """``rows``, whose columns are of exactly these ``types``. STRICT is checked when a row is
+    written, not when it is read: a damaged file can hold anything. Errors: ``StoreError``."""
+    if any(tuple(map(type, row)) != types for row in rows):
+        raise StoreError(f"{path} is damaged: it holds values of another kind")
+    return rows
 
 
 def create(path: Path) -> None:
     """Make an empty ledger file, readable by its owner only. Errors: ``StoreError``."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreError(f"cannot make {path}: {error.strerror}") from error
+    try:
         connection = connect(path, read_only=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -72,30 +104,44 @@ def create(path: Path) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *FILE_ERRORS) as error:
+        _remove(path)
         raise StoreError(f"cannot make {path}: {error}") from error
+
+
+def _remove(path: Path) -> None:
+    """Take away what this process began to make."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 class SqliteStore:
     """A ``Store`` in one file. ``connect_to`` is replaced by tests that inject faults."""
+
+    shared = False
 
     def __init__(self, path: Path, read_only: bool = False, connect_to: Connect = connect) -> None:
         self._path = path
         self._read_only = read_only
         self._connect = connect_to
         self._connection: sqlite3.Connection | None = None
+        self._doubtful = False
         if not path.is_file():
             raise StoreError(f"there is no ledger at {path}")
         self._upgrade()
 
     def head(self) -> Head | None:
-        (size, note), *_ = self._query("SELECT size, note FROM head WHERE id = 1")
+        rows = self._query("SELECT size, note FROM head WHERE id = 1", types=(int, bytes))
+        if not rows:
+            raise StoreError(f"{self._path} has no head")
+        size, note = rows[0]
         return Head(size, note) if size else None
 
     def leaves(self, start: int, stop: int) -> list[bytes]:
         rows = self._query(
             "SELECT data FROM leaf WHERE position >= ? AND position < ? ORDER BY position",
             (start, stop),
+            (bytes,),
         )
         if len(rows) != stop - start:
             raise StoreError(f"leaves are missing between {start} and {stop}")
@@ -133,18 +179,20 @@ class SqliteStore:
             if cosigned is not None:
                 connection.execute(_PUT_COSIGNED, (cosigned.size, cosigned.note))
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except FILE_ERRORS as error:
             raise self._failed("append to", error) from error
 
     def cosigned(self) -> bytes | None:
-        rows = self._query("SELECT note FROM cosigned WHERE id = 1")
+        rows = self._query("SELECT note FROM cosigned WHERE id = 1", types=(bytes,))
         return rows[0][0] if rows else None
 
     def put_cosigned(self, cosigned: Head) -> None:
         self._query(_PUT_COSIGNED, (cosigned.size, cosigned.note))
 
     def snapshot(self) -> Snapshot | None:
-        rows = self._query("SELECT size, data, frontier FROM snapshot WHERE id = 1")
+        rows = self._query(
+            "SELECT size, data, frontier FROM snapshot WHERE id = 1", types=(int, bytes, bytes)
+        )
         if not rows:
             return None
         size, data, joined = rows[0]
@@ -153,15 +201,18 @@ class SqliteStore:
         return Snapshot(size, data, tuple(joined[i : i + 32] for i in range(0, len(joined), 32)))
 
     def backup(self, target: Path) -> None:
-        """A consistent copy while others write (SQLite's online backup), synced to disk."""
+        """A consistent copy while others write (SQLite's online backup), synced to disk. One
+        that fails leaves no file."""
         create(target)
         try:
             copy = connect(target, read_only=False)
             try:
                 self._open().backup(copy)
+                make_durable(copy)  # close() would keep quiet about a sync that failed
             finally:
                 copy.close()
-        except sqlite3.Error as error:
+        except FILE_ERRORS as error:
+            _remove(target)
             raise self._failed("back up", error) from error
 
     def close(self) -> None:
@@ -173,17 +224,32 @@ class SqliteStore:
         if self._connection is None:
             try:
                 self._connection = self._connect(self._path, self._read_only)
-            except sqlite3.Error as error:
-                raise StoreError(f"cannot open {self._path}: {error}") from error
+                # At the start another process, if there is one, vouches for what it wrote.
+                wait_s = BUSY_TIMEOUT_S if self._doubtful else 0.0
+                durable = self._read_only or make_durable(self._connection, wait_s)
+            except FILE_ERRORS as error:
+                raise self._failed("open", error) from error
+            if self._doubtful and not durable:
+                raise self._failed("sync", TimeoutError("another process is using it"))
+            self._doubtful = False
         return self._connection
 
-    def _query(self, statement: str, values: tuple[object, ...] = ()) -> list[Any]:
+    def _query(
+        self,
+        statement: str,
+        values: tuple[object, ...] = (),
+        types: tuple[type, ...] = (),
+    ) -> list[Any]:
+        """``types``: of the columns, checked where they are given."""
         try:
-            return self._open().execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+            rows = self._open().execute(statement, values).fetchall()
+        except FILE_ERRORS as error:
             raise self._failed("use", error) from error
+        return checked(rows, types, self._path) if types else rows
 
-    def _failed(self, verb: str, error: sqlite3.Error) -> StoreError:
+    def _failed(self, verb: str, error: Exception) -> StoreError:
+        # A lock that was not to be had wrote nothing; anything else may have.
+        self._doubtful |= getattr(error, "sqlite_errorname", "") not in _LOCKED
         try:
             self.close()
         except sqlite3.Error:
@@ -192,7 +258,7 @@ class SqliteStore:
 
     def _upgrade(self) -> None:
         """Bring an older schema to this one, a version at a time; refuse a newer one."""
-        ((version,),) = self._query("PRAGMA user_version")
+        ((version,),) = self._query("PRAGMA user_version", types=(int,))
         if version == SCHEMA_VERSION:
             return
         if not isinstance(version, int) or not 1 <= version < SCHEMA_VERSION or self._read_only:
@@ -205,5 +271,5 @@ class SqliteStore:
                 self._open().executescript(
                     f"BEGIN IMMEDIATE; {_UPGRADES[step]} PRAGMA user_version = {step + 1}; COMMIT"
                 )
-            except sqlite3.Error as error:
+            except FILE_ERRORS as error:
                 raise self._failed("upgrade", error) from error

@@ -50,6 +50,10 @@ class Snapshot:
 
 
 class Store(Protocol):
+    @property
+    def shared(self) -> bool:
+        """Whether gates on several machines may use it: their clocks then differ."""
+
     def head(self) -> Head | None:
         """The newest head; None where the store is empty."""
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from narrows.errors import BudgetError
 from narrows.ledger import note
 from narrows.ledger.balances import Balances, balances_of
+from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.merkle import Tree
+from narrows.ledger.opening import open_store
 from narrows.ledger.rules import RuleError, State
 from narrows.ledger.setup import witness_verifier
 from narrows.ledger.sqlite_store import SqliteStore
@@ -85,10 +87,15 @@ def verify_log(store: Store, log_vkey: str = "", witness_vkey: str = "") -> Veri
     )
 
 
-def verify_path(path: Path, log_vkey: str = "", witness_vkey: str = "") -> Verified:
-    """``path``: a state folder or a ledger file (a backup, say); opened read-only."""
-    file = path / "ledger" / "ledger.db" if path.is_dir() else path
-    store = SqliteStore(file, read_only=True)
+def verify_path(
+    path: Path, log_vkey: str = "", witness_vkey: str = "", etcd: EtcdConfig | None = None
+) -> Verified:
+    """``path``: a state folder or a ledger file (a backup, say); opened read-only. ``etcd``: where
+    the folder's ledger lies if not in it."""
+    if path.is_dir():
+        store = open_store(path, etcd, read_only=True)
+    else:
+        store = SqliteStore(path, read_only=True)
     try:
         return verify_log(store, log_vkey, witness_vkey)
     finally:

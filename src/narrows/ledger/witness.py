@@ -18,7 +18,6 @@ leases granted twice. Hence another machine. With witness.key: the same.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,10 +35,11 @@ from narrows.ledger.merkle import (
     leaf_hash,
     root_before,
 )
-from narrows.ledger.sqlite_store import connect
+from narrows.ledger.sqlite_store import FILE_ERRORS, checked, connect, make_durable
 
 ANSWER_TITLE = "narrows.witness.latest/v1"
 NONCE_BYTES = 32
+SCHEMA_VERSION = 1  # 0 where a narrows from before it was written made the file; the same tables
 
 SCHEMA = """
 CREATE TABLE log (
@@ -49,6 +49,7 @@ CREATE TABLE log (
 CREATE TABLE time (
   id INTEGER PRIMARY KEY CHECK (id = 1), boot_id TEXT NOT NULL,
   boot_ms INTEGER NOT NULL, time_ms INTEGER NOT NULL) STRICT;
+PRAGMA user_version = 1;
 """
 
 
@@ -89,13 +90,17 @@ class Witness:
         self.verifier = note.Verifier(
             name, key.public_key().public_bytes_raw(), note.TYPE_COSIGNATURE
         )
-        self._key = key
-        self._time_ms = time_ms
+        self._key, self._path, self._time_ms = key, path, time_ms
         self._lock = threading.Lock()
         try:
             self._db = connect(path, False)
-        except sqlite3.Error as error:
+            make_durable(self._db)
+            ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
+        except FILE_ERRORS as error:
             raise WitnessError(f"cannot open {path}: {error}") from error
+        if version not in (0, SCHEMA_VERSION):
+            self._db.close()
+            raise WitnessError(f"{path} has schema version {version}", "use a newer narrows")
 
     def close(self) -> None:
         self._db.close()
@@ -221,6 +226,7 @@ class Witness:
         )
         if not rows:
             raise WitnessError(f"the witness does not follow {origin}")
+        checked(rows, (bytes, bytes, int, int, bytes, bytes), self._path)
         key, operators, operators_at, size, root, stored = rows[0]
         fields = Fields(decode(operators), "operators")
         return _Log(key, changes.parse_operators(fields), operators_at, size, root, stored)
@@ -228,7 +234,7 @@ class Witness:
     def _execute(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg]  # rows of any shape
         try:
             return self._db.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+        except FILE_ERRORS as error:
             raise WitnessError(f"the witness's disk or database failed: {error}") from error
 
 

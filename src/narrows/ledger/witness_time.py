@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from narrows.ledger.clock import Clock, LedgerTime
-from narrows.ledger.rules import Anchor
-from narrows.ledger.sqlite_store import connect
+from narrows.ledger.records import Anchor
+from narrows.ledger.sqlite_store import FILE_ERRORS, checked, connect
 from narrows.ledger.witness import WitnessError
 
 
@@ -23,10 +23,10 @@ class WitnessTime:
         try:
             db = connect(path, False)
             try:
-                anchor = _anchor(db, clock, wall_ms)
+                anchor = _anchor(db, path, clock, wall_ms)
             finally:
                 db.close()
-        except sqlite3.Error as error:
+        except FILE_ERRORS as error:
             raise WitnessError(f"cannot keep time in {path}: {error}") from error
         self._time = LedgerTime(clock, anchor)
 
@@ -34,12 +34,14 @@ class WitnessTime:
         return self._time.now_ms()
 
 
-def _anchor(db: sqlite3.Connection, clock: Clock, wall_ms: Callable[[], int]) -> Anchor:
+def _anchor(db: sqlite3.Connection, path: Path, clock: Clock, wall_ms: Callable[[], int]) -> Anchor:
     boot_id = clock.boot_id()
-    row = db.execute("SELECT boot_id, boot_ms, time_ms FROM time").fetchone()
-    if row is not None and row[0] == boot_id:
-        return Anchor(*row)
-    anchor = Anchor(boot_id, clock.boot_ms(), max(wall_ms(), row[2] if row else 0))
+    rows = db.execute("SELECT boot_id, boot_ms, time_ms FROM time").fetchall()
+    stored = [Anchor(*row) for row in checked(rows, (str, int, int), path)]
+    if stored and stored[0].boot_id == boot_id:
+        return stored[0]
+    floor_ms = stored[0].time_ms if stored else 0
+    anchor = Anchor(boot_id, clock.boot_ms(), max(wall_ms(), floor_ms))
     db.execute(
         "INSERT OR REPLACE INTO time VALUES (1, ?, ?, ?)",
         (anchor.boot_id, anchor.boot_ms, anchor.time_ms),

@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from narrows.errors import InputError
 from narrows.plan import equations as eq
 from narrows.plan.simulate import Forecast, median, percentiles
 
 _LENGTHS = {"minute": "1m", "hour": "1h", "day": "1d", "week": "7d"}
+ACCOUNTS = ("answers", "telemetry")  # a gate's ports; one that is left out would be closed
 MAX_LEDGER_BYTES = 2**53 - 1  # the ledger's largest integer
 
 
@@ -49,7 +52,7 @@ def recommend(result: Forecast) -> Budget:
     given = result.scenario.has("defender.cap")
     day = median(carrier.cap)
     need = day * median(inputs["demand.lifetime"]) if given else percentiles(carrier.outflow)[2]
-    safe = percentiles(result.target / (usable * payload))[0]
+    safe = percentiles(eq.safe_allowance_bytes(result.target, payload, usable, outcome.rush))[0]
     lifetime = min(need, safe)
     if "defender.lifetime_cap" in inputs:
         lifetime = median(inputs["defender.lifetime_cap"])
@@ -85,20 +88,32 @@ def _windows(result: Forecast, day: float) -> dict[str, int]:
 
 
 def as_toml(budget: Budget) -> str:
-    """The ``[budget]`` block; its command proposes exactly these numbers to a ledger."""
+    """The ``[budget]`` block: ``narrows budget propose --from`` reads it, and its last lines
+    are the same as flags."""
     windows = {_LENGTHS[name]: size for name, size in budget.windows_bytes.items()}
     rows = ", ".join(f'"{length}" = {size}' for length, size in windows.items())
     flags = [f"--window {length}={size}" for length, size in windows.items()]
+    accounts = ", ".join(f'"{account}"' for account in ACCOUNTS)
     return "\n".join(
         [
             "[budget]",
             f'lineage = "{budget.lineage}"',
             f"lifetime_bytes = {budget.lifetime_bytes}",
             f"windows_bytes = {{ {rows} }}" if rows else "windows_bytes = {}",
+            f"accounts = [{accounts}]",
             f"# narrows budget propose --lineage {budget.lineage} \\",
-            f"#   --lifetime {budget.lifetime_bytes} --account answers \\",
+            f"#   --lifetime {budget.lifetime_bytes} \\",
             *(f"#   {flag} \\" for flag in flags),
+            *(f"#   --account {account} \\" for account in ACCOUNTS),
             "#   --out budget.json",
             "",
         ]
     )
+
+
+def write_budget(budget: Budget, path: Path) -> None:
+    """The block as a file. Raises InputError."""
+    try:
+        path.write_text(as_toml(budget), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

@@ -90,7 +90,7 @@ def _ranked(result: Forecast, paths: list[str]) -> list[Driver]:
     found = []
     for path in paths:
         dist = scenario.numbers[path]
-        ends = (dist.quantile(0.05), dist.quantile(0.95))
+        ends = (dist.p5, dist.p95)
         drawn = ranks(as_samples(result.inputs[path], result.draws)[:count])
         ranked = (_correlation(drawn, days), _correlation(drawn, margin))
         at_ends = _days_at(scenario, path, ends)

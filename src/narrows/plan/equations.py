@@ -105,6 +105,13 @@ def reach_bytes(
     return np.minimum(quiet + rush, allowance)
 
 
+def safe_allowance_bytes(target: Number, payload: Number, usable: Number, rush: Number) -> Number:
+    """A: the most bytes that may ever leave so that ``reach_bytes`` stays within the target,
+    max(W*/p, (W* − R)/(u p)): either the thief would need all of it, or he has one rush R and
+    the share u of it, whatever the life is. ``payload``: p, his share of the link's bytes."""
+    return np.maximum(target, (target - rush) / usable) / payload
+
+
 def break_even_tokens_per_parameter(bits_per_parameter: Number, bits_per_token: Number) -> Number:
     """Served tokens per parameter at which the answers are as large as the weights: w/b.
     16/b for 16-bit weights (anchor case 15)."""

@@ -15,7 +15,7 @@ from narrows.plan import figures, show
 from narrows.plan.analysis import Plan
 from narrows.plan.budget import as_toml
 from narrows.plan.distribution import Number
-from narrows.plan.simulate import CODINGS, median, theft_probability
+from narrows.plan.simulate import CODINGS, DAYS, median, theft_probability
 from narrows.plan.text import input_text, range_text
 
 
@@ -57,7 +57,8 @@ def _charts(plan: Plan) -> tuple[list[dict[str, object]], dict[str, object]]:
             "exceedance",
             figures.exceedance_figure(plan),
             "How long a theft takes",
-            f"The share of the futures in which it takes longer. {deployed} is deployed.",
+            "The share of the futures in which it takes longer. "
+            f"{deployed.capitalize()} is deployed.",
             [],
         ),
         (
@@ -95,7 +96,12 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
                 "deployed": coding == result.deployed,
                 "outflow": _pair(outcome.outflow, show.size),
                 "ratio": show.factor(median(outcome.outflow / result.weights)),
-                "cap": _pair(outcome.caps["p99"], show.size),
+                "caps": []
+                if coding == "verified"  # sent as the deployed coding, under its cap
+                else [(day, *_pair(outcome.caps[day], show.size)) for day in DAYS],
+                "break_even": show.three(median(plan.break_even[coding]))
+                if plan.break_even is not None
+                else "",
                 "days": _pair(outcome.days, show.days),
                 "stolen": show.share(theft_probability(result, coding)),
             }
@@ -142,7 +148,8 @@ def render_html(plan: Plan) -> str:
             notes=plan.notes,
             charts=charts,
             rows=_rows(plan),
-            deployed=result.deployed,
+            deployed=result.deployed.capitalize(),
+            break_even=plan.break_even is not None,
             draws=f"{result.draws:,}",
             seed=result.seed,
             budget=as_toml(plan.budget),

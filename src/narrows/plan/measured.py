@@ -83,7 +83,8 @@ def from_codec(path: Path) -> Measured:
 def from_ledger(state_dir: Path) -> Measured:
     """Bits/token and tokens/day of a deployment's own traffic. Raises InputError.
 
-    The deployed coding is not recorded apart, so what left counts as ``compressed``.
+    The deployed coding is not recorded apart, so what left counts as ``compressed``. A budget
+    also pays for timing: its share since the gate's start, where the gate ran in this folder.
     """
     from narrows.edge.stats import read_stats
 
@@ -95,7 +96,8 @@ def from_ledger(state_dir: Path) -> Measured:
         raise InputError(
             f"no answers are recorded in {state_dir}", "serve some first: 'narrows up'"
         )
-    bits = total.link_bytes * 8.0 / total.tokens
+    timing = _timing_share(state_dir)
+    bits = total.link_bytes * 8.0 / total.tokens * (1.0 + timing)
     per_day = total.tokens / max(1, len(stats.by_day))
     overrides = {
         "coding.compressed": _bits(bits, bits),
@@ -103,7 +105,18 @@ def from_ledger(state_dir: Path) -> Measured:
     }
     spent = _spent_bytes(state_dir)
     note = f"{bits:.3g} bits/token over {total.answers:,} answers in {len(stats.by_day)} days"
+    note += f", {timing:.1%} more than the answers for timing" if timing else ""
     return Measured(overrides, note + (f", {spent:,} bytes on the ledger" if spent else ""))
+
+
+def _timing_share(state_dir: Path) -> float:
+    """Timing bytes by bytes sent, on the ports of answers; 0 where no gate ran here."""
+    from narrows.wire.gatestats import read_gate_ports
+
+    ports = read_gate_ports(state_dir)
+    answers = [port for name, port in ports.items() if name == "answers"] or list(ports.values())
+    sent = sum(port.get("sent_bytes", 0) for port in answers)
+    return sum(port.get("timing_bytes", 0) for port in answers) / sent if sent else 0.0
 
 
 def _spent_bytes(state_dir: Path) -> int:

@@ -8,6 +8,7 @@ collects *every* mistake with its line and what would be right, and raises them 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -30,6 +31,7 @@ from narrows.plan.values import read_value
 from narrows.tomlfile import TomlFile, parse_toml, read_toml
 
 MAX_PROBLEMS = 50
+_PLACE = re.compile(r"(.+?)(?::([0-9]+))?: ")
 _TOP_TEXTS = ("name", "description", "preset")
 _KNOWN = (*FIELDS, *CHOICE_OF, *SWITCHES)
 
@@ -152,14 +154,19 @@ def _switch(value: object) -> bool:
     raise UnitError("must be true or false")
 
 
-def _windows(raw: dict[str, object]) -> dict[str, float]:
+def _windows(raw: Mapping[str, object], where: str, problems: list[str]) -> dict[str, float]:
+    """Caps by window, bytes; each mistake in them is a problem of its own."""
     caps: dict[str, float] = {}
     for name, value in raw.items():
-        if name not in WINDOWS_DAYS or not isinstance(value, str):
-            raise UnitError(f"a cap by window has {', '.join(WINDOWS_DAYS)}, each as '5 GB'")
-        caps[name] = parse(value, BYTES)
-        if caps[name] <= 0.0:
-            raise UnitError(f"the cap of the {name} must be above 0")
+        try:
+            if name not in WINDOWS_DAYS or not isinstance(value, str):
+                raise UnitError(f"a cap by window has {', '.join(WINDOWS_DAYS)}, each as '5 GB'")
+            size = parse(value, BYTES)
+            if size <= 0.0:
+                raise UnitError(f"the cap of the {name} must be above 0, as in '5 GB'")
+            caps[name] = size
+        except UnitError as error:
+            problems.append(f"{where}: defender.cap.{name}: {error}")
     return caps
 
 
@@ -175,7 +182,8 @@ def _read(merged: dict[str, tuple[object, _Layer]], problems: list[str]) -> Scen
     for path, (value, layer) in merged.items():
         try:
             if _is_windows(path, value):
-                windows = _windows(dict(value))  # type: ignore[call-overload]  # a dict, as tested
+                table = dict(value)  # type: ignore[call-overload]  # a dict, as tested
+                windows = _windows(table, layer.where(path), problems)
             elif path in FIELDS:
                 numbers[path] = read_value(value, FIELDS[path])
             elif path in CHOICE_OF:
@@ -216,6 +224,18 @@ def _texts(files: list[TomlFile], problems: list[str]) -> tuple[str, str, tuple[
     return name, description, sources
 
 
+def _by_line(problems: list[str]) -> list[str]:
+    """In the order of a reader: file by file, from the top; what has no line comes first."""
+    files: dict[str, int] = {}
+
+    def key(problem: str) -> tuple[int, int]:
+        found = _PLACE.match(problem)
+        name, line = (found.group(1), int(found.group(2) or 0)) if found else ("", 0)
+        return files.setdefault(name, len(files)), line
+
+    return sorted(problems, key=key)
+
+
 def build(
     file: TomlFile | None = None,
     preset: str | None = None,
@@ -243,7 +263,7 @@ def build(
     broken = {path for path in merged if path in FIELDS and not scenario.has(path)}
     problems += check(scenario.numbers, scenario.choices, scenario.given, broken, where)
     if problems:
-        shown = tuple(problems[:MAX_PROBLEMS])
+        shown = tuple(_by_line(problems)[:MAX_PROBLEMS])
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
         raise InputError(
             f"the scenario has {count}", "docs/forecast.md describes every field", shown

@@ -33,7 +33,8 @@ class Outcome:
     deployed coding with verification: its bytes are the ones a verifier cannot explain.
 
     ``outflow``: bytes over the life. ``days``: time to exfiltrate under ``cap`` (bytes/day).
-    ``caps``: smallest cap per day quantile. ``reach``: payload a thief has at the end.
+    ``caps``: smallest cap per day quantile. ``rush``: payload that leaves once someone has been
+    alarmed. ``reach``: payload a thief has at the end.
     ``served``: share of the busiest median day that fits under the cap.
     """
 
@@ -42,6 +43,7 @@ class Outcome:
     caps: dict[str, Number]
     cap: Number
     days: Number
+    rush: Number
     reach: Number
     served: Number
 
@@ -212,6 +214,7 @@ def _outcome(result: Forecast, bits: Number, payload: Number, peak: Number) -> O
         caps=caps,
         cap=cap,
         days=eq.theft_days(result.target, quiet, rush, response),
+        rush=rush,
         reach=eq.reach_bytes(quiet, rush, lifetime, allowance * payload, usable),
         served=served,
     )

@@ -136,11 +136,11 @@ PRICE = Dimension("dollars/token", "$15/Mtoken", _DOLLARS, _count(_TOKEN_NOUNS, 
 GROWTH = Dimension("growth/year", "3x/year", {"x": 1.0, "×": 1.0, "%": 0.01}, _TIME)
 
 
-def _split(text: str) -> tuple[float, str]:
+def _split(text: str, example: str) -> tuple[float, str]:
     """Number and unit. The number is finite; a sign is kept for the bounds check to refuse."""
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise UnitError(f"{text.strip()!r} does not begin with a number")
+        raise UnitError(f"{text.strip()!r} does not begin with a number; write it as {example!r}")
     try:
         value = float(match.group(1).replace("_", ""))
     except ValueError:
@@ -150,7 +150,7 @@ def _split(text: str) -> tuple[float, str]:
 
 def _bounded(value: float) -> float:
     if not math.isfinite(value) or abs(value) > MAX_MAGNITUDE:
-        raise UnitError(f"numbers must be finite and below {MAX_MAGNITUDE:.0e}")
+        raise UnitError(f"write a finite number below {MAX_MAGNITUDE:.0e}")
     return value
 
 
@@ -184,7 +184,7 @@ def parse(text: str, dimension: Dimension) -> float:
     head, *below = _PER.split(text.strip())
     if dimension.top is _DOLLARS and head.startswith("$"):
         head = head[1:] + " $"
-    value, unit = _split(head)
+    value, unit = _split(head, dimension.example)
     _bounded(value)
     if dimension.bare and not unit and not below:
         return value
@@ -195,7 +195,9 @@ def parse(text: str, dimension: Dimension) -> float:
         return _bounded(value * factor)
     if len(below) != 1:
         raise UnitError(f"{dimension.noun} need one '/', as in {dimension.example!r}")
-    lower, lower_unit = _split(below[0]) if below[0][:1].isdigit() else (1.0, below[0].strip())
+    lower, lower_unit = 1.0, below[0].strip()
+    if below[0][:1].isdigit():
+        lower, lower_unit = _split(below[0], dimension.example)
     divisor = _bounded(lower) * _factor(lower_unit, dimension.bottom, dimension)
     if divisor <= 0.0:
         raise UnitError("the part below the '/' must be above zero")

@@ -32,7 +32,7 @@ def _check_bounds(field: Field, value: float) -> None:
     if not math.isfinite(value):
         raise UnitError("must be a finite number")
     if value < 0:
-        raise UnitError("must not be negative")
+        raise UnitError(f"must not be negative; write it as {field.dimension.example!r}")
     if value > field.upper:
         hint = "; write '50%' or 0.5" if field.dimension is SHARE else ""
         raise UnitError(f"{show(field, value)} is over {show(field, field.upper)}{hint}")

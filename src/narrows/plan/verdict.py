@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from narrows.plan import equations as eq
 from narrows.plan import show
 from narrows.plan.budget import Budget
 from narrows.plan.distribution import Number
@@ -170,10 +169,7 @@ def _accounts(result: Forecast) -> list[str]:
 def _rush(result: Forecast) -> list[str]:
     inputs = result.inputs
     response = inputs["attacker.response_time"]
-    outcome = result.outcomes[result.deployed]
-    payload = outcome.bits / result.outcomes[result.carrier].bits
-    rush = eq.rush_bytes(outcome.cap, response, inputs["defender.burst"]) * payload
-    chance = float(np.mean(rush >= result.target))
+    chance = float(np.mean(result.outcomes[result.deployed].rush >= result.target))
     if chance <= SAFE_PROBABILITY:
         return []
     return [

@@ -79,8 +79,11 @@ class Training:
     ) -> float:
         """Train to the end of the recipe; the best dev bits a token. Resumes by itself."""
         self._resume()
-        recipe, started, saved = self._recipe, self._clock() - self._elapsed_s, self._clock()
-        tokens, since = 0, self._clock()
+        recipe, saved = self._recipe, self._now()
+        tokens, since = 0, saved
+        started = saved - self._elapsed_s
+        if self.step == 0 and self._student.rounding is not None:
+            self._measure()  # a base has a figure of its own, which training has to beat
         while recipe.share(self.step, self._elapsed_s) < 1.0:
             examples, self._files = self._data.epoch(
                 self._files, recipe.share(self.step, self._elapsed_s) < recipe.text_until
@@ -93,7 +96,7 @@ class Training:
                 tokens += self._train(todo[self._position], share)
                 self._position += 1
                 self.step += 1
-                now = self._clock()
+                now = self._now()
                 self._elapsed_s = now - started
                 if self.step % recipe.eval_steps == 0:
                     self._measure()
@@ -106,6 +109,14 @@ class Training:
         self._measure()
         self._save()
         return self.best
+
+    def _now(self) -> float:
+        """The first process's clock: all must agree on when to stop and when to save, or one
+        would wait for ever."""
+        now = torch.tensor([self._clock()], dtype=torch.float64, device=self._mixed.device)
+        if self._mixed.num_processes > 1:
+            torch.distributed.broadcast(now, 0)
+        return float(now)
 
     def _mine(self, examples: Sequence[Example]) -> list[list[Example]]:
         """This process's groups; as many for every process, or they would wait for ever."""
@@ -127,6 +138,7 @@ class Training:
             for part, rate in zip(optimiser.param_groups, rates, strict=True):
                 part["lr"] = rate * factor
         self._student.train()
+        self._round(share >= recipe.rounded_from)
         batch = collate(group, self._classes, prompt_weight=recipe.prompt_weight, distil=True)
         device = self._mixed.device
         with self._mixed.autocast():
@@ -144,6 +156,14 @@ class Training:
         self._loss = value if math.isnan(self._loss) else 0.95 * self._loss + 0.05 * value
         return batch.tokens
 
+    def _round(self, wanted: bool) -> None:
+        """Whether the student computes what the packed model will."""
+        rounding = self._student.rounding
+        if rounding is not None:
+            rounding.enabled = wanted
+            if wanted:
+                rounding.refresh()
+
     def _measure(self) -> None:
         """Dev bits; keeps the weights where they are the best so far."""
         bits, per_byte = self.dev_bits()
@@ -156,11 +176,13 @@ class Training:
             file.write(json.dumps(row) + "\n")
         if bits < self.best:
             self.best = bits
-            self._write("best.pt", {"model": self._student.state_dict(), **row})
+            self._write("best.pt", {"model": self._student.learned(), **row})
 
     def dev_bits(self) -> tuple[float, float]:
-        """Bits a token (cross-entropy under the teacher where there is one) and bits a byte."""
+        """Bits a token (cross-entropy under the teacher where there is one) and bits a byte;
+        with the runtime's rounding in every recipe that ever trains with it."""
         self._student.eval()
+        self._round(self._recipe.rounded_from < 1)
         total = tokens = 0.0
         with torch.no_grad(), self._mixed.autocast():
             for group in self._data.dev_groups:
@@ -184,7 +206,7 @@ class Training:
                 "checkpoint.pt",
                 {
                     "recipe": asdict(self._recipe),
-                    "model": self._student.state_dict(),
+                    "model": self._student.learned(),
                     "optimisers": [o.state_dict() for o in self._optimisers],
                     "random": torch.get_rng_state(),
                     "place": (self.step, self._epoch, self._position, self._elapsed_s),
@@ -206,7 +228,7 @@ class Training:
         state = torch.load(path, map_location=self._mixed.device, weights_only=True)
         if state["recipe"] != asdict(self._recipe):
             raise InputError(f"{self._folder} holds a run of another recipe", "use another folder")
-        self._student.load_state_dict(state["model"])
+        self._student.restore(state["model"])
         for optimiser, value in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(value)
         torch.set_rng_state(state["random"].cpu())

@@ -15,6 +15,9 @@ from typing import Any
 from narrows.errors import InputError
 from narrows.tomlfile import read_toml
 
+METHODS = ("scratch", "lora", "full")
+SHIPPED = ("default", "lora", "full")
+
 
 @dataclass(frozen=True)
 class StudentShape:
@@ -36,7 +39,11 @@ class Recipe:
     step. ``steps`` or ``minutes``: the length; the learning rate warms up for ``warmup_steps``
     and falls along a cosine to ``final_share`` of ``learning_rate`` (hidden matrices, under
     Muon) and ``embed_rate`` (the rest, under AdamW). ``text_until``: share of the run in which
-    plain answer files take part beside the sampled ones. ``bf16``: autocast."""
+    plain answer files take part beside the sampled ones. ``bf16``: autocast.
+
+    ``method``: ``scratch`` (a new model of ``student``'s sizes), ``lora`` (low-rank updates of
+    ``rank``) or ``full``, which fine-tune a base. From the share ``rounded_from`` of the run
+    on, fine-tuning's forward pass rounds as the runtime does (1: never)."""
 
     seed: int = 1
     keep_tokens: int = 16384
@@ -58,6 +65,9 @@ class Recipe:
     eval_steps: int = 50
     muon: bool = True
     bf16: bool = True
+    method: str = "scratch"
+    rank: int = 32
+    rounded_from: float = 1.0
     student: StudentShape = field(default_factory=StudentShape)
 
     def share(self, step: int, elapsed_s: float) -> float:
@@ -97,7 +107,9 @@ def _fields(
         wanted = (int, float) if type(default) is float else (type(default),)
         if default is None or type(value) not in wanted:
             problems.append(f"{where((*prefix, key))}: {key} = {value!r:.40} is not understood")
-        elif not isinstance(value, bool) and not 0 <= value < 1e9:
+        elif isinstance(value, str) and value not in METHODS:
+            problems.append(f"{where((*prefix, key))}: {key} is none of {', '.join(METHODS)}")
+        elif isinstance(value, int | float) and not 0 <= value < 1e9:
             problems.append(f"{where((*prefix, key))}: {key} = {value!r:.40} is out of range")
         else:
             values[key] = type(default)(value)
@@ -105,6 +117,6 @@ def _fields(
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe of the package (``default``) or in a file."""
+    """A recipe of the package (``default``, ``lora``, ``full``) or in a file."""
     shipped = Path(__file__).parent / "recipes" / f"{name}.toml"
-    return read_recipe(shipped if name == "default" else Path(name))
+    return read_recipe(shipped if name in SHIPPED else Path(name))

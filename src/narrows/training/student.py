@@ -13,31 +13,52 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from narrows.errors import InputError
 from narrows.training.classes import TokenClasses
 from narrows.training.recipe import StudentShape
+from narrows.training.rounded import Rounding
 from narrows.weak.source import ModelConfig, SourceModel, TokenizerData, tensor_shapes
 
 
 class Student(nn.Module):  # type: ignore[misc]  # torch is not typed here
     """``model``: a causal language model of transformers with ``model`` and ``lm_head``, over
-    ``classes.size`` classes."""
+    ``classes.size`` classes, or peft's wrapper of one. ``config``, that of a base which is
+    fine-tuned: ``rounding`` then makes the module compute what the packed one will."""
 
-    def __init__(self, model: Any, classes: TokenClasses) -> None:
+    def __init__(
+        self, model: Any, classes: TokenClasses, config: ModelConfig | None = None
+    ) -> None:
         super().__init__()
-        self.inner = model
+        self.inner, self.classes = model, classes
+        self.rounding = None if config is None else Rounding(self.causal, config)
         bias = torch.zeros(classes.size)
         bias[-1] = classes.rare_bias
         self.register_buffer("rare_bias", bias, persistent=False)
 
+    @property
+    def causal(self) -> Any:
+        """The model without peft's wrapper."""
+        wrapped = hasattr(self.inner, "get_base_model")
+        return self.inner.get_base_model() if wrapped else self.inner
+
+    def learned(self) -> dict[str, Tensor]:
+        """What training changes, by name; all that a checkpoint has to hold."""
+        return {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
+
+    def restore(self, learned: dict[str, Tensor]) -> None:
+        """Back to a former ``learned``. InputError: it is of another model."""
+        if set(learned) != set(self.learned()):
+            raise InputError("the checkpoint is of another model", "use another folder")
+        self.load_state_dict(learned, strict=False)
+
     def forward(self, inputs: Tensor, places: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
         """Nats of each predicted token under its targets [n]."""
-        base = getattr(self.inner, "base_model", self.inner)
-        base = getattr(base, "model", base)
-        causal = base if hasattr(base, "lm_head") else self.inner
+        causal = self.causal
         hidden = causal.model(input_ids=inputs, use_cache=False).last_hidden_state
         rows = hidden.reshape(-1, hidden.shape[-1])[places]
         logits = causal.lm_head(rows).float()
-        norm = torch.logsumexp(logits + self.rare_bias, dim=-1)
+        biased = logits + self.rare_bias if self.classes.rare else logits
+        norm = torch.logsumexp(biased, dim=-1)
         return shares.sum(-1) * norm - (shares * logits.gather(1, targets)).sum(-1)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,11 @@ from narrows.weak.chat import ChatRenderer
 from narrows.weak.source import SourceModel
 from narrows.weak.tokenizer import TOKENIZER_TENSOR, BpeTokenizer
 
+if TYPE_CHECKING:
+    from narrows.weak.runtime import Runtime
+
 Progress = Callable[[int, int], None]  # tensors read, tensors in all
+Measure = Callable[["Runtime"], Mapping[str, Any]]
 
 
 def pack(
@@ -32,8 +36,10 @@ def pack(
     provenance: Mapping[str, Any] | None = None,
     progress: Progress = lambda done, total: None,
     threads: int = 0,
+    measure: Measure = lambda model: {},
 ) -> bytes:
     """Quantise, measure the conformance digest, write. Returns the artifact's SHA-256.
+    ``measure`` gets the packed model; what it finds joins the provenance.
 
     The same checkpoint gives the same bytes. A draft without digest lies next to ``path``
     while the runtime computes it; a kill leaves at most that draft. ArtifactError: the
@@ -67,6 +73,7 @@ def pack(
         write_artifact(draft, header, tensors)
         model = load_runtime(Artifact.open(draft), threads=threads)
         header["conformance"] = model.numerics.hex()
+        header["provenance"] |= measure(model)
         return write_artifact(path, header, tensors)
     finally:
         draft.unlink(missing_ok=True)

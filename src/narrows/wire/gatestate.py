@@ -27,6 +27,7 @@ STATES = (
     "store",
     "clock",
     "unknown_account",
+    "kernel",
 )
 MAX_STATE_BYTES = 4096
 MAX_RETRY_AFTER_S = 10**7

@@ -1,0 +1,61 @@
+"""The gate's stats file as others read it: ``STATE/gate/stats.json``, counts since its start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from narrows.errors import InputError
+
+MAX_FILE_BYTES = 1 << 20
+_COUNTS = ("sent_bytes", "timing_bytes")
+_REMEDY = "delete it: a gate makes it anew"
+
+
+def read_gate_ports(state_dir: Path) -> dict[str, dict[str, Any]]:
+    """By port, what the gate wrote; empty where none has run here. Errors: ``InputError``."""
+    ports = _read(state_dir).get("ports", {})
+    if not isinstance(ports, dict) or not all(_is_port(port) for port in ports.values()):
+        raise InputError(f"{_path(state_dir)} holds no ports", _REMEDY)
+    return ports
+
+
+def read_gate_kernel(state_dir: Path) -> dict[str, Any]:
+    """State of the kernel backstop; empty where no gate has run here. Errors: ``InputError``."""
+    kernel = _read(state_dir).get("kernel", {})
+    if not isinstance(kernel, dict) or not (kernel == {} or _is_kernel(kernel)):
+        raise InputError(f"{_path(state_dir)} says nothing of the kernel", _REMEDY)
+    return kernel
+
+
+def _path(state_dir: Path) -> Path:
+    return state_dir / "gate" / "stats.json"
+
+
+def _read(state_dir: Path) -> dict[str, Any]:
+    path = _path(state_dir)
+    try:
+        with path.open("rb") as file:
+            stats = json.loads(file.read(MAX_FILE_BYTES))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {error}", _REMEDY) from error
+    if not isinstance(stats, dict):
+        raise InputError(f"{path} holds no ports", _REMEDY)
+    return stats
+
+
+def _is_port(port: object) -> bool:
+    return isinstance(port, dict) and all(
+        type(port.get(name, 0)) is int and port.get(name, 0) >= 0 for name in _COUNTS
+    )
+
+
+def _is_kernel(kernel: dict[str, Any]) -> bool:
+    passed = kernel.get("passed_bytes")
+    links = passed.get("links") if isinstance(passed, dict) else None
+    alarm = kernel.get("alarm", "")
+    known = kernel.get("state") != "on" or (type(links) is int and links >= 0)
+    return isinstance(kernel.get("state"), str) and isinstance(alarm, str | None) and known

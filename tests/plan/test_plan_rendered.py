@@ -1,0 +1,131 @@
+"""The report as a browser shows it: nothing loaded, nothing wrong, nothing beyond the edge of a
+phone, light and dark. Needs Chromium (Debian: chromium)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from narrows.plan.analysis import analyse
+from narrows.plan.html import render_html
+from narrows.plan.scenario import load
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
+    "--remote-debugging-port=0",
+]  # fmt: skip
+SEEN = """JSON.stringify({
+  wide: document.documentElement.scrollWidth, window: innerWidth,
+  charts: [...document.querySelectorAll("figure > div")].filter(
+    (d) => d.querySelector("svg.main-svg .scatterlayer path, svg.main-svg .barlayer path")).length,
+  page: getComputedStyle(document.body).backgroundColor,
+  beyond: [...document.querySelectorAll("section, figure, .tile, .verdict, .codings td")].filter(
+    (e) => e.getBoundingClientRect().right > innerWidth + 1).length,
+})"""
+
+
+class Page:
+    """One tab over Chromium's debugging protocol. ``events``: what went wrong, what was asked."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._number = 0
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        while True:
+            message = json.loads((await self._socket.receive()).data)
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return dict(message["result"])
+            self.events.append((message["method"], message["params"]))
+
+    async def value(self, expression: str) -> Any:
+        found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return found["result"].get("value")
+
+
+async def _look(socket: str, url: str, width: int, scheme: str) -> tuple[dict[str, Any], Page]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(socket, max_msg_size=0) as connection,
+    ):
+        page = Page(connection)
+        for domain in ("Runtime", "Log", "Network", "Page"):
+            await page.call(f"{domain}.enable")
+        await page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=800, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        await page.call("Emulation.setEmulatedMedia", features=[feature])
+        await page.call("Page.navigate", url=url)
+        async with asyncio.timeout(60):
+            while not await page.value(
+                'document.readyState === "complete" && !!document.querySelector("#tornado svg")'
+            ):
+                await asyncio.sleep(0.1)
+        return json.loads(await page.value(SEEN)), page
+
+
+def _port(file: Path, browser: subprocess.Popen[bytes]) -> str:
+    """The port that Chromium chose, once it has written it down."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and browser.poll() is None:
+        if file.exists() and (lines := file.read_text().splitlines()):
+            return lines[0]
+        time.sleep(0.05)
+    raise AssertionError("Chromium did not start")
+
+
+async def _tab(port: str) -> str:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/json") as answer,
+    ):
+        tabs = await answer.json()
+    return str(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt-get install chromium)")
+def test_the_report_in_a_browser(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(render_html(analyse(load(None, "frontier-lab"), 2_000)), encoding="utf-8")
+    profile = tmp_path / "profile"
+    browser = subprocess.Popen(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # it has children
+    )
+    try:
+        port = _port(profile / "DevToolsActivePort", browser)
+        colors = set()
+        for width, scheme in ((390, "light"), (390, "dark"), (1200, "light")):
+            found, page = asyncio.run(_look(asyncio.run(_tab(port)), file.as_uri(), width, scheme))
+            assert found["wide"] <= found["window"] == width
+            assert found["charts"] == 4
+            assert found["beyond"] == 0
+            colors.add(found["page"])
+            for method, what in page.events:
+                assert method not in ("Runtime.exceptionThrown", "Log.entryAdded"), what
+                if method == "Network.requestWillBeSent":
+                    assert what["request"]["url"].startswith(("file:", "data:", "blob:")), what
+        assert len(colors) == 2, "light and dark"
+    finally:
+        os.killpg(browser.pid, signal.SIGKILL)
+        browser.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,15 +12,12 @@ from typing import Any
 import httpx2
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "weak"))
-
-from tiny import tiny_source
-
 from e2e.chain import Chain
 from e2e.fakes import ScriptedModel
 from narrows.cli.main import main
 from narrows.edge.stats import read_stats
 from narrows.weak.pack import pack
+from weak.tiny import tiny_source
 
 STREAMS = 64
 
@@ -60,13 +56,18 @@ def test_a_switch_under_64_streams(
     for folder in folders:
         folder.mkdir()
     chain = chains(strong=model.url, weak_folders=folders).start()
+    client = chain.client()  # one for all: making one takes longer than an answer
     over, wrong, done = threading.Event(), [], [0] * STREAMS
 
     def stream(index: int) -> None:
         while not over.is_set():
             prompt = f"{index}.{done[index]}"
             try:
-                chunks = chain.stream(prompt, max_tokens=4096)
+                chunks = client.chat.completions.create(
+                    model="smollm2-135m-instruct",
+                    messages=[{"role": "user", "content": prompt}],
+                    stream=True,
+                )
                 text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is a failed answer
                 wrong.append(repr(error))

@@ -172,16 +172,6 @@ def check_loaded(model: TokenModel, manifest: Manifest) -> None:
         )
 
 
-def operator_keys(texts: Iterable[str]) -> frozenset[bytes]:
-    """Public keys as configured. InputError for what is none."""
-    keys = set()
-    for text in texts:
-        if not _HEX32.fullmatch(text):
-            raise InputError(f"{text[:80]!r} is no operator key", "64 lower-case hex digits")
-        keys.add(bytes.fromhex(text))
-    return frozenset(keys)
-
-
 def _canonical(data: bytes, name: str) -> dict[str, Any]:
     document: object = None
     if len(data) <= MAX_SIGNED_BYTES:

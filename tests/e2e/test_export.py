@@ -89,7 +89,8 @@ def test_an_import_is_signed_if_its_checkpoint_packs_to_it(
 def test_a_trained_model_is_signed_if_run_and_data_are_here(
     tmp_path: Path, key: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
     from narrows.training.job import pack_job, train_job
     from narrows.training.recipe import Recipe, StudentShape
 
@@ -127,6 +128,9 @@ def test_a_fine_tuned_model_is_merged_and_packed_again(
     tmp_path: Path, key: bytes, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("peft")
+    import torch
+
+    torch.set_num_threads(1)
     from narrows.training.base import load_base
     from narrows.training.recipe import find_recipe
     from narrows.training.tune import pack_tuned, tune_job

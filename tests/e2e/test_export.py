@@ -77,6 +77,9 @@ def test_an_import_is_signed_if_its_checkpoint_packs_to_it(
     manifest = read_signed(path, [key])
     assert (manifest.origin, manifest.licence) == ("outside", "MIT")
     assert json.loads(capsys.readouterr().out)["sha256"] == manifest.sha256
+    assert narrows("weak", "show", path, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["signed_by"], shown["manifest"]["licence"]) == (key.hex(), "MIT")
     signed_path(path).unlink()
     altered(path, provenance={"source": "the same checkpoint, honestly"})
     assert narrows(*common, "--source", checkpoint) == 3

@@ -244,6 +244,29 @@ def test_a_cancelled_answer_does_not_hold_an_old_link(tmp_path):
         assert len(rig.enclave.cancels) == 1
 
 
+def test_an_enclave_that_ends_nothing_does_not_hold_an_old_link(tmp_path, monkeypatch):
+    class Newer(FlatModel):
+        name, digest = "newer", b"n" * 32
+
+    class Hoarder(FakeEnclave):
+        async def _play(self, writer, number, request, cancelled):
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr("narrows.edge.client.UNWANTED_S", 0.5)
+    shelf = Shelf.of([FlatModel()])
+    rig = Rig(tmp_path, models=shelf)
+    rig.enclave = Hoarder()
+    with rig:
+        with rig.client(timeout=1.0) as client, pytest.raises(openai.APITimeoutError):
+            client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "hi"}]
+            )
+        with shelf._state:
+            shelf._entries = [*Shelf.of([Newer()])._entries, *shelf._entries]
+        wait_until(lambda: health(rig)["weak_model"] == "newer", 30)
+        wait_until(lambda: not health(rig)["draining"], 30)
+
+
 def test_tries_become_rare():
     now = [100.0]
     patience = Patience(lambda: now[0])

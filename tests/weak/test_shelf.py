@@ -146,9 +146,16 @@ def _other_numerics(path: Path) -> None:
     write_artifact(path, header, {name: old.tensor(name).copy() for name in old.tensor_names})
 
 
+def _unprintable(path: Path) -> None:
+    old = Artifact.open(path)
+    header = dict(old.header) | {"name": "a\x1b[31m"}
+    write_artifact(path, header, {name: old.tensor(name).copy() for name in old.tensor_names})
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
+        (_unprintable, "printable"),
         (_wrong_conformance, "other integers"),
         (_other_numerics, ""),
         (lambda path: path.write_bytes(path.read_bytes()[:-64]), "bytes"),

@@ -62,7 +62,7 @@ class IsolatedDeployment(LocalDeployment):
     def start(self, supervisor: Supervisor) -> int:
         tag = deployment_tag(self.state)
         uid = enclave_uid(tag)
-        config = _inside(self.config)
+        config = _inside(self.config, self.state)
         boxes = self._sandboxes(config.enclave, uid)
         end_processes(uid)
         supervisor.leftovers.callback(end_processes, uid)
@@ -215,15 +215,23 @@ def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
 
     names = [*enclave.weak] + ([enclave.model] if enclave.upstream is None else [])
     files = [resolve(name) for name in names if name != "bytes"]
+    if enclave.weak_folder is not None:
+        files.append(enclave.weak_folder)
     inside = tuple(path.absolute() for path in files if path != DEFAULT_ARTIFACT)
     return inside, {"NARROWS_CACHE": str(cache_dir().absolute())}
 
 
-def _inside(config: Config) -> Config:
+def _inside(config: Config, state: Path) -> Config:
+    """Nothing of the state folder is inside, so the enclave watches another folder, or none."""
     listen, telemetry = (f"{net.ENCLAVE}:{port}" for port in net.ENCLAVE_PORTS)
-    return dataclasses.replace(
-        config, enclave=dataclasses.replace(config.enclave, listen=listen, telemetry=telemetry)
+    folder = config.enclave.weak_folder
+    enclave = dataclasses.replace(
+        config.enclave,
+        listen=listen,
+        telemetry=telemetry,
+        weak_folder=None if folder == state / "weak" else folder,
     )
+    return dataclasses.replace(config, enclave=enclave)
 
 
 def _outside(config: Config, network: net.Network, keys: Path) -> Config:

@@ -47,6 +47,7 @@ STEADY_LINK_S = 10.0
 WATCH_S = 0.5
 QUIET_S = 1.0
 VERIFIED_S = 5.0
+UNWANTED_S = 10.0  # for an enclave to end what was cancelled, on a link that drains
 PATIENCE_S = 5.0  # a window that opens again this soon is waited for
 
 MakeDecoder = Callable[[TokenModel], Decoder]
@@ -281,6 +282,8 @@ class LinkClient:
 
     async def _watch_link(self, link: Link) -> None:
         now_s = time.monotonic()
+        if link is not self._link:
+            link.give_up_unwanted(now_s, UNWANTED_S)
         quiet = link.waiting and now_s - link.last_read_s > QUIET_S
         if quiet or self.gate_state.state != "ok":
             self.gate_state = state = await self._gate.state()

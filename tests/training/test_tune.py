@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "weak"))
 
-from tiny import tiny_source
+from tiny import LLAMA3_SCALING, tiny_source
 
 from narrows.errors import InputError
 from narrows.training.recipe import find_recipe
@@ -59,13 +59,14 @@ def runtime_logits(path: Path, ids: list[int]) -> np.ndarray:
     return np.asarray(nats - np.log(np.exp(nats).sum(-1, keepdims=True)))
 
 
-@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "llama3"])
 def test_the_module_is_the_checkpoint_and_rounds_as_the_runtime(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from narrows.training.tune import tuned_student
     from narrows.weak.pack import pack
 
-    source = tiny_source(arch)
+    stretched = {"rope_scaling": LLAMA3_SCALING} if arch == "llama3" else {}
+    source = tiny_source(arch.rstrip("3") if stretched else arch, **stretched)
     pack(source, tmp_path / "x.narrows", name="x", threads=1)
     student = tuned_student(RECIPE, source).eval()
     ids = np.random.default_rng(7).integers(3, 400, 48).tolist()

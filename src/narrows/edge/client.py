@@ -3,7 +3,10 @@
     down --dial--> greeted --run--> over --wait--> down ...
 
 - Dialling backs off from 0.1 s to 2 s; links that break behind their greeting, with no answer
-  completed, back off to 10 s, since each greeting is paid from the budget.
+  completed, back off to 10 s, since each greeting is paid from the budget. Where nobody listened
+  at all, which costs nothing, a request that waits has the gate dialled every 0.2 s.
+- What the end of a link means to its answers is settled while the next one is dialled: its
+  decoder may be in the middle of a slow step. Two links are never unsettled at once.
 - A gate whose budget is spent is not dialled at all; its state is asked every two seconds.
 - An answer ends by its last event, or here: link lost, budget spent, nothing for ``idle_s``.
 - A native answer of a lost link waits ``resume_s`` for the next one and goes on there behind its
@@ -23,7 +26,7 @@ import msgspec
 from narrows.edge import problems
 from narrows.edge.answer import Answer
 from narrows.edge.config import EdgeConfig
-from narrows.edge.dial import Gate, Refused
+from narrows.edge.dial import Gate, Refused, Unreachable
 from narrows.edge.link import MAX_OPEN, Link
 from narrows.edge.problems import ApiError
 from narrows.edge.stats import StatsRecorder
@@ -36,6 +39,7 @@ log = logging.getLogger("narrows.edge.link")
 
 FIRST_BACKOFF_S = 0.1
 DIAL_BACKOFF_S = 2.0
+WANTED_DIAL_S = 0.2
 BROKEN_BACKOFF_S = 10.0
 STEADY_LINK_S = 10.0
 WATCH_S = 0.5
@@ -67,6 +71,10 @@ class LinkClient:
         self._gate = Gate(config)
         self._link: Link | None = None
         self._up = asyncio.Event()
+        self._waiting = 0  # requests that wait for a link
+        self._wanted = asyncio.Event()  # set while there are any
+        self._free_dial = False  # the last dial cost nothing
+        self._unsettled: tuple[Link, asyncio.Task[None]] | None = None
         self._orphans: dict[Answer, tuple[int, ...]] = {}
         self._last_error = ""
         self._backoff_s = FIRST_BACKOFF_S
@@ -110,11 +118,17 @@ class LinkClient:
             self.gate_state = await self._gate.state()
         if self.gate_state.state != "ok" and not self._window_opens_soon():
             raise problems.budget_error(self.gate_state.state, self.gate_state.retry_after_s)
+        self._waiting += 1
+        self._wanted.set()
         try:
             async with asyncio.timeout(self._config.link_wait_s):
                 await self._up.wait()
         except TimeoutError as error:
             raise self._why_down() from error
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._wanted.clear()
 
     def _why_down(self) -> ApiError:
         state = self.gate_state
@@ -131,8 +145,9 @@ class LinkClient:
 
     def fail_all(self, reason: ApiError) -> None:
         """End every answer with ``reason``, here and inside."""
-        if self._link:
-            self._fail(self._link.answers, reason)
+        links = [self._link, self._unsettled[0] if self._unsettled else None]
+        for link in links:
+            self._fail(link.answers if link else [], reason)
         self._fail(list(self._orphans), reason)
 
     async def run(self) -> None:
@@ -143,7 +158,7 @@ class LinkClient:
                 self.gate_state = await self._gate.state()
                 if self.gate_state.state == "ok" or self._window_opens_soon():
                     await self._one_link()
-                    await asyncio.sleep(self._backoff_s)
+                    await self._pause()
                 else:
                     await asyncio.sleep(DIAL_BACKOFF_S)
             watch.result()
@@ -152,6 +167,18 @@ class LinkClient:
             self.fail_all(problems.shutting_down())
             if self._link:
                 self._link.close()
+            if self._unsettled:
+                self._unsettled[1].cancel()
+
+    async def _pause(self) -> None:
+        """Between two dials: the back-off, cut short where a request waits and dialling is free."""
+        least_s = min(WANTED_DIAL_S, self._backoff_s)
+        await asyncio.sleep(least_s)
+        try:
+            async with asyncio.timeout(self._backoff_s - least_s):
+                await (self._wanted if self._free_dial else asyncio.Event()).wait()
+        except TimeoutError:
+            return
 
     def _window_opens_soon(self) -> bool:
         state = self.gate_state
@@ -162,8 +189,10 @@ class LinkClient:
         try:
             wire = await self._gate.connect(self._count)
         except PeerError as error:
+            self._free_dial = isinstance(error, Unreachable)
             self._back_off(error, DIAL_BACKOFF_S)
             return
+        self._free_dial = False
         try:
             model, first = await wire.greet(self._models, self._link_options)
         except BaseException as error:
@@ -188,10 +217,19 @@ class LinkClient:
         if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
             self._backoff_s = FIRST_BACKOFF_S
         self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
-        verified = await asyncio.to_thread(link.verified, VERIFIED_S)
-        self.gate_state = await self._gate.state()
-        self._end_answers(link, broken, verified)
+        if self._unsettled:
+            await self._unsettled[1]
+        self._unsettled = (link, asyncio.create_task(self._settle(link, broken)))
         self._link = None
+
+    async def _settle(self, link: Link, error: Exception | None) -> None:
+        """What the end of a link means to its answers, once its decoder has stopped."""
+        if link.answers:
+            verified = await asyncio.to_thread(link.verified, VERIFIED_S)
+            self.gate_state = await self._gate.state()
+            self._end_answers(link, error, verified)
+        if self._link and self.up:  # the next link was faster
+            self._resume(self._link)
 
     def _end_answers(
         self, link: Link, error: Exception | None, verified: dict[int, tuple[int, ...]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from collections.abc import Callable
@@ -130,6 +131,24 @@ def test_a_forecasts_budget_is_proposed_as_it_stands(run: Run, gate: Path, tmp_p
     assert change["accounts"]["answers"]["windows"] == [[3_600_000, 1000]]
     run("budget", "propose", "--from", block, "--lifetime", "1TB", "--out", file, code=2)
     run("budget", "propose", "--lineage", "base-1", "--lifetime", "1TB", "--out", file, code=2)
+
+
+def test_proposals_and_signatures_for_machines(
+    run: Run, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, key = tmp_path / "raise.json", tmp_path / "ops" / "bob.key"
+    words = ("--lineage", "base-1", "--lifetime", "2GB", "--account", "answers")
+    proposed = json.loads(run("budget", "propose", *words, "--out", file, "--json"))
+    signed = json.loads(run("budget", "sign", file, "--key", key, "--yes", "--json"))
+    assert proposed["change"] == signed["change"] == json.loads(file.read_text())["change"]
+    assert proposed["lines"] == signed["lines"]
+    assert "raises or creates: needs 2 of 3 operators" in signed["lines"]
+    assert len(signed["signers"]) == 1
+    # without --yes nothing is signed that was not confirmed, and nobody answers here
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        run("budget", "sign", file, "--key", tmp_path / "ops" / "alice.key", "--json", code=1)
+    assert len(json.loads(file.read_text())["signatures"]) == 1
 
 
 def test_every_mistake_in_a_budget_block_is_named(tmp_path: Path) -> None:

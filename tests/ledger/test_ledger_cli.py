@@ -15,6 +15,8 @@ from narrows.cli.main import main
 from narrows.errors import InputError
 from narrows.ledger.propose import write_change_file
 from narrows.ledger.setup import open_witness
+from narrows.ledger.sqlite_store import SqliteStore
+from narrows.ledger.store import StoreError
 
 Run = Callable[..., str]
 
@@ -242,6 +244,28 @@ def test_backup_restore_recover(run: Run, gate: Path, tmp_path: Path) -> None:
     witness = open_witness(gate)
     assert witness.logs() == {"example.org/c1": 5}
     witness.close()
+
+
+def test_a_restore_that_fails_leaves_the_ledger_in_its_place(
+    run: Run, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = tmp_path / "backup.db"
+    run("ledger", "backup", backup)
+    (gate / "ledger" / "ledger.db.restoring").write_text("of a restore that was killed")
+
+    def full(self: SqliteStore, target: Path) -> None:
+        raise StoreError("cannot back up: database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "backup", full)
+        run("ledger", "restore", backup, code=5)
+    assert json.loads(run("log", "verify", "--json"))["ok"]
+    assert not list((gate / "ledger").glob("ledger-*.db"))
+    run("ledger", "restore", backup)
+    assert json.loads(run("log", "verify", "--json"))["ok"]
+    assert len(list((gate / "ledger").glob("ledger-*.db"))) == 1
+    assert not list((gate / "ledger").glob("*restoring*"))
+    assert (gate / "ledger" / "ledger.db").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from narrows.cli.main import main
 from narrows.errors import InputError
 from narrows.ledger.propose import write_change_file
 from narrows.ledger.setup import open_witness
+from narrows.ledger.sqlite_store import SqliteStore
+from narrows.ledger.store import StoreError
 
 Run = Callable[..., str]
 
@@ -132,6 +135,24 @@ def test_a_forecasts_budget_is_proposed_as_it_stands(run: Run, gate: Path, tmp_p
     run("budget", "propose", "--lineage", "base-1", "--lifetime", "1TB", "--out", file, code=2)
 
 
+def test_proposals_and_signatures_for_machines(
+    run: Run, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, key = tmp_path / "raise.json", tmp_path / "ops" / "bob.key"
+    words = ("--lineage", "base-1", "--lifetime", "2GB", "--account", "answers")
+    proposed = json.loads(run("budget", "propose", *words, "--out", file, "--json"))
+    signed = json.loads(run("budget", "sign", file, "--key", key, "--yes", "--json"))
+    assert proposed["change"] == signed["change"] == json.loads(file.read_text())["change"]
+    assert proposed["lines"] == signed["lines"]
+    assert "raises or creates: needs 2 of 3 operators" in signed["lines"]
+    assert len(signed["signers"]) == 1
+    # without --yes nothing is signed that was not confirmed, and nobody answers here
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        run("budget", "sign", file, "--key", tmp_path / "ops" / "alice.key", "--json", code=1)
+    assert len(json.loads(file.read_text())["signatures"]) == 1
+
+
 def test_every_mistake_in_a_budget_block_is_named(tmp_path: Path) -> None:
     file = tmp_path / "budget.toml"
     file.write_text(
@@ -223,6 +244,28 @@ def test_backup_restore_recover(run: Run, gate: Path, tmp_path: Path) -> None:
     witness = open_witness(gate)
     assert witness.logs() == {"example.org/c1": 5}
     witness.close()
+
+
+def test_a_restore_that_fails_leaves_the_ledger_in_its_place(
+    run: Run, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = tmp_path / "backup.db"
+    run("ledger", "backup", backup)
+    (gate / "ledger" / "ledger.db.restoring").write_text("of a restore that was killed")
+
+    def full(self: SqliteStore, target: Path) -> None:
+        raise StoreError("cannot back up: database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "backup", full)
+        run("ledger", "restore", backup, code=5)
+    assert json.loads(run("log", "verify", "--json"))["ok"]
+    assert not list((gate / "ledger").glob("ledger-*.db"))
+    run("ledger", "restore", backup)
+    assert json.loads(run("log", "verify", "--json"))["ok"]
+    assert len(list((gate / "ledger").glob("ledger-*.db"))) == 1
+    assert not list((gate / "ledger").glob("*restoring*"))
+    assert (gate / "ledger" / "ledger.db").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

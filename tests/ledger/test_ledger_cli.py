@@ -193,6 +193,7 @@ def test_a_ledger_moves_to_etcd_and_is_restored_there(
     run("ledger", "copy", gate / "ledger" / "ledger.db", code=5)  # never over another
     backup = tmp_path / "backup.db"
     assert "3 leaves" in run("ledger", "backup", backup)
+    run("ledger", "restore", backup, code=2)
     _raise_to(run, tmp_path, "2MB")
     assert json.loads(run("status", "--json"))["granted_bytes"] == 2 * 10**6
     assert "no machine was gate-1" in run("ledger", "release", "gate-1")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from narrows.errors import BudgetError
-from narrows.ledger.ledger import hold_folder
+from narrows.ledger.opening import hold_folder
 from narrows.ledger.setup import sync_names
 from narrows.ledger.sqlite_store import SqliteStore
 from narrows.ledger.verify import Verified, verify_path

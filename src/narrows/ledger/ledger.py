@@ -13,13 +13,12 @@ never written. A lease that was never returned is outstanding, so it counts as s
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -33,11 +32,11 @@ from narrows.ledger.clock import Clock, ClockError, SystemClock
 from narrows.ledger.codec import Document
 from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.keys import load_private
-from narrows.ledger.opening import open_as
+from narrows.ledger.opening import lock_gate, open_as
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
 from narrows.ledger.session import Session, WitnessClient
-from narrows.ledger.store import Store, StoreError
+from narrows.ledger.store import Store
 from narrows.ledger.witness import WitnessError
 
 MAX_CLOSE_WAIT_MS = 2_000
@@ -87,7 +86,7 @@ class Ledger:
         a witness and none, or another one, is given. Call ``recover_dead_leases`` next."""
         directory = state_dir / "ledger"
         key = load_private(directory / "log.key")
-        lock_file = _lock(directory / f"{gate}.lock")
+        lock_file = lock_gate(directory / f"{gate}.lock")
         try:
             store = open_as(state_dir, etcd, gate)  # only the lock's holder may take the name
         except BudgetError:
@@ -277,26 +276,3 @@ class Ledger:
         if refusal.free_at_ms is not None:
             retry_s = max(1, refusal.free_at_ms - self._session.now_ms()) / 1000
         return Denied(refusal.reason, refusal.detail, retry_s)
-
-
-@contextmanager
-def hold_folder(directory: Path, gates: tuple[str, ...] = ("gate", "operator")) -> Iterator[None]:
-    """Hold the locks of all ``gates`` that use this folder. Errors: ``BudgetError``."""
-    with ExitStack() as held:
-        for gate in gates:
-            held.callback(os.close, _lock(directory / f"{gate}.lock"))
-        yield
-
-
-def _lock(path: Path) -> int:
-    """Hold ``path`` for this process; it is released when the process ends, however it ends."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise BudgetError(f"another process holds {path}", "stop the other gate first") from error
-    return descriptor

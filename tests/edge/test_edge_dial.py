@@ -23,6 +23,7 @@ from narrows.wire.gatestate import PortState
 from narrows.wire.messages import Greeting
 from narrows.wire.padding import frame_bytes, pad
 from narrows.wire.pins import make_identity, server_context
+from ports import free_port
 
 
 class PacedEnclave(FakeEnclave):
@@ -126,12 +127,6 @@ def test_hello_offers_the_models_and_the_options(tmp_path):
     assert hello.options["max_hold_ms"] == 77
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_an_edge_that_was_first_finds_its_gate_later(tmp_path):
     port = free_port()
     with Rig(tmp_path, connect=False, gate_port=port, link_wait_s=30.0) as rig:
@@ -145,11 +140,13 @@ def test_an_edge_that_was_first_finds_its_gate_later(tmp_path):
 
 
 def test_an_edge_finds_its_gate_again(tmp_path):
-    with Rig(tmp_path, link_wait_s=30.0) as rig:
+    port = free_port()
+    rig = Rig(tmp_path, connect=False, gate_port=port, link_wait_s=30.0)
+    with rig:
         rig.enclave.script = lambda request: native("back")
+        rig.call(rig.enclave.start(port))
         # A server that is stopped in the middle of an accept keeps a connection unserved.
         wait_until(lambda: rig.get("/healthz").status_code == 200)
-        port = rig.enclave.port
         rig.call(rig.enclave.stop())
         wait_until(lambda: rig.get("/healthz").status_code == 503)
         rig.call(rig.enclave.start(port))

@@ -147,9 +147,9 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
         for machine in (gate, outside):
             command("ip", "netns", "add", machine.name)
             command("ip", "-n", machine.name, "link", "set", "lo", "up")
-            machine.run(
-                "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"
-            ) if shutil.which("sysctl") else None
+            machine.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0") if shutil.which(
+                "sysctl"
+            ) else None
         ends = ("type", "veth", "peer", "name", DEVICE, "netns", outside.name)
         command("ip", "-n", gate.name, "link", "add", DEVICE, *ends)
         for machine, v4, v6 in ((gate, GATE, GATE6), (outside, OUTSIDE, OUTSIDE6)):

@@ -4,7 +4,7 @@ Order of a lease (law 1):
 1. the rules allow it at the ledger's time;
 2. its leaf and a signed head are appended, durably, if nobody else appended meanwhile;
 3. the witness cosigns a head that contains it;
-4. only then ``acquire`` returns it.
+4. only then ``acquire`` returns it, if it is outstanding in that head.
 
 Whatever fails in between, the next call starts from the store: a lease whose write had an
 unknown outcome is looked up by its id, and returned once it is durable and cosigned, or was
@@ -207,16 +207,20 @@ class Ledger:
         held = session.state.leases.get(lease_id.hex()) if lease_id else None
         if lease_id is None or held is None or held.size_bytes > want_bytes:
             if lease_id is not None and held is not None:
-                self._owed.add(lease_id, 0)  # written but never handed out: nothing left
+                # Given up for good: handed out after all, it would be spent and returned.
+                del self._pending[account]
+                self._owed.add(lease_id, 0)
             refusal = self._write_lease(account, want_bytes)
             if lease_id is not None and lease_id.hex() in session.state.leases:
                 self._owed.add(lease_id, 0)  # written late, by a request that was given up
             if refusal is not None:
                 return self._denied(refusal)
             lease_id = self._pending[account]
-            held = session.state.leases[lease_id.hex()]
         session.cosign()
         del self._pending[account]
+        held = session.state.leases.get(lease_id.hex())  # cosign may have read a newer log
+        if held is None:
+            return Denied("store", "the lease ended before it was cosigned")
         return Lease(lease_id, account, held.size_bytes)
 
     def _write_lease(self, account: str, want_bytes: int) -> rules.Refusal | None:

@@ -113,6 +113,8 @@ class Ledger:
                 self._owed.add(lease_id, 0)
             if not self._session.replica.void:
                 with suppress(BudgetError):  # then they count in full
+                    if self._session.store.shared:
+                        self._session.ready()  # its time may be stale
                     self._owed.write()
                     if self._owed and self._owed.wait_ms() <= MAX_CLOSE_WAIT_MS:
                         self._sleep(self._session.hold_ms / 1000)

@@ -35,7 +35,7 @@ from narrows.ledger.keys import load_private
 from narrows.ledger.opening import lock_gate, open_as
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
-from narrows.ledger.session import Session, WitnessClient
+from narrows.ledger.session import PATIENT_TRIES, Session, WitnessClient
 from narrows.ledger.store import Store
 from narrows.ledger.witness import WitnessError
 
@@ -164,7 +164,8 @@ class Ledger:
             if dead and self._session.hold_ms:
                 self._wait_for_the_dead()
             for first in range(0, len(dead), BATCH_LEAVES):
-                self._session.write(partial(self._dead_leaves, dead[first : first + BATCH_LEAVES]))
+                batch = dead[first : first + BATCH_LEAVES]
+                self._session.write(partial(self._dead_leaves, batch), PATIENT_TRIES)
             return len(dead)
 
     def apply_change(self, document: Document, signatures: list[list[str]]) -> int:

@@ -209,7 +209,7 @@ def _leader_killed(three: Cluster, folder: Path, kills: int) -> dict[str, float]
 
 @pytest.mark.slow
 def test_the_leader_killed_under_four_gates(three: Cluster, tmp_path: Path) -> None:
-    _leader_killed(three, tmp_path, kills=3)
+    _leader_killed(three, tmp_path, kills=2)
 
 
 @pytest.mark.torture

@@ -23,13 +23,13 @@ from ledger.etcd_cluster import Cluster, cluster, needs_etcd, own_address, wait_
 from ledger.etcd_tls import make_files
 from ledger.ledger_helpers import Deployment, FakeClock, lease, make_keys
 from narrows.errors import BudgetError, InputError
+from narrows.ledger import replica
 from narrows.ledger.api import Denied
 from narrows.ledger.copying import copy_log
 from narrows.ledger.etcd_http import EtcdClient, EtcdConfig, encode_bytes
 from narrows.ledger.etcd_layout import MAX_APPEND_BYTES, pack, unpack
 from narrows.ledger.etcd_store import EtcdStore
 from narrows.ledger.limits import Limits
-from narrows.ledger.replica import SNAPSHOT_EVERY_LEAVES
 from narrows.ledger.sqlite_store import SqliteStore, create
 from narrows.ledger.store import Head, Snapshot, StoreError
 from narrows.ledger.verify import verify_log
@@ -161,14 +161,15 @@ def test_torn_values_are_refused(name: str, data: bytes) -> None:
     assert pack(5, [b"a", b""]) == [("leaf/" + "5".zfill(20), b"\0\0\0\1a\0\0\0\0")]
 
 
-def test_two_gates_and_the_snapshots_between_them(make_case) -> None:  # type: ignore[no-untyped-def]
+def test_two_gates_and_the_snapshots_between_them(make_case, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """Each catches up with the other's leaves, and both start from one snapshot."""
+    monkeypatch.setattr(replica, "SNAPSHOT_EVERY_LEAVES", every := 100)
     case = make_case()
     deployment = case.deployment
     one = deployment.open(gate="one", store=case.open())
     two = deployment.open(gate="two", store=case.open())
     deployment.set_budget(one, Limits(10**9))
-    while one.state().size < SNAPSHOT_EVERY_LEAVES + 40:
+    while one.state().size < 2 * every + 40:
         for ledger in (one, two):
             held = [lease(ledger, 50) for _ in range(12)]
             for got in held:
@@ -176,7 +177,7 @@ def test_two_gates_and_the_snapshots_between_them(make_case) -> None:  # type: i
             deployment.clock.advance(conformance.SETTLED_MS)
     assert one.state().snapshot() == two.state().snapshot()
     store = case.open()
-    assert store.snapshot().size > SNAPSHOT_EVERY_LEAVES - 1
+    assert store.snapshot().size >= 2 * every - 1
     assert len(store._range("piece/", "piece0")) == 1
     three = deployment.open(gate="three", store=case.open())
     lease(three, 5)

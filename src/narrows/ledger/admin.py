@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from narrows.ledger import note, rules
 from narrows.ledger.changes import parse_change
 from narrows.ledger.codec import Document, decode
-from narrows.ledger.session import Session
+from narrows.ledger.session import PATIENT_TRIES, Session
 from narrows.ledger.store import Head
 from narrows.ledger.witness import Latest, WitnessError
 
@@ -40,7 +40,9 @@ def apply_change(session: Session, document: Document, signatures: list[list[str
     if not (follows and _is_last(session, document)):
         if follows and parse_change(document).not_after_ms < session.latest().time_ms:
             raise rules.RuleError("the change has expired at the witness", "propose it again")
-        session.write(lambda: [_checked(session, document, signatures, session.now_ms())])
+        session.write(
+            lambda: [_checked(session, document, signatures, session.now_ms())], PATIENT_TRIES
+        )
     position = session.state.last_change[0]
     if follows and session.witness is not None:
         session.witness.set_operators(session.store.leaves(position, position + 1)[0])

@@ -35,7 +35,7 @@ from narrows.ledger.keys import load_private
 from narrows.ledger.opening import lock_gate, open_as
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
-from narrows.ledger.session import Session, WitnessClient
+from narrows.ledger.session import PATIENT_TRIES, Session, WitnessClient
 from narrows.ledger.store import Store
 from narrows.ledger.witness import WitnessError
 
@@ -113,6 +113,8 @@ class Ledger:
                 self._owed.add(lease_id, 0)
             if not self._session.replica.void:
                 with suppress(BudgetError):  # then they count in full
+                    if self._session.store.shared:
+                        self._session.ready()  # its time may be stale
                     self._owed.write()
                     if self._owed and self._owed.wait_ms() <= MAX_CLOSE_WAIT_MS:
                         self._sleep(self._session.hold_ms / 1000)
@@ -162,7 +164,8 @@ class Ledger:
             if dead and self._session.hold_ms:
                 self._wait_for_the_dead()
             for first in range(0, len(dead), BATCH_LEAVES):
-                self._session.write(partial(self._dead_leaves, dead[first : first + BATCH_LEAVES]))
+                batch = dead[first : first + BATCH_LEAVES]
+                self._session.write(partial(self._dead_leaves, batch), PATIENT_TRIES)
             return len(dead)
 
     def apply_change(self, document: Document, signatures: list[list[str]]) -> int:

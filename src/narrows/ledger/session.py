@@ -24,6 +24,7 @@ from narrows.ledger.store import ConflictError, Head, Store, StoreError
 from narrows.ledger.witness import NONCE_BYTES, Latest, WitnessError, parse_latest
 
 MAX_TRIES = 16  # races lost against other processes
+PATIENT_TRIES = 512  # what people do, and a gate's start, must not starve behind busy gates
 
 
 class WitnessClient(Protocol):
@@ -100,11 +101,11 @@ class Session:
         """How long after its bytes left a lease may be settled, in boot time."""
         return self._time.hold_ms if isinstance(self._time, SharedTime) else 0
 
-    def write(self, decide: Callable[[], list[bytes]]) -> None:
+    def write(self, decide: Callable[[], list[bytes]], tries: int = MAX_TRIES) -> None:
         """Append what ``decide`` says of the newest state; decide again if others came first.
         ``StoreError``: the outcome is unknown, the replica is void, and the next ``ready``
         reads what is there."""
-        for _ in range(MAX_TRIES):
+        for _ in range(tries):
             if self.store.shared:
                 self.replica.reload()  # decided on an old state, most appends would conflict
             leaves = decide()
@@ -117,7 +118,7 @@ class Session:
                 continue
             self._cosigned = None
             return
-        raise StoreError(f"other processes kept appending through {MAX_TRIES} tries")
+        raise StoreError(f"other processes kept appending through {tries} tries")
 
     def cosign(self) -> None:
         """Have the witness sign a head that holds all leaves known now."""

@@ -58,9 +58,9 @@ sys.stdin.read()
 class Edge:
     """One TLS link from outside; counts plaintext, and reads until the end."""
 
-    def __init__(self, site: Site, host: str = GATE) -> None:
+    def __init__(self, site: Site, host: str = GATE, patience_s: float = 30.0) -> None:
         raw = site.outside.connect(host, LINK_PORT)
-        raw.settimeout(30)
+        raw.settimeout(patience_s)
         self._socket = site.context.wrap_socket(raw, server_hostname="gate")
         self._socket.settimeout(None)
         self.arrived_bytes = 0

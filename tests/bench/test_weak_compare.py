@@ -71,8 +71,10 @@ def test_two_models_by_command(
     )
     assert difference["low"] < difference["bits_per_byte"] < difference["high"]
     assert plot.read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(InputError, match="no comparison"):
+    with pytest.raises(SystemExit) as caught:
         main(["weak", "compare", "bytes", "--answers", str(answers)])
+    assert caught.value.code == 2
+    assert "no comparison" in capsys.readouterr().err
 
 
 def measured(bits: list[float], sizes: list[int]) -> Measured:

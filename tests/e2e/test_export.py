@@ -13,11 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "weak"))
-
-from test_hf import write_folder
-from tiny import tiny_source
-
 from e2e.chain import Chain, free_port
 from narrows.cli.config import load_config
 from narrows.cli.local import to_toml
@@ -27,6 +22,8 @@ from narrows.weak.artifact import Artifact, write_artifact
 from narrows.weak.pack import pack
 from narrows.weak.registry import load_source
 from narrows.weak.signed import read_signed, signed_path
+from weak.test_hf import write_folder
+from weak.tiny import tiny_source
 
 
 def narrows(*arguments: object) -> int:
@@ -46,6 +43,7 @@ def key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> bytes:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
+    (tmp_path / "checkpoint").mkdir()
     write_folder(tmp_path / "checkpoint", tiny_source())
     return tmp_path / "checkpoint"
 
@@ -79,6 +77,9 @@ def test_an_import_is_signed_if_its_checkpoint_packs_to_it(
     manifest = read_signed(path, [key])
     assert (manifest.origin, manifest.licence) == ("outside", "MIT")
     assert json.loads(capsys.readouterr().out)["sha256"] == manifest.sha256
+    assert narrows("weak", "show", path, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["signed_by"], shown["manifest"]["licence"]) == (key.hex(), "MIT")
     signed_path(path).unlink()
     altered(path, provenance={"source": "the same checkpoint, honestly"})
     assert narrows(*common, "--source", checkpoint) == 3
@@ -91,7 +92,8 @@ def test_an_import_is_signed_if_its_checkpoint_packs_to_it(
 def test_a_trained_model_is_signed_if_run_and_data_are_here(
     tmp_path: Path, key: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
     from narrows.training.job import pack_job, train_job
     from narrows.training.recipe import Recipe, StudentShape
 
@@ -122,6 +124,39 @@ def test_a_trained_model_is_signed_if_run_and_data_are_here(
     answers.write_text(answers.read_text()[:-1])
     altered(path)
     assert narrows(*common, "--data", data) == 3
+    assert not signed_path(path).exists()
+
+
+def test_a_fine_tuned_model_is_merged_and_packed_again(
+    tmp_path: Path, key: bytes, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    import torch
+
+    torch.set_num_threads(1)
+    from narrows.training.base import load_base
+    from narrows.training.recipe import find_recipe
+    from narrows.training.tune import pack_tuned, tune_job
+
+    recipe = dataclasses.replace(
+        find_recipe("lora"), rank=4, dev_percent=20.0, batch_tokens=256, max_prompt=64,
+        max_tokens=128, steps=3, warmup_steps=1, eval_steps=2, bf16=False, minutes=0.0,
+    )  # fmt: skip
+    answers, run, path = tmp_path / "a.jsonl", tmp_path / "run", tmp_path / "x.narrows"
+    rows = [{"prompt": f"say {n}", "response": f"the gate counts {n} bytes"} for n in range(40)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = load_base(str(checkpoint))
+    tune_job(recipe, run, source, answers=[answers])
+    pack_tuned(recipe, run, path, source, name="x", answers=[answers], provenance={})
+    common = ("weak", "publish", path, "--key", "alice", "--state", tmp_path, "--run", run,
+              "--data", answers)  # fmt: skip
+    assert narrows(*common) == 2
+    assert "--base" in capsys.readouterr().err
+    assert narrows(*common, "--base", checkpoint) == 0
+    assert read_signed(path, [key]).origin == "outside"
+    signed_path(path).unlink()
+    altered(path)
+    assert narrows(*common, "--base", checkpoint) == 3
     assert not signed_path(path).exists()
 
 

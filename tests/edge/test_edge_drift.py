@@ -31,7 +31,7 @@ def days(*figures):
     ("figures", "stated", "drifting", "reference"),
     [
         ((2.0, 2.0, 2.0, 2.0), 0.0, False, "first days"),
-        ((2.0, 2.0, 2.3, 2.3), 0.0, False, "first days"),  # 2.2 of 3 days: exactly 10 %
+        ((2.0, 2.0, 2.2, 2.3), 0.0, False, "first days"),  # 8 % over three days
         ((2.0, 2.3, 2.3, 2.3), 0.0, True, "first days"),
         ((2.3, 2.3, 2.3, 2.3), 2.0, True, "signed"),
         ((2.0, 2.0, 2.0, 2.0), 1.9, False, "signed"),

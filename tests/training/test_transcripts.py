@@ -58,3 +58,22 @@ def test_any_bytes_are_rows_or_refused(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with contextlib.suppress(InputError):
         list(read_rows(path))
+
+
+def test_a_conversation_is_learned_as_one(tmp_path: Path) -> None:
+    """Rows of the edge may hold several messages; the prompt is then the model's own rendering."""
+    from narrows.training.examples import read_answers
+    from narrows.weak.registry import load_model
+    from weak.models import artifact_path
+
+    model = load_model(artifact_path("llama"), threads=1, kv_bytes=16 << 20)
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    rows = [
+        {"prompt": "x", "messages": turns, "response": "yes"},
+        {"prompt": "hi", "response": "no"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = read_answers(path, model, model.tokenizer, 2)
+    assert first.prompt.tolist() == model.render_chat(turns)
+    assert second.prompt.tolist() == model.render_chat(turns[1:])

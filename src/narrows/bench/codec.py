@@ -36,6 +36,7 @@ from narrows.coding.range_kernels import (
     push,
 )
 from narrows.errors import InputError
+from narrows.training.examples import messages_of
 from narrows.weak.api import TokenModel
 from narrows.weak.registry import load_model
 from narrows.wire.spec import render_prompt
@@ -122,17 +123,9 @@ def read_rows(path: Path, limit: int | None) -> list[dict[str, Any]]:
     return rows
 
 
-def row_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The conversation of a row: its ``messages``, else one message of a user."""
-    messages = row.get("messages")
-    if isinstance(messages, list) and messages and all(isinstance(m, dict) for m in messages):
-        return messages
-    return [{"role": "user", "content": row["prompt"]}]
-
-
 def replay_answer(model: TokenModel, row: dict[str, Any]) -> Replayed:
     """A row as traffic: foreign text in pieces of a weak-model token, or given token ids."""
-    prompt = tuple(render_prompt(model, row_messages(row)))
+    prompt = tuple(render_prompt(model, messages_of(row)))
     spec = AnswerSpec(prompt, _BIG)
     if isinstance(row.get("tokens"), list):
         return Replayed(spec, Coding.PLAIN, tuple(int(token) for token in row["tokens"]))

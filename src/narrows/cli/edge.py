@@ -34,8 +34,8 @@ def edge(
     from narrows.cli.config import load_config
     from narrows.cli.state import state_dir
     from narrows.edge.serve import serve
+    from narrows.weak.operators import operator_keys
     from narrows.weak.shelf import Shelf, Shelving
-    from narrows.weak.signed import operator_keys
     from narrows.wire.address import parse_address
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

@@ -96,6 +96,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
 
 
 def _table(figures: dict[str, Any]) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
@@ -119,7 +120,8 @@ def _table(figures: dict[str, Any]) -> Any:
     times = f"{ratio:.1f} times smaller" if ratio else ""
     grid.add_row("link", f"{figures['link_bytes']:,} B", times)
     for one in figures["weak_models"]:
-        grid.add_row(f"weak {one['weak']}", f"{one['bits_per_byte']:.3f} bits/B", _imitation(one))
+        name = escape(f"weak {one['weak']}")
+        grid.add_row(name, f"{one['bits_per_byte']:.3f} bits/B", _imitation(one))
     for name, port in figures["gate_ports"].items():
         timing = f"{port.get('timing_bytes', 0):,} B"
         denied = port.get("last_denial") or ""

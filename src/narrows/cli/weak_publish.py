@@ -36,6 +36,9 @@ def publish(
     teacher: Annotated[
         str, typer.Option(help="As given to 'narrows weak train' for this run.")
     ] = "smollm2-135m",
+    base: Annotated[
+        str | None, typer.Option(help="As given to 'narrows weak train' for this run.")
+    ] = None,
     source: Annotated[
         Path | None, typer.Option(help="The checkpoint that it was imported from, outside.")
     ] = None,
@@ -54,9 +57,9 @@ def publish(
     """Sign an artifact (FILE.signed), after showing that it flows inward.
 
     What an artifact says of itself counts for nothing. Either it is packed again from a
-    training run or a checkpoint outside and compared, tensor by tensor; or its bytes came
-    through the gate and were charged. Enclave and edge load only what an operator signed,
-    where 'operators' are configured.
+    training run or a checkpoint outside and compared, tensor by tensor (on the machine that
+    trained it: floats differ elsewhere); or its bytes came through the gate and were charged.
+    Enclave and edge load only what an operator signed, where 'operators' are configured.
     """
     import dataclasses
     import time
@@ -69,7 +72,7 @@ def publish(
 
     artifact = Artifact.open(file)
     signer = operator_key(key, state_dir(state), passphrase_file)
-    origin = _origin(artifact, run, data or [], teacher, source, paid, state_dir(state))
+    origin = _origin(artifact, run, data or [], (teacher, base), source, paid, state_dir(state))
     figures = _measure(file, answers, rows) if answers else Figures()
     manifest = manifest_of(
         artifact, origin, licence=licence, figures=figures, published_s=int(time.time())
@@ -91,7 +94,7 @@ def _origin(
     artifact: Artifact,
     run: Path | None,
     data: list[Path],
-    teacher: str,
+    models: tuple[str, str | None],
     source: Path | None,
     paid: bool,
     state: Path,
@@ -113,7 +116,7 @@ def _origin(
             return from_run(
                 artifact,
                 run,
-                lambda path: rebuild_job(run, path, teacher=teacher),
+                lambda path: rebuild_job(run, path, teacher=models[0], base=models[1]),
                 data,
                 progress,
             )

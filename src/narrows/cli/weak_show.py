@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,17 +15,26 @@ def show(
     model: Annotated[str, typer.Argument(help="Artifact file or name.")],
     json: Annotated[bool, typer.Option("--json", help="The whole header as JSON.")] = False,
 ) -> None:
-    """Name, digest, sizes, provenance. Checks the file, computes nothing with it."""
+    """Name, digest, sizes, provenance; who signed it. Checks the file, computes nothing with
+    it. Whether the signer is one of your operators is yours to compare."""
+    import dataclasses
+
     from narrows.weak.artifact import Artifact
     from narrows.weak.registry import resolve
+    from narrows.weak.signed import signer_of
 
     artifact = Artifact.open(resolve(model))
-    facts = {
+    facts: dict[str, Any] = {
         "path": str(artifact.path),
         "sha256": artifact.digest.hex(),
         "bytes": artifact.size_bytes,
         "tensors": len(artifact.tensor_names),
     }
+    signed = signer_of(artifact.path)
+    if signed is not None and signed[1].digest == artifact.digest:
+        facts |= {"signed_by": signed[0], "manifest": dataclasses.asdict(signed[1])}
+    elif signed is not None:
+        facts["signed_by"] = "no one: the signature is of another artifact"
     if json:
         typer.echo(json_module.dumps(facts | {"header": artifact.header}))
         return

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from narrows.coding.link_options import LinkOptions
 from narrows.errors import InputError
+from narrows.weak.operators import key_problems
 from narrows.wire.address import is_loopback
 from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
@@ -145,6 +146,7 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     least = 0 if config.weak_folder is not None else 1
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
+    problems += key_problems(config.operators)
     if not 1 <= config.tick_ms <= 1000:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
     if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):

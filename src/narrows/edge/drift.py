@@ -46,11 +46,11 @@ def judge(
     """One weak model. ``days``: ISO date to counts."""
     first = "" if stated else _first_days(days, bounds.min_bytes)
     since = datetime.date.fromisoformat(today) - datetime.timedelta(days=bounds.days - 1)
+    shown = _sum(days, since.isoformat(), today)
     recent = _sum(days, max(since.isoformat(), first and _after(first)), today)
-    plain = Drift(weak, recent.answers, recent.bits_per_byte)
     reference = stated or (_sum(days, "", first).bits_per_byte if first else 0.0)
     if not reference or recent.text_bytes < bounds.min_bytes:
-        return plain
+        return Drift(weak, shown.answers, shown.bits_per_byte)
     worse = recent.bits_per_byte / reference - 1
     drifting = 100 * worse > bounds.worse_percent
     return Drift(

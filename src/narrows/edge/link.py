@@ -52,6 +52,7 @@ class Link:
         self._failed: asyncio.Future[Exception] = self._loop.create_future()
         self._drained: asyncio.Future[None] = self._loop.create_future()
         self._retired = False
+        self._unwanted_s = 0.0
         self._room = asyncio.Event()
         self._open: dict[int, Answer] = {}
         self._unnumbered: list[Answer] = []
@@ -92,7 +93,16 @@ class Link:
     def retire(self) -> None:
         """End when the open answers are over."""
         self._retired = True
+        self._unwanted_s = time.monotonic()
         self._end_if_drained()
+
+    def give_up_unwanted(self, now_s: float, patience_s: float) -> None:
+        """Of a retired link: an enclave that does not end what no client waits for any more
+        must not hold it for ever."""
+        if self.waiting:
+            self._unwanted_s = now_s
+        elif now_s - self._unwanted_s > patience_s and not self._drained.done():
+            self._drained.set_result(None)
 
     def refuse_hoarding(self) -> None:
         """An enclave that does not end cancelled answers fills the link for ever: end it."""

@@ -8,6 +8,8 @@ that a file was paid for.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,6 +26,8 @@ from narrows.weak.artifact import Artifact
 from narrows.wire.address import parse_address
 
 LENGTH_BYTES = 8
+RECEIVED = b"\x06"
+GOODBYE_S = 5.0
 MAX_JOURNAL_BYTES = 1 << 24
 
 Progress = Callable[[int, int], None]
@@ -71,11 +75,11 @@ async def receive(
             size, digest = await _copy(wire, file, at_most_bytes, progress)
             file.flush()
             os.fsync(file.fileno())
-        wire.close()
         Artifact.open(aside, expect=digest)
         receipt = Receipt(digest.hex(), size, link_bytes, int(now_s))
         _append(_journal(state_dir), receipt)
         os.replace(aside, out)
+        await _say_goodbye(wire)
         return receipt
     finally:
         wire.close()
@@ -106,6 +110,15 @@ async def _copy(
         if done == size:
             return size, digest.digest()
         data = await _read(wire)
+
+
+async def _say_goodbye(wire: Wire) -> None:
+    """Tell the exporter, which then closes; nothing depends on it any more."""
+    with contextlib.suppress(TimeoutError, LinkError):
+        async with asyncio.timeout(GOODBYE_S):
+            wire.write(RECEIVED)
+            while await wire.read() is not None:
+                pass
 
 
 async def _read(wire: Wire) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.errors import InputError
+from narrows.weak.operators import key_problems
 from narrows.wire.address import parse_address
 
 MAX_THREADS = 256
@@ -103,9 +104,10 @@ def _enclave_problems(config: EnclaveConfig) -> list[str]:
                 problems.append(f"{name}: {error}")
     if not config.model:
         problems.append("model is empty; it is a built-in model's name or an artifact")
-    if not 1 <= len(config.weak) <= 16:
-        problems.append("weak must name 1..16 weak models")
-    return problems
+    least = 0 if config.weak_folder is not None else 1
+    if not least <= len(config.weak) <= 16:
+        problems.append(f"weak must name {least}..16 weak models")
+    return problems + key_problems(config.operators)
 
 
 def _upstream_problems(config: UpstreamConfig) -> list[str]:

@@ -2,7 +2,8 @@
 
 An artifact that was made inside is an export, whatever it says of itself (law 6). It leaves
 over a gate port of its own with an account of its own, so operators have granted its price
-before. One reader gets 8 bytes of length (big-endian) and the file; then this ends.
+before. A reader gets 8 bytes of length (big-endian) and the file, and says with one byte, which
+costs nothing inward, that it has it all; then this ends.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from narrows.errors import InputError
 
 LENGTH_BYTES = 8
+RECEIVED = b"\x06"
 CHUNK_BYTES = 1 << 16
 
 
@@ -56,7 +58,7 @@ async def _send(
     writer: asyncio.StreamWriter,
     progress: Callable[[int, int], None],
 ) -> bool:
-    """Whether the far side closed after everything was written: the gate has taken it all."""
+    """Whether the reader has it all: that the gate's buffers took it says nothing."""
     with path.open("rb") as file:
         size = path.stat().st_size
         writer.write(size.to_bytes(LENGTH_BYTES, "big"))
@@ -66,5 +68,4 @@ async def _send(
             await writer.drain()
             sent += len(chunk)
             progress(sent, size)
-    await reader.read(1)  # the reader closes when it has the last byte
-    return sent == size
+    return sent == size and await reader.read(1) == RECEIVED

@@ -172,11 +172,14 @@ class LinkSession:
     async def _serve(self, model: TokenModel, encoder: LinkEncoder) -> None:
         reading = asyncio.create_task(self._read(model))
         coding = asyncio.create_task(self._code(encoder))
-        done, pending = await asyncio.wait({reading, coding}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        for task in done:
+        try:
+            await asyncio.wait({reading, coding}, return_when=asyncio.FIRST_COMPLETED)
+            over = [task for task in (reading, coding) if task.done()]
+        finally:
+            for task in (reading, coding):
+                task.cancel()
+            await asyncio.gather(reading, coding, return_exceptions=True)
+        for task in over:
             task.result()
 
     async def _read(self, model: TokenModel) -> None:

@@ -106,10 +106,9 @@ class Sandbox:
         ``shown`` may be placed inside), to the host's interfaces, or cannot be read by who the
         enclave is."""
         problems = []
-        placed = [path for path in self.placed.values() if path != shown]
-        for path in [*self.visible(), *self.private, *placed]:
+        for path in [*self.visible(), *self.private, *self.placed.values()]:
             real = path.resolve()
-            if _within(real, [secret]) or _within(secret, [real]):
+            if path != shown and (_within(real, [secret]) or _within(secret, [real])):
                 problems.append(f"{path} and the state folder {secret} lie in one another")
             elif _within(real, map(Path, _FORBIDDEN)) or real == Path("/"):
                 problems.append(f"{path} belongs to the host")

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,13 +108,27 @@ def read_answers(path: Path, model: ChatModel, tokenizer: Tokenizer, end: int) -
     answer ended by ``end``. InputError names the line that is wrong."""
     examples = []
     for number, row in enumerate(read_rows(path), 1):
-        prompt = model.render_chat([{"role": "user", "content": row["prompt"]}])
+        prompt = model.render_chat(messages_of(row))
         try:
             answer = [*tokenizer.encode(row["response"].encode("utf-8", "surrogatepass")), end]
         except InputError as error:
             raise InputError(f"{path.name}:{number}: {error.message}", error.remedy) from error
         examples.append(plain_example(f"{path.stem}:{number}", prompt, answer))
     return examples
+
+
+def messages_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation of a row: its ``messages``, else one message of a user."""
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+        return messages
+    return [{"role": "user", "content": row["prompt"]}]
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(part), str) for part in ("role", "content")
+    )
 
 
 def plain_example(name: str, prompt: Sequence[int], answer: Sequence[int]) -> Example:
@@ -128,7 +143,7 @@ def plain_example(name: str, prompt: Sequence[int], answer: Sequence[int]) -> Ex
     )
 
 
-def read_rows(path: Path) -> Iterator[dict[str, str]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file whose ``prompt`` and ``response`` are strings, bounded line by
     line; empty answers are left out. InputError names the line that is wrong."""
     try:

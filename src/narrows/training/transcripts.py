@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from narrows.errors import InputError
 from narrows.training.examples import read_rows
@@ -98,7 +98,7 @@ def _split(
     )
 
 
-def _rows(files: Sequence[Path], progress: Progress) -> Iterator[dict[str, str]]:
+def _rows(files: Sequence[Path], progress: Progress) -> Iterator[dict[str, Any]]:
     sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
     done = 0
     for path, size in zip(files, sizes, strict=True):

@@ -33,6 +33,7 @@ log = logging.getLogger("narrows.weak")
 
 MAX_OFFERS = 16  # what a Hello holds
 MAX_FILES = 256
+MAX_NAME_CHARS = 200
 
 Load = Callable[[str | Path, bytes | None], TokenModel]
 Print = tuple[int, int, int, int, int]  # what tells one state of a file pair from another
@@ -247,6 +248,13 @@ async def watch(
 
 
 def _offer(model: TokenModel, bits_per_byte: float = 0.0) -> Offer:
+    """Raises ArtifactError where the name could not be shown to people."""
+    if not model.name.isprintable() or not 1 <= len(model.name) <= MAX_NAME_CHARS:
+        raise ArtifactError(
+            f"a weak model's name has 1..{MAX_NAME_CHARS} printable characters, "
+            f"not {model.name[:40]!r}",
+            "name it with 'narrows weak import --name'",
+        )
     return Offer(model.name, model.digest, model.numerics, bits_per_byte)
 
 

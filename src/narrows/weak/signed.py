@@ -128,6 +128,20 @@ def read_signed(artifact: Path, operators: Iterable[bytes]) -> Manifest:
     return parse_signed(data, operators, path.name)
 
 
+def signer_of(artifact: Path) -> tuple[str, Manifest] | None:
+    """Whoever signed the artifact (hex key), known or not, for people to read; None where no
+    one did. Raises ArtifactError: a signature that does not hold."""
+    path = signed_path(artifact)
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        data = file.read(MAX_SIGNED_BYTES + 1)
+    key = _canonical(data, path.name).get("key")
+    if not isinstance(key, str) or not _HEX32.fullmatch(key):
+        raise ArtifactError(f"{path.name} is no signed manifest", "sign the artifact again")
+    return key, parse_signed(data, [bytes.fromhex(key)], path.name)
+
+
 def parse_signed(data: bytes, operators: Iterable[bytes], name: str) -> Manifest:
     """Steps 1 to 4. Raises ArtifactError."""
     document = _canonical(data, name)
@@ -170,16 +184,6 @@ def check_loaded(model: TokenModel, manifest: Manifest) -> None:
             f"{model.name}: this machine computes other integers than its operator signed",
             "do not serve with it; run 'narrows weak check' on both machines",
         )
-
-
-def operator_keys(texts: Iterable[str]) -> frozenset[bytes]:
-    """Public keys as configured. InputError for what is none."""
-    keys = set()
-    for text in texts:
-        if not _HEX32.fullmatch(text):
-            raise InputError(f"{text[:80]!r} is no operator key", "64 lower-case hex digits")
-        keys.add(bytes.fromhex(text))
-    return frozenset(keys)
 
 
 def _canonical(data: bytes, name: str) -> dict[str, Any]:

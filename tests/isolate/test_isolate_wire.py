@@ -82,11 +82,11 @@ def opened() -> Iterator[Cable]:
     with cable() as made:
         made.network.gate.tool(
             ["nft", "-f", "-"],
-            "flush chain netdev narrows from_enclave\n"
-            "add chain netdev narrows from_enclave { policy accept; }\n"
-            "add rule netdev narrows from_enclave counter name relayed accept\n"
-            "flush chain inet narrows input\nadd chain inet narrows input { policy accept; }\n"
-            "flush chain inet narrows output\nadd chain inet narrows output { policy accept; }\n",
+            "flush chain netdev cable from_enclave\n"
+            "add chain netdev cable from_enclave { policy accept; }\n"
+            "add rule netdev cable from_enclave counter name relayed accept\n"
+            "flush chain inet cable input\nadd chain inet cable input { policy accept; }\n"
+            "flush chain inet cable output\nadd chain inet cable output { policy accept; }\n",
         )
         yield made
 
@@ -153,7 +153,7 @@ def open_forwarding(cable: Cable) -> Iterator[None]:
     is out of reach'."""
     cable.network.gate.tool(
         ["nft", "-f", "-"],
-        "add chain inet narrows forward { policy accept; }\n"
+        "add chain inet cable forward { policy accept; }\n"
         "add table ip open\n"
         "add chain ip open post { type nat hook postrouting priority 100; }\n"
         "add rule ip open post oifname outer masquerade\n",
@@ -243,7 +243,7 @@ def test_nothing_is_left_behind() -> None:
 def test_nothing_is_left_of_a_start_that_fails_half_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules are refused: no cable stays, and the enclave never had one."""
     tag = new_tag()
-    monkeypatch.setattr("narrows.isolate.network.RULES", "table netdev narrows { nonsense }")
+    monkeypatch.setattr("narrows.isolate.network.RULES", "table netdev cable { nonsense }")
     with pytest.raises(PeerError, match="nft"), wired(tag):
         pytest.fail("wired without rules")
     assert f"nw-{tag:07x}" not in run_tool(["ip", "-json", "link"])

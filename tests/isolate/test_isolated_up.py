@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from narrows.errors import InputError
 from narrows.isolate.namespaces import run_tool
 from narrows.isolate.network import ENCLAVE_PORTS, GATE_PORTS, device_name
 from narrows.isolate.user import deployment_tag, enclave_uid
+from narrows.weak.registry import DEFAULT_ARTIFACT
 
 pytestmark = needs_isolation
 SERVER = Path(__file__).with_name("inside_server.py")
@@ -53,9 +55,13 @@ class Deployment:
         for line in self.process.stderr or ():
             self.said.append(line)
 
+    def alive(self) -> bool:
+        assert self.process.poll() is None, self.said
+        return True
+
     def ready(self) -> Deployment:
         def served() -> bool:
-            assert self.process.poll() is None, self.said
+            self.alive()
             return any("Ctrl-C stops" in line for line in self.said)
 
         wait_for(served, "the start", 240)
@@ -83,18 +89,18 @@ class Deployment:
 
     def inside(self) -> list[int]:
         """Processes of the enclave's user."""
-        return [
-            int(entry.name)
-            for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and entry.exists() and entry.stat().st_uid == self.uid
-        ]
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # it may end while we look
+                if entry.name.isdigit() and entry.stat().st_uid == self.uid:
+                    found.append(int(entry.name))
+        return found
 
     def assert_gone(self) -> None:
         def gone() -> bool:
             return not self.inside() and device_name(self.tag) not in run_tool(["ip", "link"])
 
-        with contextlib.suppress(FileNotFoundError):
-            wait_for(gone, "the end of all of it", 30)
+        wait_for(gone, "the end of all of it", 30)
 
     def end(self) -> None:
         self.process.kill()
@@ -155,11 +161,12 @@ def settled(state: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_it_serves_and_only_counted_bytes_leave(deployments: Any) -> None:
-    """The real model. Sniffers on both cables from the first byte on: what the enclave sends is
-    what the edge says it read; what the gate sends is what it charged; nothing else crosses."""
-    up = deployments("s", "--budget", "1000000", NARROWS_UPSTREAM_KEY="not for the built-in model")
-    outside = wait_for(lambda: sniffer(device_name(up.tag)), "the outer cable", 240)
-    (enclave,) = wait_for(up.inside, "the enclave's process", 240)
+    """The real model, and the kernel's own quota on the gate's device. Sniffers on both cables
+    from the first byte on: what the enclave sends is what the edge says it read; what the gate
+    sends is what it charged; nothing else crosses."""
+    up = deployments("s", "--budget", "1000000", NARROWS_UPSTREAM_KEY="not for this one")
+    outside = wait_for(lambda: up.alive() and sniffer(device_name(up.tag)), "the cable", 240)
+    (enclave, *_) = wait_for(up.inside, "the enclave's process", 240)
     inner = Sniffer("gate0", NetworkOf(enclave))  # the enclave's end: nothing is filtered yet
     up.ready()
     assert up.ask("Say hello.")
@@ -177,6 +184,7 @@ def test_it_serves_and_only_counted_bytes_leave(deployments: Any) -> None:
     assert strange == []
 
     check_enclave(enclave, up)
+    check_gate(up)
     telemetry = read_telemetry(up)
     assert "link" in telemetry
     assert (up.state / "log" / "enclave.log").read_text() == ""
@@ -205,11 +213,23 @@ def check_enclave(pid: int, up: Deployment) -> None:
     environment = Path(f"/proc/{pid}/environ").read_text()
     assert "KEY" not in environment
     assert str(up.state) not in environment
-    mounts = Path(f"/proc/{pid}/mountinfo").read_text()
-    assert str(up.state) not in mounts
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    of_state = [words[3:6] for words in mounts if str(up.state) in words[3]]
+    assert [words[1] for words in of_state] == ["/run/narrows/weak"]  # weak models flow inward
+    assert of_state[0][2].startswith("ro,")
     assert not (Path(f"/proc/{pid}/root") / str(up.state).lstrip("/")).exists()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         assert str(up.state) not in os.readlink(descriptor)
+
+
+def check_gate(up: Deployment) -> None:
+    """Both its rules against the enclave and its own quota are in force beside each other."""
+    gate = up.children()["gate"]
+    rules = NetworkOf(gate).run(lambda: run_tool(["nft", "list", "ruleset"]))
+    assert re.search(r'ingress device "inner" priority filter; policy drop;', rules)
+    assert re.search(r'egress device "outer" priority \S+; policy drop;', rules), rules
+    stats = json.loads((up.state / "gate" / "stats.json").read_text())
+    assert stats["kernel"]["state"] == "on"
 
 
 def read_telemetry(up: Deployment) -> str:
@@ -295,15 +315,22 @@ def attempt(up: Deployment) -> str | None:
         return None
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_half_way_cleans_up(deployments: Any, tmp_path: Path) -> None:
-    """The enclave ends in there, over an address that only it looks at; nobody is told why."""
-    config = upstream_config(tmp_path)
-    config.write_text(config.read_text().replace("http://", "ftp://"))
+    """The enclave ends in there, for want of a signature; nobody is told why."""
+    artifact = tmp_path / "unsigned.narrows"
+    shutil.copy(DEFAULT_ARTIFACT, artifact)
+    config = tmp_path / "narrows.toml"
+    config.write_text(
+        f'[enclave]\nweak = ["{artifact}"]\noperators = ["{"ab" * 32}"]\n[edge]\nweak = ["bytes"]\n'
+        '[enclave.upstream]\nurl = "http://127.0.0.1:9000/v1"\nmodel = "m"\n'
+        '[enclave.isolated]\ncommand = ["sleep", "1000"]\n'
+    )
     up = deployments("s", "--config", str(config))
-    assert up.process.wait(120) != 0
+    assert up.process.wait(240) != 0
     wait_for(lambda: "what it says stays inside" in "".join(up.said), "the message")
     assert "the enclave has ended" in "".join(up.said)
-    assert "ftp" not in "".join(up.said)
+    assert "unsigned" not in "".join(up.said)
     up.assert_gone()
 
 

@@ -33,6 +33,7 @@ from narrows.edge.config import TlsFiles as EdgeTls
 from narrows.enclave.config import EnclaveConfig
 from narrows.errors import InputError, PeerError
 from narrows.gate.config import TlsFiles as GateTls
+from narrows.gate.kernel import unavailable
 from narrows.isolate import network as net
 from narrows.isolate.namespaces import TOOL_PATH
 from narrows.isolate.sandbox import Sandbox, compiled_kernels
@@ -42,7 +43,7 @@ from narrows.wire.address import is_loopback
 from narrows.wire.pins import make_identity
 
 TOOLS = ("bwrap", "ip", "nft")
-ENCLAVE_FILE = "/run/narrows/enclave.toml"
+ENCLAVE_FILE, WEAK_FOLDER = "/run/narrows/enclave.toml", "/run/narrows/weak"
 _PASSED_ON = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_CACHE_DIR")
 _PROBE_S = 0.1
 
@@ -59,10 +60,15 @@ class IsolatedDeployment(LocalDeployment):
         _check_upstream(load_config(config_path).enclave)
         return super().prepare(config_path, state, budget, port)
 
+    @property
+    def weak_folder(self) -> Path:
+        """Weak models flow inward: the one folder of the state that the enclave reads."""
+        return self.state / "weak"
+
     def start(self, supervisor: Supervisor) -> int:
         tag = deployment_tag(self.state)
         uid = enclave_uid(tag)
-        config = _inside(self.config, self.state)
+        config = _inside(self.config)
         boxes = self._sandboxes(config.enclave, uid)
         end_processes(uid)
         supervisor.leftovers.callback(end_processes, uid)
@@ -97,20 +103,23 @@ class IsolatedDeployment(LocalDeployment):
         boxes: dict[str, tuple[Sandbox, list[str]]] = {}
         if enclave.upstream is not None:
             extras = enclave.isolated
-            box = Sandbox(uid, extras.files, (), extras.devices, {}, environment)
+            box = Sandbox(uid, extras.files, devices=extras.devices, environment=environment)
             boxes["upstream"] = (box, list(extras.command))
         files, variables = _models(enclave)
+        folder = enclave.weak_folder or self.weak_folder
+        inside = dataclasses.replace(enclave, weak_folder=Path(WEAK_FOLDER))
         box = Sandbox(
             uid,
             files,
-            compiled_kernels(),
-            data={ENCLAVE_FILE: to_toml_section("enclave", enclave).encode()},
+            placed={WEAK_FOLDER: folder},
+            private=compiled_kernels(),
+            data={ENCLAVE_FILE: to_toml_section("enclave", inside).encode()},
             environment=environment | variables,
         )
         words = [sys.executable, "-m", "narrows.cli.main", "enclave", "--config", ENCLAVE_FILE]
         boxes["enclave"] = (box, words)
         for box, _ in boxes.values():
-            box.check(self.state)
+            box.check(self.state, shown=self.weak_folder)
         return boxes
 
     def _start_inside(
@@ -212,26 +221,20 @@ def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
     """The artifacts that this configuration needs, and how they are found inside."""
     from narrows.weak.fetch import cache_dir
     from narrows.weak.registry import DEFAULT_ARTIFACT, resolve
+    from narrows.weak.signed import signed_path
 
     names = [*enclave.weak] + ([enclave.model] if enclave.upstream is None else [])
-    files = [resolve(name) for name in names if name != "bytes"]
-    if enclave.weak_folder is not None:
-        files.append(enclave.weak_folder)
-    inside = tuple(path.absolute() for path in files if path != DEFAULT_ARTIFACT)
-    return inside, {"NARROWS_CACHE": str(cache_dir().absolute())}
+    files = [resolve(name).absolute() for name in names if name != "bytes"]
+    inside = [path for path in files if path != DEFAULT_ARTIFACT]
+    inside += [path for one in inside if (path := signed_path(one)).exists()]
+    return tuple(inside), {"NARROWS_CACHE": str(cache_dir().absolute())}
 
 
-def _inside(config: Config, state: Path) -> Config:
-    """Nothing of the state folder is inside, so the enclave watches another folder, or none."""
+def _inside(config: Config) -> Config:
     listen, telemetry = (f"{net.ENCLAVE}:{port}" for port in net.ENCLAVE_PORTS)
-    folder = config.enclave.weak_folder
-    enclave = dataclasses.replace(
-        config.enclave,
-        listen=listen,
-        telemetry=telemetry,
-        weak_folder=None if folder == state / "weak" else folder,
+    return dataclasses.replace(
+        config, enclave=dataclasses.replace(config.enclave, listen=listen, telemetry=telemetry)
     )
-    return dataclasses.replace(config, enclave=enclave)
 
 
 def _outside(config: Config, network: net.Network, keys: Path) -> Config:
@@ -258,6 +261,9 @@ def _outside(config: Config, network: net.Network, keys: Path) -> Config:
         ports=(answers, telemetry),
         state_host=network.gate_outer,
         state_port=state_port,
+        # Its preconditions are this arrangement: fixed ports and peers, one outbound device.
+        kernel="off" if unavailable() else "nftables",
+        backstop=dataclasses.replace(config.gate.backstop, devices=(net.OUTER,)),
         tls=GateTls(keys / "gate.crt", keys / "gate.key", keys / "edge.crt"),
     )
     edge = dataclasses.replace(

@@ -42,8 +42,8 @@ def up(
     with Ctrl-C.
 
     With --isolated, an upstream server has to run inside, beside the enclave: its url is
-    http://127.0.0.1:PORT/v1, and [enclave.isolated] says its command, the files it may read and
-    the devices it may use. A server elsewhere would be a second neighbour and is refused.
+    http://127.0.0.1:PORT/v1, and the section enclave.isolated has its command and what it may
+    read and use (docs/deploy.md). A server elsewhere would be a second neighbour and is refused.
     """
     if isolated:
         from narrows.cli.isolated import IsolatedDeployment

@@ -36,13 +36,15 @@ from narrows.isolate.namespaces import NetNamespace, run_tool
 
 GATE_INNER, ENCLAVE = "198.51.100.1", "198.51.100.2"
 GATE_MAC, ENCLAVE_MAC = "02:00:00:00:02:01", "02:00:00:00:02:02"
+OUTER = "outer"  # in the gate's namespace: where its bytes leave
 ENCLAVE_PORTS = (8401, 8404)  # answers, telemetry
 GATE_PORTS = (8402, 8403, 8405)  # answers, state, telemetry
 _LINK_LOCAL = ipaddress.ip_network("169.254.0.0/16")
 _PAIRS = _LINK_LOCAL.num_addresses // 2
 
+# The gate's own tables (its kernel backstop) have other names: it replaces what it finds there.
 RULES = f"""
-table netdev narrows {{
+table netdev cable {{
   counter relayed {{ }}
   counter dropped {{ }}
   chain from_enclave {{
@@ -55,7 +57,7 @@ table netdev narrows {{
     counter name dropped
   }}
 }}
-table inet narrows {{
+table inet cable {{
   chain input {{
     type filter hook input priority 0; policy drop;
     iif lo accept

@@ -37,11 +37,13 @@ _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # for inside.py; go
 
 @dataclass(frozen=True)
 class Sandbox:
-    """``read_only``: files and folders, at the same place inside. ``private``: folders that are
+    """``read_only``: files and folders, at the same place inside. ``placed``: the same, at another
+    place; a folder is live, what is added outside is seen inside. ``private``: folders that are
     copied into memory at the same place. ``data``: small files that exist inside only."""
 
     uid: int
     read_only: tuple[Path, ...] = ()
+    placed: Mapping[str, Path] = field(default_factory=dict)
     private: tuple[Path, ...] = ()
     devices: tuple[Path, ...] = ()
     data: Mapping[str, bytes] = field(default_factory=dict)
@@ -60,8 +62,10 @@ class Sandbox:
             options += [*_parents(path), "--ro-bind", str(path), str(path)]
         for device in self.devices:
             options += ["--dev-bind", str(device), str(device)]
-        copies: list[str] = []
         options += _parents(Path("/run/narrows/file"))
+        for name, path in self.placed.items():
+            options += ["--ro-bind", str(path), name]
+        copies: list[str] = []
         for index, kernels in enumerate(self.private):
             source = f"/run/narrows/{index}"
             options += ["--ro-bind", str(kernels), source]
@@ -97,13 +101,14 @@ class Sandbox:
             if not any(folder in path.parents or path == Path("/usr") for folder in outer)
         )
 
-    def check(self, secret: Path) -> None:
-        """InputError where a path leads to ``secret`` (the state folder), to the host's
-        interfaces, or cannot be read by who the enclave is."""
+    def check(self, secret: Path, *, shown: Path) -> None:
+        """InputError where a path leads to ``secret`` (the state folder; of what lies in it, only
+        ``shown`` may be placed inside), to the host's interfaces, or cannot be read by who the
+        enclave is."""
         problems = []
-        for path in [*self.visible(), *self.private]:
+        for path in [*self.visible(), *self.private, *self.placed.values()]:
             real = path.resolve()
-            if _within(real, [secret]) or _within(secret, [real]):
+            if path != shown and (_within(real, [secret]) or _within(secret, [real])):
                 problems.append(f"{path} and the state folder {secret} lie in one another")
             elif _within(real, map(Path, _FORBIDDEN)) or real == Path("/"):
                 problems.append(f"{path} belongs to the host")

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip --disable-pip-version-check --quiet
 
 
-.PHONY: up test lint format bench torture weak-default clean help
+.PHONY: up test lint format bench torture check-model weak-default clean help
 
 help:
 	@echo "make up            serve a model at http://127.0.0.1:8400/v1 (ARGS='--port 9000')"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint          ruff and mypy --strict"
 	@echo "make bench         measure the parts (ANSWERS=file.jsonl adds the codec)"
 	@echo "make torture       the hours-long fault tests"
+	@echo "make check-model   search the model of the lease protocol (Debian: spin gcc)"
 	@echo "make weak-default  train the shipped weak model again (PROMPTS=prompts.jsonl)"
 
 $(BIN)/python:
@@ -39,16 +40,19 @@ test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.test-ready
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests model
+	$(BIN)/ruff format --check src tests model
 	$(BIN)/mypy src
 
 format: $(VENV)/.test-ready
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests model
+	$(BIN)/ruff format src tests model
 
 torture: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -m torture -p no:xdist --timeout 0 $(ARGS)
+
+check-model:
+	$(PYTHON) model/check.py $(ARGS)
 
 bench: $(VENV)/.test-ready
 	$(BIN)/narrows bench ledger

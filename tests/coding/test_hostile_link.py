@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from narrows.coding.events import (
     Tokens,
 )
 from narrows.coding.link import LinkDecoder, LinkLimits, LinkOptions
+from narrows.coding.range_kernels import DIGEST
 from narrows.errors import InputError, LinkError
 
 CORPUS = Path(__file__).parent / "data" / "link_corpus"
@@ -150,20 +152,20 @@ def test_other_probabilities_never_complete_an_answer_unseen() -> None:
 
 
 def test_a_mismatch_names_this_ends_model_and_numerics() -> None:
+    """The same shares, another digest: what differs is only seen by the check."""
     pair = Pair()
-    other = TinyModel(name="other", seed=8)
-    pair.decoder = LinkDecoder(other)
-    found: LinkError | None = None
-    for _ in range(20):
-        number = pair.request(AnswerSpec((1,), 100))
-        pair.encoder.open(number, Coding.PLAIN)
-        pair.encoder.put(number, Tokens((3, 4, 5)))
-        pair.encoder.put(number, Finished(Finish.STOP))
-    try:
-        pair.settle(0.0)
-    except LinkError as error:
-        found = error
-    assert found is not None
+    number = pair.request(AnswerSpec((1,), 100))
+    pair.encoder.open(number, Coding.PLAIN)
+    pair.encoder.put(number, Tokens((3, 4, 5)))
+    pair.settle(0.0)
+    pair.decoder._port.coder.state[DIGEST] ^= np.uint64(1 << 63)
+    pair.encoder.put(number, Finished(Finish.STOP))
+    with pytest.raises(LinkError, match="different probabilities") as caught:
+        pair.settle(1000.0)
+    model = pair.decoder._model
+    assert f"{model.name} {model.digest.hex()[:16]}" in caught.value.message
+    assert f"numerics {model.numerics.hex()[:16]}" in caught.value.message
+    assert not any(isinstance(one, Finished) for _, one in pair.events)
 
 
 def test_options_on_the_wire_are_checked() -> None:

@@ -74,3 +74,8 @@ def test_the_bytes_and_events_are_pinned(vector: dict[str, Any]) -> None:
     sent, events = replay(vector)
     assert sent.hex() == vector["bytes"]
     assert events == vector["events"]
+
+
+def test_the_page_shows_the_first_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "link-format.md").read_text()
+    assert f"`{VECTORS[0]['bytes']}`" in page

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,7 @@ from narrows.cli.supervise import Role, Supervisor
 from narrows.enclave.config import UpstreamConfig
 from narrows.gate.config import PortConfig
 from narrows.ledger.demo import create_demo, demo_witness_key
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from ports import free_port
 
 
 class Chain:

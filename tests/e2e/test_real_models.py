@@ -13,8 +13,9 @@ from typing import Any
 import openai
 import pytest
 
-from e2e.chain import Chain, free_port
+from e2e.chain import Chain
 from narrows.weak.fetch import fetch_gguf
+from ports import free_port
 
 Chains = Callable[..., Chain]
 

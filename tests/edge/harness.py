@@ -42,6 +42,17 @@ class Drop:
     """A step of a script: close the connection."""
 
 
+class Until:
+    """A step of a script: wait until ``condition()`` holds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self.condition = condition
+
+    async def wait(self) -> None:
+        while not self.condition():
+            await asyncio.sleep(0.005)
+
+
 Script = Callable[[Request], list[object]]
 
 
@@ -109,6 +120,8 @@ class FakeEnclave:
                 await asyncio.sleep(step)
             elif isinstance(step, Hang):
                 await cancelled.wait()
+            elif isinstance(step, Until):
+                await step.wait()
             elif isinstance(step, Drop):
                 writer.transport.abort()
                 return
@@ -188,14 +201,14 @@ class Rig:
 
     def call(self, coroutine):
         """Run a coroutine on the rig's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(15)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, **options: object) -> openai.OpenAI:
-        options = {"api_key": "none", "max_retries": 0, "timeout": 20} | options
+        options = {"api_key": "none", "max_retries": 0, "timeout": 60} | options
         return openai.OpenAI(base_url=f"{self.url}/v1", **options)
 
     def ask(self, text: str = "hi", **options: object):
@@ -208,10 +221,10 @@ class Rig:
     def post(self, body: object, path: str = "/v1/chat/completions", **options: object):
         """Raw HTTP: bytes as they are, anything else as JSON."""
         where = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return httpx2.post(self.url + path, timeout=20, **where, **options)
+        return httpx2.post(self.url + path, timeout=60, **where, **options)
 
     def get(self, path: str, **options: object):
-        return httpx2.get(self.url + path, timeout=20, **options)
+        return httpx2.get(self.url + path, timeout=60, **options)
 
 
 def chat(**fields: object) -> dict[str, object]:
@@ -219,7 +232,7 @@ def chat(**fields: object) -> dict[str, object]:
     return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]} | fields
 
 
-def wait_until(condition, seconds=10):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

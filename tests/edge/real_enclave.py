@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 
-from edge.harness import Drop, FakeEnclave, Hang
+from edge.harness import Drop, FakeEnclave, Hang, Until
 from edge.standin import FlatModel
 from narrows.coding.events import Finish, Finished, Opened
 from narrows.coding.link import LinkEncoder, LinkOptions
@@ -57,6 +57,8 @@ class RealEnclave(FakeEnclave):
                 await asyncio.sleep(step)
             elif isinstance(step, Hang):
                 await cancelled.wait()
+            elif isinstance(step, Until):
+                await step.wait()
             elif isinstance(step, Drop):
                 writer.transport.abort()
                 return

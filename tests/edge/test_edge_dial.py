@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import json
+import socket
+import threading
+import time
 
-import openai
 import pytest
 
 from edge.harness import FakeEnclave, Rig, chat, native, wait_until
-from narrows.edge.config import TlsFiles
+from edge.standin import FlatModel, LineDecoder
+from narrows.edge.client import LinkClient
+from narrows.edge.config import EdgeConfig, TlsFiles
+from narrows.edge.dial import Unreachable
 from narrows.edge.stats import read_stats
+from narrows.errors import PeerError
+from narrows.weak.shelf import Shelf
+from narrows.wire.gatestate import PortState
 from narrows.wire.messages import Greeting
 from narrows.wire.padding import frame_bytes, pad
 from narrows.wire.pins import make_identity, server_context
+from ports import free_port
 
 
 class PacedEnclave(FakeEnclave):
@@ -117,13 +129,107 @@ def test_hello_offers_the_models_and_the_options(tmp_path):
 
 
 def test_an_edge_that_was_first_finds_its_gate_later(tmp_path):
-    with Rig(tmp_path) as rig:
+    port = free_port()
+    with Rig(tmp_path, connect=False, gate_port=port, link_wait_s=30.0) as rig:
         rig.enclave.script = lambda request: native("late")
-        port = rig.enclave.port
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(rig.ask)
+            time.sleep(0.5)
+            assert not answer.done()
+            rig.call(rig.enclave.start(port))
+            assert answer.result(60).choices[0].message.content == "late"
+
+
+def test_an_edge_finds_its_gate_again(tmp_path):
+    port = free_port()
+    rig = Rig(tmp_path, connect=False, gate_port=port, link_wait_s=30.0)
+    with rig:
+        rig.enclave.script = lambda request: native("back")
+        rig.call(rig.enclave.start(port))
+        # A server that is stopped in the middle of an accept keeps a connection unserved.
+        wait_until(lambda: rig.get("/healthz").status_code == 200)
         rig.call(rig.enclave.stop())
         wait_until(lambda: rig.get("/healthz").status_code == 503)
         rig.call(rig.enclave.start(port))
-        assert rig.ask().choices[0].message.content == "late"
+        assert rig.ask().choices[0].message.content == "back"
+
+
+@pytest.mark.parametrize(("error", "early"), [(Unreachable, True), (PeerError, False)])
+def test_a_waiting_request_shortens_the_back_off_where_dialling_is_free(error, early):
+    """With a back-off of an hour: the second dial comes early, or not at all."""
+
+    async def second_dial():
+        dials = asyncio.Queue()
+
+        class NoGate:
+            async def state(self):
+                return PortState("ok")
+
+            async def connect(self, count):
+                await dials.put(None)
+                raise error("nobody is there")
+
+        client = LinkClient(
+            EdgeConfig(link_wait_s=60),
+            Shelf.of([FlatModel()]),
+            lambda model: LineDecoder(),
+            {},
+            None,
+        )
+        client._gate = NoGate()
+        client._back_off = lambda error, limit_s: setattr(client, "_backoff_s", 3600.0)
+        running = asyncio.create_task(client.run())
+        await dials.get()
+        asking = asyncio.create_task(client.start([]))
+        try:
+            await asyncio.wait_for(dials.get(), 30 if early else 1)
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            for task in (running, asking):
+                task.cancel()
+            await asyncio.gather(running, asking, return_exceptions=True)
+
+    assert asyncio.run(second_dial()) == early
+
+
+def test_a_slow_decoder_of_a_dead_link_does_not_keep_the_next_one_away(tmp_path):
+    """Its answer is settled when it stops, and goes on over the new link."""
+    busy, release = threading.Event(), threading.Event()
+
+    class Slow(LineDecoder):
+        def request(self, spec):
+            busy.set()
+            release.wait(60)
+            return super().request(spec)
+
+    decoders = iter([Slow()])
+    rig = Rig(tmp_path, link_wait_s=30.0, resume_s=60.0)
+    rig._make_decoder = lambda model: next(decoders, None) or LineDecoder()
+    rig.enclave.script = lambda request: native(request.body["messages"][0]["content"])
+    with rig, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            slow = pool.submit(rig.ask, "slow")
+            assert busy.wait(30)
+            for writer in rig.enclave.connections:
+                rig._loop.call_soon_threadsafe(writer.transport.abort)
+            wait_until(lambda: len(rig.enclave.hellos) == 2, 30)
+            assert rig.ask("quick").choices[0].message.content == "quick"
+            assert not slow.done()
+        finally:
+            release.set()
+        assert slow.result(60).choices[0].message.content == "slow"
+
+
+@contextlib.contextmanager
+def impatient(rig, body):
+    """A client that has asked, and leaves at the end of the block."""
+    data = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}"
+    with socket.create_connection(("127.0.0.1", rig.port)) as connection:
+        connection.sendall(head.encode() + b"\r\n\r\n" + data)
+        yield
 
 
 def test_an_enclave_that_ends_nothing_loses_its_link(tmp_path, monkeypatch):
@@ -137,8 +243,11 @@ def test_an_enclave_that_ends_nothing_loses_its_link(tmp_path, monkeypatch):
     rig.enclave = Hoarder()
     with rig:
         wait_until(lambda: len(rig.enclave.connections) == 1)
+        inside = rig.enclave
         for _ in range(3):
-            with rig.client(timeout=0.3) as client, pytest.raises(openai.APITimeoutError):
-                client.chat.completions.create(**chat(n=2))
+            with impatient(rig, chat(n=2)):
+                wait_until(lambda: len(inside.requests) == len(inside.cancels) + 2)
+            wait_until(lambda: len(inside.requests) == len(inside.cancels))
+        assert len(inside.cancels) == 6
         assert rig.post(chat()).status_code == 429
         wait_until(lambda: len(rig.enclave.connections) == 2)

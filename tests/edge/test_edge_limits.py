@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.harness import MODEL, Hang, Rig, chat, foreign, native, wait_until
+from edge.harness import MODEL, Hang, Rig, Until, chat, foreign, native, wait_until
 from narrows.coding.events import Coding, Opened
 from narrows.edge import jsonio
 from narrows.edge.config import EdgeConfig, Limits
@@ -69,7 +70,7 @@ def test_a_client_that_takes_nothing_for_long_is_dropped(rig):
     rig.enclave.script = lambda request: [*slow, Hang()]
     before = len(rig.enclave.cancels)
     connection = deaf_client(rig)
-    wait_until(lambda: len(rig.enclave.cancels) == before + 1, 20)
+    wait_until(lambda: len(rig.enclave.cancels) == before + 1)
     connection.close()
 
 
@@ -81,9 +82,16 @@ def test_too_large_an_answer(rig):
 
 
 def test_too_many_answers_at_once(rig):
-    rig.enclave.script = lambda request: [Opened(Coding.PLAIN), 0.7, *native("x")[1:]]
+    refusals = threading.Event()
+    held = Until(refusals.is_set)
+    rig.enclave.script = lambda request: [Opened(Coding.PLAIN), held, *native("x")[1:]]
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: rig.post(chat()), range(12)))
+        asked = [pool.submit(rig.post, chat()) for _ in range(12)]
+        try:
+            wait_until(lambda: sum(one.done() for one in asked) == 4)
+        finally:
+            refusals.set()
+        answers = [one.result() for one in asked]
     codes = sorted(answer.status_code for answer in answers)
     assert codes == [200] * 8 + [429] * 4
     refused = next(answer for answer in answers if answer.status_code == 429)

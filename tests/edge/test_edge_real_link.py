@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.harness import MODEL, Drop, Hang, Rig, chat, foreign, native, wait_until
+from edge.harness import MODEL, Drop, Hang, Rig, Until, chat, foreign, native, wait_until
 from edge.real_enclave import RealEnclave
 from narrows.coding.events import Channel, Coding, Finish, Finished, Opened, Switch, Text, Usage
 from narrows.edge.stats import read_stats
@@ -27,7 +27,7 @@ def rig(tmp_path_factory):
 
 @pytest.fixture
 def own_rig(tmp_path):
-    rig = Rig(tmp_path, real=True)
+    rig = Rig(tmp_path, real=True, resume_s=60.0)
     rig.enclave = RealEnclave()
     with rig:
         yield rig
@@ -146,7 +146,7 @@ def test_hostile_bytes_close_the_link_and_no_answer_completes(own_rig, seed):
         answer = rig.post(chat())
         return answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"]
 
-    wait_until(lambda: served() == "well", 20)
+    wait_until(lambda: served() == "well")
 
 
 def test_counts_at_the_socket(tmp_path):
@@ -175,6 +175,8 @@ class Breaking:
         self.later = native(later or text, size=1)
         self.cut = cut
         self.resumes = []
+        self.events = []  # of the stream, as its client gets them
+        self.checked = False
 
     def __call__(self, request):
         if request.body["messages"][0]["content"] == "other":
@@ -182,24 +184,44 @@ class Breaking:
         self.resumes.append(request.resume)
         if len(self.resumes) == 1:
             half = self.cut // 2
-            return [*self.tokens[:half], 0.6, *self.tokens[half : self.cut], 0.6, Drop()]
+            return [
+                *self.tokens[:half],
+                Until(lambda: self.checked),
+                *self.tokens[half : self.cut],
+                Until(lambda: self.arrived() >= self.cut - 1),  # Opened is among the cut ones
+                Drop(),
+            ]
         return [Opened(Coding.PLAIN), *self.later[1 + len(request.resume) :]]
+
+    def arrived(self):
+        return len(content(self.events))
 
 
 def ask_breaking(rig, script):
     """The events of a streamed answer whose link breaks."""
     rig.enclave.script = script
+
+    def read():
+        url = f"{rig.url}/v1/chat/completions"
+        with httpx2.stream("POST", url, json=chat(stream=True), timeout=60) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    script.events.append(json.loads(line[6:]))
+
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(rig.post, chat(stream=True))
-        wait_until(lambda: script.resumes)
-        time.sleep(0.3)
-        rig.ask("other")
-        lines = answer.result().text.split("\n\n")
-    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        reading = pool.submit(read)
+        try:
+            wait_until(lambda: script.arrived() >= script.cut // 2 - 1, 60)
+            rig.ask("other")
+        finally:
+            script.checked = True
+        reading.result()
+    return script.events
 
 
 def content(events):
-    return "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    parts = (event["choices"] for event in list(events) if "choices" in event)
+    return "".join(choices[0]["delta"].get("content", "") for choices in parts)
 
 
 def test_an_interrupted_answer_goes_on_behind_its_verified_tokens(own_rig):

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from narrows.bench.gate import kills
+from narrows.bench.gate import LOAD_LINKS, kills
 from narrows.bench.gate_peers import Child, Counter, Deployment, deployment, enclave_process
 from narrows.errors import PeerError
+from narrows.gate.config import GateConfig
+from narrows.gate.outlet import SEND_BUFFER_BYTES
 from narrows.ledger.changes import sign_change
 from narrows.ledger.keys import load_private
 from narrows.ledger.limits import Limits
@@ -39,6 +41,8 @@ def test_killed_under_load_it_never_outspends_the_ledger() -> None:
     result = kills(10, seed)
     assert result.overspend_bytes == 0
     assert result.arrived_bytes > 0
+    in_kernels = LOAD_LINKS * 4 * SEND_BUFFER_BYTES  # charged and written, then thrown away
+    assert result.stranded_bytes <= GateConfig().max_lease_bytes + in_kernels
 
 
 @pytest.mark.slow

@@ -18,17 +18,19 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from narrows.cli.supervise import die_with
-from narrows.isolate.namespaces import TOOL_PATH, NetNamespace
+from narrows.isolate.namespaces import CLONE_NEWNET, TOOL_PATH, NetNamespace, setns
 from narrows.isolate.network import ENCLAVE, Network
 from narrows.isolate.sandbox import Sandbox
 
 _missing = [tool for tool in ("bwrap", "ip", "nft") if shutil.which(tool, path=TOOL_PATH) is None]
+T = TypeVar("T")
 needs_isolation = pytest.mark.skipif(
     os.geteuid() != 0 or bool(_missing),
     reason="isolation needs root, bubblewrap, iproute2 and nftables"
@@ -47,6 +49,22 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -
         assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
         time.sleep(0.02)
     return value
+
+
+class NetworkOf:
+    """The network namespace of a process, as far as these tests need one."""
+
+    def __init__(self, pid: int) -> None:
+        self._path = f"/proc/{pid}/ns/net"
+
+    def run(self, function: Callable[[], T]) -> T:
+        def inside() -> T:
+            with open(self._path) as file:
+                setns(file.fileno(), CLONE_NEWNET)
+            return function()
+
+        with ThreadPoolExecutor(1) as thread:  # which ends in there
+            return thread.submit(inside).result()
 
 
 class Listener:
@@ -99,7 +117,7 @@ class Listener:
 class Sniffer:
     """Every frame on ``device``, in both directions."""
 
-    def __init__(self, device: str, namespace: NetNamespace | None = None) -> None:
+    def __init__(self, device: str, namespace: NetNamespace | NetworkOf | None = None) -> None:
         def make() -> socket.socket:
             sniffing = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
             sniffing.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE

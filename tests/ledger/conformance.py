@@ -82,9 +82,13 @@ class FaultyStore:
         note: bytes,
         snapshot: Snapshot | None = None,
         cosigned: Head | None = None,
+        *,
+        expected_note: bytes | None = None,
     ) -> None:
         self._faults.around(
-            lambda: self._inner.append(expected_size, leaves, note, snapshot, cosigned)
+            lambda: self._inner.append(
+                expected_size, leaves, note, snapshot, cosigned, expected_note=expected_note
+            )
         )
 
     def cosigned(self) -> bytes | None:
@@ -138,7 +142,9 @@ def check_compare_and_swap(case: Case) -> None:
             two.append(wrong, [b"leaf c"], b"note 2")
     assert two.head() == Head(head.size + 2, b"note 1")
     assert two.leaves(head.size, head.size + 2) == [b"leaf a", b"leaf b"]
-    two.append(head.size + 2, [b"leaf c"], b"note 3")
+    with pytest.raises(ConflictError):  # the same size, another log
+        two.append(head.size + 2, [b"leaf c"], b"note 3", expected_note=b"note 2")
+    two.append(head.size + 2, [b"leaf c"], b"note 3", expected_note=b"note 1")
     assert one.leaves(head.size + 1, head.size + 3) == [b"leaf b", b"leaf c"]
     one.close()
     two.close()

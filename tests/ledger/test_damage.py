@@ -21,6 +21,7 @@ import pytest
 
 from ledger.ledger_helpers import Deployment, lease, served
 from narrows.errors import BudgetError
+from narrows.ledger import sqlite_store
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.limits import Limits
 from narrows.ledger.setup import open_witness
@@ -234,9 +235,12 @@ def test_no_lease_is_handed_out_while_fsync_fails(deployment: Deployment, before
     assert verify_path(deployment.folder).balances.spent_bytes == 50
 
 
-def test_a_store_in_doubt_waits_for_whoever_reads_the_old_log(deployment: Deployment) -> None:
+def test_a_store_in_doubt_waits_for_whoever_reads_the_old_log(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The log cannot start over under a reader, a backup say: nothing is granted till it ends.
     A store that is not in doubt starts and works beside it."""
+    monkeypatch.setattr(sqlite_store, "BUSY_TIMEOUT_S", 0.3)
     with served(deployment) as witness:
         ledger = deployment.open(witness=witness)
         ledger.settle(lease(ledger, 1), 0)

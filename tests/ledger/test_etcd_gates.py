@@ -114,7 +114,7 @@ class Site:
     def __init__(self, etcd: Cluster, folder: Path, seed: int) -> None:
         print(f"seed {seed}")
         self.etcd, self.rng = etcd, random.Random(seed)
-        self.config = etcd.config(timeout_s=1.0)
+        self.config = etcd.config(timeout_s=0.5)
         self.deployment = Deployment.create(folder / "operator", etcd=self.config)
         self.lower(BUDGET_BYTES)
         key = self.deployment.folder / "ledger" / "log.key"

@@ -88,6 +88,7 @@ def _kills(state: Path, kills: int, seed: int) -> None:
                     time.sleep(rng.random() ** 2 * 0.3)
                     if rng.random() < 0.2:
                         witness.kill()
+                        witness.wait()
                         witness_kills += 1
                         time.sleep(rng.random() * 0.05)
                     assert gate.poll() is None, "the budget was too small for the test"

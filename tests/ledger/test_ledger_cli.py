@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ledger.etcd_cluster import Cluster, cluster, needs_etcd
 from narrows.cli.budget_limits import read_block
 from narrows.cli.main import main
 from narrows.errors import InputError
+from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.propose import write_change_file
 from narrows.ledger.setup import open_witness
+from narrows.ledger.sqlite_store import SqliteStore
+from narrows.ledger.store import StoreError
 
 Run = Callable[..., str]
 
@@ -37,10 +42,33 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return call
 
 
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[Cluster]:
+    with cluster(1) as made:
+        yield made
+
+
+def in_etcd(folder: Path, config: EtcdConfig) -> None:
+    """Have the commands over ``folder`` find their ledger in etcd."""
+    folder.mkdir(exist_ok=True)
+    (folder / "narrows.toml").write_text(
+        f'[gate]\nname = "gate-1"\nstore = "etcd"\n[gate.etcd]\nprefix = "{config.prefix}"\n'
+        f"endpoints = {json.dumps(config.endpoints)}\n"
+    )
+
+
+STORES = pytest.mark.parametrize(
+    "gate", ["sqlite", pytest.param("etcd", marks=needs_etcd)], indirect=True
+)
+
+
 @pytest.fixture
-def gate(tmp_path: Path, run: Run) -> Path:
-    """Three operators, two of whom sign; the witness in the same folder."""
+def gate(tmp_path: Path, run: Run, request: pytest.FixtureRequest) -> Path:
+    """Three operators, two of whom sign; the witness in the same folder. The ledger lies there
+    too, or in etcd."""
     folder = tmp_path / "gate"
+    if getattr(request, "param", "sqlite") == "etcd":
+        in_etcd(folder, request.getfixturevalue("etcd").config())
     keys = [
         run("key", "operator", "new", name, "--out", tmp_path / "ops").strip()
         for name in ("alice", "bob", "carol")
@@ -60,6 +88,7 @@ def _signed(run: Run, tmp_path: Path, file: Path, *names: str) -> None:
         run("budget", "sign", file, "--key", tmp_path / "ops" / f"{name}.key", "--yes")
 
 
+@STORES
 def test_a_budget_from_proposal_to_history(run: Run, gate: Path, tmp_path: Path) -> None:
     assert json.loads(run("budget", "show", "--json"))["granted_bytes"] == 0
     assert "nothing leaves" in run("budget", "show")
@@ -132,6 +161,24 @@ def test_a_forecasts_budget_is_proposed_as_it_stands(run: Run, gate: Path, tmp_p
     run("budget", "propose", "--lineage", "base-1", "--lifetime", "1TB", "--out", file, code=2)
 
 
+def test_proposals_and_signatures_for_machines(
+    run: Run, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, key = tmp_path / "raise.json", tmp_path / "ops" / "bob.key"
+    words = ("--lineage", "base-1", "--lifetime", "2GB", "--account", "answers")
+    proposed = json.loads(run("budget", "propose", *words, "--out", file, "--json"))
+    signed = json.loads(run("budget", "sign", file, "--key", key, "--yes", "--json"))
+    assert proposed["change"] == signed["change"] == json.loads(file.read_text())["change"]
+    assert proposed["lines"] == signed["lines"]
+    assert "raises or creates: needs 2 of 3 operators" in signed["lines"]
+    assert len(signed["signers"]) == 1
+    # without --yes nothing is signed that was not confirmed, and nobody answers here
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        run("budget", "sign", file, "--key", tmp_path / "ops" / "alice.key", "--json", code=1)
+    assert len(json.loads(file.read_text())["signatures"]) == 1
+
+
 def test_every_mistake_in_a_budget_block_is_named(tmp_path: Path) -> None:
     file = tmp_path / "budget.toml"
     file.write_text(
@@ -170,6 +217,7 @@ def test_a_change_file_cannot_write_lines_of_its_own(run: Run, gate: Path, tmp_p
     run("budget", "apply", file, code=5)
 
 
+@STORES
 def test_operators_rotate(run: Run, gate: Path, tmp_path: Path) -> None:
     dave = run("key", "operator", "new", "dave", "--out", tmp_path / "ops").strip()
     before = json.loads(run("key", "operator", "list", "--json"))
@@ -190,13 +238,17 @@ def test_operators_rotate(run: Run, gate: Path, tmp_path: Path) -> None:
     run("key", "operator", "new", "dave", "--out", tmp_path / "ops", code=5)
 
 
+def _raise_to(run: Run, tmp_path: Path, size: str) -> None:
+    file = tmp_path / f"{size}.json"
+    words = ("--lineage", "base-1", "--lifetime", size, "--account", "answers")
+    run("budget", "propose", *words, "--out", file)
+    _signed(run, tmp_path, file, "alice", "bob")
+    run("budget", "apply", file)
+
+
 def test_backup_restore_recover(run: Run, gate: Path, tmp_path: Path) -> None:
     def raise_to(size: str) -> None:
-        file = tmp_path / f"{size}.json"
-        words = ("--lineage", "base-1", "--lifetime", size, "--account", "answers")
-        run("budget", "propose", *words, "--out", file)
-        _signed(run, tmp_path, file, "alice", "bob")
-        run("budget", "apply", file)
+        _raise_to(run, tmp_path, size)
 
     raise_to("1MB")
     backup = tmp_path / "backup.db"
@@ -223,6 +275,61 @@ def test_backup_restore_recover(run: Run, gate: Path, tmp_path: Path) -> None:
     witness = open_witness(gate)
     assert witness.logs() == {"example.org/c1": 5}
     witness.close()
+
+
+def test_a_restore_that_fails_leaves_the_ledger_in_its_place(
+    run: Run, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = tmp_path / "backup.db"
+    run("ledger", "backup", backup)
+    (gate / "ledger" / "ledger.db.restoring").write_text("of a restore that was killed")
+
+    def full(self: SqliteStore, target: Path) -> None:
+        raise StoreError("cannot back up: database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "backup", full)
+        run("ledger", "restore", backup, code=5)
+    assert json.loads(run("log", "verify", "--json"))["ok"]
+    assert not list((gate / "ledger").glob("ledger-*.db"))
+    run("ledger", "restore", backup)
+    assert json.loads(run("log", "verify", "--json"))["ok"]
+    assert len(list((gate / "ledger").glob("ledger-*.db"))) == 1
+    assert not list((gate / "ledger").glob("*restoring*"))
+    assert (gate / "ledger" / "ledger.db").stat().st_mode & 0o777 == 0o600
+
+
+@needs_etcd
+def test_a_ledger_moves_to_etcd_and_is_restored_there(
+    run: Run, gate: Path, tmp_path: Path, etcd: Cluster
+) -> None:
+    _raise_to(run, tmp_path, "1MB")
+    run("ledger", "copy", gate / "ledger" / "ledger.db", code=2)
+    run("ledger", "release", "gate-1", code=2)
+    in_etcd(gate, etcd.config())
+    run("log", "verify", code=5)  # nothing there yet
+    assert "3 leaves" in run("ledger", "copy", gate / "ledger" / "ledger.db")
+    run("ledger", "copy", gate / "ledger" / "ledger.db", code=5)  # never over another
+    backup = tmp_path / "backup.db"
+    assert "3 leaves" in run("ledger", "backup", backup)
+    run("ledger", "restore", backup, code=2)
+    _raise_to(run, tmp_path, "2MB")
+    assert json.loads(run("status", "--json"))["granted_bytes"] == 2 * 10**6
+    assert "no machine was gate-1" in run("ledger", "release", "gate-1")
+    # the backup under a new prefix: behind, until k operators count the gap as spent
+    in_etcd(gate, etcd.config())
+    run("ledger", "copy", backup)
+    late = tmp_path / "late.json"
+    words = ("--lineage", "base-1", "--lifetime", "3MB", "--account", "answers")
+    run("budget", "propose", *words, "--out", late)
+    _signed(run, tmp_path, late, "alice", "bob")
+    run("budget", "apply", late, code=5)
+    gap = tmp_path / "gap.json"
+    run("ledger", "recover", "--propose", gap)
+    _signed(run, tmp_path, gap, "bob", "carol")
+    run("ledger", "recover", gap)
+    _raise_to(run, tmp_path, "4MB")
+    assert json.loads(run("log", "verify", "--json"))["ok"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ takes its time on the way. The oracle knows only when bytes really left.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from narrows.ledger.rules import State
 from narrows.ledger.sqlite_store import SqliteStore
 from narrows.ledger.verify import verify_log
 
-WINDOW_MS, CAP_BYTES = 20_000, 1000
+WINDOW_MS, CAP_BYTES, MOST_MS = 20_000, 1000, 2500
 
 
 class SharedFile(SqliteStore):
@@ -58,17 +58,18 @@ class SkewedClock:
 
 
 class SlowWitness:
-    """A witness at the end of a long way: a question takes time there and back."""
+    """A witness at the end of a long way: ``way`` says how long it takes, there and back."""
 
-    def __init__(self, inner: object, real: RealTime, rng: random.Random, most_ms: int) -> None:
-        self._inner, self._real, self._rng, self._most_ms = inner, real, rng, most_ms
+    def __init__(self, inner: object, real: RealTime, way: Callable[[], tuple[float, float]]):
+        self._inner, self._real, self._way = inner, real, way
         self.verifier = inner.verifier  # type: ignore[attr-defined]
 
     def __getattr__(self, name: str) -> object:
         def call(*arguments: object) -> object:
-            self._real.ms += self._rng.random() * self._most_ms
+            there_ms, back_ms = self._way()
+            self._real.ms += there_ms
             answer = getattr(self._inner, name)(*arguments)
-            self._real.ms += self._rng.random() * self._most_ms
+            self._real.ms += back_ms
             return answer
 
         return call
@@ -81,21 +82,25 @@ class Machines:
     deployment: Deployment
     real: RealTime
     rng: random.Random
-    most_ms: int
     sent: list[tuple[float, int]] = field(default_factory=list)
 
-    def gate(self, name: str, rate: float) -> Ledger:
+    def gate(
+        self, name: str, rate: float, way: Callable[[], tuple[float, float]] | None = None
+    ) -> Ledger:
         own = SkewedClock(self.real, f"boot-{name}", self.rng.randrange(10**9), rate)
         inner = self.deployment.witness()
         return Ledger(
             SharedFile(self.deployment.db),
             load_private(self.deployment.folder / "ledger" / "log.key"),
-            SlowWitness(inner, self.real, self.rng, self.most_ms),
+            SlowWitness(inner, self.real, way or self._random_way),
             name,
             own,
             sleep=self._sleep,
             later=lambda _, __: lambda: None,
         )
+
+    def _random_way(self) -> tuple[float, float]:
+        return self.rng.random() * MOST_MS, self.rng.random() * MOST_MS
 
     def _sleep(self, seconds: float) -> None:
         self.real.ms += seconds * 1000 + 1
@@ -119,7 +124,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     rng, real = random.Random(seed), RealTime()
     made = Deployment.create(tmp_path / "state")
     made.clock.boot_ms = lambda: int(real.ms)  # type: ignore[method-assign]  # the witness's
-    yield Machines(made, real, rng, 2500)
+    yield Machines(made, real, rng)
     made.close()
 
 
@@ -156,22 +161,38 @@ def test_no_window_opens_early_by_any_clock(machines: Machines) -> None:
     assert worst <= CAP_BYTES
 
 
-def test_settling_at_once_would_open_windows_early(
-    machines: Machines, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("held_back", [True, False])
+def test_what_the_wait_is_for(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, held_back: bool
 ) -> None:
-    """What the wait is for, and that the test above can fail."""
-    monkeypatch.setattr(SharedTime, "hold_ms", 0)
-    worst = 0
-    for _ in range(6):
-        if worst > CAP_BYTES:
+    """One gate's anchor is 4 s old on arrival, the other's is exact. The first settles what it
+    just sent; the second grants as soon as that has left the window, by its own clock."""
+    if not held_back:
+        monkeypatch.setattr(SharedTime, "hold_ms", 0)
+    slow = machines.gate("slow", 1.0, lambda: (0, 4000))
+    exact = machines.gate("exact", 1.0, lambda: (0, 0))
+    machines.deployment.set_budget(exact, Limits(10**9, ((WINDOW_MS, CAP_BYTES),)))
+    real = machines.real
+    first = slow.acquire("answers", CAP_BYTES)
+    assert isinstance(first, Lease)
+    machines.sent.append((real.ms, first.size_bytes))
+    slow.settle(first, first.size_bytes)
+    for _ in range(400):
+        real.ms += 100
+        slow._settle_later()
+        got = exact.acquire("answers", CAP_BYTES)
+        if isinstance(got, Lease):
+            machines.sent.append((real.ms, got.size_bytes))
+            exact.settle(got, got.size_bytes)
             break
-        machines.sent.clear()
-        worst, _ = _run(machines, 400)
-    assert worst > CAP_BYTES
+    assert len(machines.sent) == 2
+    assert (machines.worst_window() <= CAP_BYTES) == held_back
+    slow.close()
+    exact.close()
 
 
 def test_the_witness_moves_a_running_clock_by_a_thousandth_at_most() -> None:
-    real = RealTime()
+    real = RealTime(0)
     own = SkewedClock(real, "b", 5000, 1.0)
     time = SharedTime(own, Anchor("b", 5000, START_MS))
     assert time.stale

@@ -279,6 +279,9 @@ def test_the_recommended_lifetime_cap_keeps_the_weights_inside() -> None:
         {"usable_share": "20%", "response_time": "30 days"},
         {"usable_share": "20%", "response_time": "2 days", "verification": "true"},
         {"usable_share": "90%", "response_time": "1 min", "cap": "1 GB/day"},
+        {"weight_compression": "4", "response_time": "4..48 h", "burst": "1"},
+        {"weight_compression": "1", "coding": "raw"},  # exactly the weights are too much
+        {"useful_fraction": "10%..100%", "growth": "1..4x/year", "lifetime": "1..5 years"},
     ],
 )
 def test_the_recommended_lifetime_cap_holds_against_a_rush(thief: dict[str, str]) -> None:

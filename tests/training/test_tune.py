@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "weak"))
 
-from tiny import tiny_source
+from tiny import LLAMA3_SCALING, tiny_source
 
 from narrows.errors import InputError
 from narrows.training.recipe import find_recipe
@@ -59,13 +59,14 @@ def runtime_logits(path: Path, ids: list[int]) -> np.ndarray:
     return np.asarray(nats - np.log(np.exp(nats).sum(-1, keepdims=True)))
 
 
-@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "llama3"])
 def test_the_module_is_the_checkpoint_and_rounds_as_the_runtime(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from narrows.training.tune import tuned_student
     from narrows.weak.pack import pack
 
-    source = tiny_source(arch)
+    stretched = {"rope_scaling": LLAMA3_SCALING} if arch == "llama3" else {}
+    source = tiny_source(arch.rstrip("3") if stretched else arch, **stretched)
     pack(source, tmp_path / "x.narrows", name="x", threads=1)
     student = tuned_student(RECIPE, source).eval()
     ids = np.random.default_rng(7).integers(3, 400, 48).tolist()
@@ -170,14 +171,22 @@ def recipe_file(path: Path, **changes: object) -> Path:
 
 def arguments(tmp_path: Path, *more: str) -> list[str]:
     words = ["weak", "train", "--base", str(hf_folder(tmp_path / "base"))]
-    words += ["--answers", str(answers_file(tmp_path / "a.jsonl")), "--run", str(tmp_path / "run")]
+    words += [
+        "--answers",
+        str(answers_file(tmp_path / "a.jsonl")),
+        "--run-folder",
+        str(tmp_path / "run"),
+    ]
     words += ["--out", str(tmp_path / "o.narrows"), "--licence", "none", "--json", *more]
     return words
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_by_command_from_a_folder_to_an_artifact_that_knows_its_making(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
 ) -> None:
     pytest.importorskip("torch")
     from narrows.cli.main import main
@@ -185,8 +194,9 @@ def test_by_command_from_a_folder_to_an_artifact_that_knows_its_making(
 
     recipe = recipe_file(tmp_path / "r.toml", embed_rate=0.01 if method == "lora" else 0.003)
     words = arguments(tmp_path, "--method", method, "--recipe", str(recipe), "--threads", "1")
+    monkeypatch.setattr(sys, "argv", ["narrows", *words])
     with pytest.raises(SystemExit) as caught:
-        main(words)
+        main()
     assert not caught.value.code
     printed = capsys.readouterr()
     report = json.loads(printed.out.splitlines()[-1])
@@ -202,7 +212,7 @@ def test_by_command_from_a_folder_to_an_artifact_that_knows_its_making(
     assert set(facts["data_sha256"]) == {"a.jsonl"}
     assert facts["recipe"]["method"] == method
     assert facts["base"]["source"] == "base"
-    assert "--method" in facts["command"]
+    assert facts["command"].startswith("narrows weak train --base base --answers a.jsonl")
     assert facts["license"] == "none"
     assert facts["dev_bits_a_token"]["packed"] == report["packed_bits_per_token"]
     assert facts["figures"]["dev_bits_per_byte"] > 0
@@ -214,8 +224,9 @@ def test_by_command_from_a_folder_to_an_artifact_that_knows_its_making(
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """Ended by the clock, on which both have to agree."""
     pytest.importorskip("torch")
-    recipe = recipe_file(tmp_path / "r.toml", minutes=0.02, rounded_from=1.0)
+    recipe = recipe_file(tmp_path / "r.toml", minutes=0.05, rounded_from=1.0)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launch += ["--nproc-per-node", "2", "-m", "narrows.cli.main"]
     run = subprocess.run(
@@ -229,6 +240,9 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout.splitlines()[-1])
     assert report["bytes"] == (tmp_path / "o.narrows").stat().st_size
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] > 0
+    assert log[-1]["dev_bits"] < log[0]["dev_bits"]
 
 
 def test_a_base_must_be_a_checkpoint(tmp_path: Path) -> None:

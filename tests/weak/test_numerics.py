@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 
 import numpy as np
@@ -47,6 +48,29 @@ def test_rope_tables(variant: str) -> None:
     angles = np.arange(shape.max_context)[:, None] * rates
     assert np.max(np.abs(cos - np.cos(angles))) < 1e-7
     assert np.max(np.abs(sin - np.sin(angles))) < 1e-7
+
+
+def test_a_threads_decimal_context_reaches_no_table() -> None:
+    shape = shape_from_header({"numerics": header_part(source_of("llama3"))})
+    usual = [*rope_tables(shape), shape.query_scale]
+    with decimal.localcontext(decimal.Context(prec=6, rounding=decimal.ROUND_UP)):
+        other = [*rope_tables(shape), shape.query_scale]
+    assert all(np.array_equal(one, two) for one, two in zip(usual, other, strict=True))
+
+
+def test_the_probe_sees_saturating_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that add pairs in 16 bits, as on processors without VNNI."""
+
+    def saturating(left, rows, right, acc, thread, threads):  # type: ignore[no-untyped-def]
+        outputs, inputs = acc.shape[1], left.shape[1]
+        blocks = right.reshape(-1, inputs // 4, 64, 4).transpose(0, 2, 1, 3)
+        weights = blocks.reshape(outputs, inputs).astype(np.int64)
+        products = left[:rows, None, :].astype(np.int64) * weights
+        pairs = products.reshape(rows, outputs, -1, 2).sum(axis=3)
+        acc[:rows] = np.clip(pairs, -32768, 32767).sum(axis=2)
+
+    monkeypatch.setattr("narrows.weak.matmul.multiply", saturating)
+    assert not probe()
 
 
 def test_quantisation_of_rows_agrees_at_the_edges() -> None:

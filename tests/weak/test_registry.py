@@ -13,7 +13,7 @@ from narrows.cli.main import main
 from narrows.errors import ArtifactError, InputError
 from narrows.weak.artifact import Artifact, write_artifact
 from narrows.weak.fetch import WheelModel, fetch_gguf
-from narrows.weak.registry import load_model, resolve
+from narrows.weak.registry import load_model, load_source, resolve
 from weak.test_gguf import write_gguf
 from weak.tiny import tiny_source
 
@@ -72,3 +72,9 @@ def test_fetch_refuses_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(ArtifactError):
             fetch_gguf(wrong)
     assert fetch_gguf(model(good, 7)).read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("path", ["/no/such/file", "./model.gguf", "~/models/m", "a/b/c"])
+def test_a_path_that_is_not_there_is_no_hub_id(path: str) -> None:
+    with pytest.raises(InputError, match="no file or folder"):
+        load_source(path)

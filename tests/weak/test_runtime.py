@@ -68,6 +68,19 @@ def test_a_generic_processor_computes_the_same() -> None:
     assert digest == runtime_of("qwen3").numerics.hex()
 
 
+def test_a_processor_whose_products_are_not_exact_runs_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("narrows.weak.matmul.probe", lambda: False)
+    monkeypatch.setattr("narrows.weak.fast.probe", lambda: False)
+    slow = runtime_of("qwen2")
+    assert slow.backend == "reference"
+    with pytest.raises(ArtifactError, match="not exact"):
+        runtime_of("qwen2", backend="numba")
+    monkeypatch.undo()
+    assert runtime_of("qwen2").numerics == slow.numerics
+
+
 def test_altered_integers_are_refused(tmp_path: Path) -> None:
     old = Artifact.open(artifact_path("llama"))
     header = dict(old.header) | {"conformance": "00" * 32}

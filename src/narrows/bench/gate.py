@@ -126,6 +126,7 @@ def _percentile_ms(values: list[float], percent: int) -> float:
 class Kills:
     kills: int
     overspend_bytes: int  # over all kills: bytes that arrived above what the ledger counts
+    stranded_bytes: int  # by the worst kill: counted as spent, never arrived
     arrived_bytes: int
     committed_bytes: int
 
@@ -138,15 +139,17 @@ def kills(
 ) -> Kills:
     """Kill -9 a gate ``count`` times on one ledger. The worst overspend after any kill."""
     rng = random.Random(seed)
-    overspend = arrived = committed = 0
+    overspend = stranded = arrived = committed = 0
     with deployment(budget_bytes) as site, enclave_process("flood") as inside:
         for done in range(count):
             gate = site.start_gate(inside, tick_ms=rng.choice([1, 5, 20]))
-            arrived += _kill_under_load(gate, rng)
+            now, before = _kill_under_load(gate, rng), committed
+            arrived += now
             committed = site.committed_bytes()
+            stranded = max(stranded, committed - before - now)
             overspend = max(overspend, arrived - min(committed, budget_bytes))
             progress(f"{done + 1} of {count} kills, {overspend} bytes over")
-    return Kills(count, max(0, overspend), arrived, committed)
+    return Kills(count, max(0, overspend), stranded, arrived, committed)
 
 
 def _kill_under_load(gate: Child, rng: random.Random) -> int:
@@ -176,6 +179,7 @@ def run(quick: bool, kill_count: int, seed: int, progress: Progress) -> dict[str
         "kills": killed.kills,
         "kill_seed": seed,
         "overspend_bytes": killed.overspend_bytes,
+        "stranded_bytes_per_kill": killed.stranded_bytes,
         "arrived_bytes": killed.arrived_bytes,
         "committed_bytes": killed.committed_bytes,
         "timing_bytes_per_day_idle": idle_bytes_per_day(20),

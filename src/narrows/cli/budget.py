@@ -61,8 +61,10 @@ def propose(
     ] = None,
     valid_days: Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)] = 7,
     state: StateOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a change that sets the whole budget of a lineage. It does nothing until applied."""
+    import json
     import time
 
     from narrows.cli import budget_limits
@@ -91,7 +93,11 @@ def propose(
         valid_days * 86_400_000,
     )
     write_change_file(out, document, [])
-    _print_change(out, state)
+    lines = _describe_file(out, state)
+    if as_json:
+        typer.echo(json.dumps({"change": document, "lines": lines}))
+    else:
+        typer.echo("\n".join(lines))
 
 
 @app.command(epilog="Example: narrows budget sign raise.json --key alice.key")
@@ -101,19 +107,28 @@ def sign(
     state: StateOption = None,
     passphrase_file: PassphraseOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Read what a change does, and add a signature to its file."""
+    import json
+
     from narrows.cli.ledger_common import operator_key
     from narrows.ledger.propose import add_signature, read_change_file, write_change_file
 
     document, signatures = read_change_file(file)
-    _print_change(file, state)
+    lines = _describe_file(file, state)
+    if not (as_json and yes):
+        typer.echo("\n".join(lines), err=as_json)
     if not yes:
-        typer.confirm("sign this?", abort=True)
+        typer.confirm("sign this?", abort=True, err=as_json)
     private = operator_key(key, state, passphrase_file)
     signatures = add_signature(document, signatures, private)
     write_change_file(file, document, signatures)
-    typer.echo(f"{file} has {len(signatures)} signature(s)")
+    if as_json:
+        signers = [key for key, _ in signatures]
+        typer.echo(json.dumps({"change": document, "lines": lines, "signers": signers}))
+    else:
+        typer.echo(f"{file} has {len(signatures)} signature(s)")
 
 
 @app.command("apply", epilog="Example: narrows budget apply raise.json --state DIR")
@@ -161,7 +176,7 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"  signed by {', '.join(key[:16] for key in change.signers)}")
 
 
-def _print_change(file: Path, state: Path | None) -> None:
+def _describe_file(file: Path, state: Path | None) -> list[str]:
     from narrows.cli.state import has_ledger, ledger_etcd, state_dir
     from narrows.ledger.balances import read_state
     from narrows.ledger.changes import parse_change
@@ -173,8 +188,7 @@ def _print_change(file: Path, state: Path | None) -> None:
     change = parse_change(read_change_file(file)[0])
     if known is not None and known.origin != change.origin:
         known = None
-    for line in describe(change, known):
-        typer.echo(line)
+    return describe(change, known)
 
 
 def _print_balances(balances: Balances) -> None:

@@ -93,8 +93,7 @@ def copy(
 
     from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.copying import copy_log
-    from narrows.ledger.ledger import hold_folder
-    from narrows.ledger.opening import make_store
+    from narrows.ledger.opening import hold_folder, make_store
     from narrows.ledger.sqlite_store import SqliteStore
     from narrows.ledger.verify import verify_path
 
@@ -144,10 +143,15 @@ def restore(
     A backup is older than the witness's head, so the gate refuses to send until k of n
     operators have signed what lies between: see narrows ledger recover.
     """
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
     from narrows.ledger.backup import restore_file
 
-    found, kept = restore_file(existing_state_dir(state), source)
+    folder = existing_state_dir(state)
+    if ledger_etcd(folder) is not None:
+        raise InputError(
+            "the ledger lies in etcd", "copy the backup under a new prefix: narrows ledger copy"
+        )
+    found, kept = restore_file(folder, source)
     typer.echo(f"restored {found.size:,} leaves" + (f"; the old file is {kept}" if kept else ""))
     typer.echo("  if the witness has seen more: narrows ledger recover", err=True)
 

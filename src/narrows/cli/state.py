@@ -47,8 +47,10 @@ def ledger_etcd(folder: Path) -> EtcdConfig | None:
         return None
     from narrows.cli.config import load_config
 
-    etcd = load_config(path).gate.etcd
-    return etcd.check() if etcd is not None else None
+    gate = load_config(path).gate
+    if (gate.store == "etcd") != (gate.etcd is not None):
+        raise InputError(f"{path}: store = 'etcd' and the table [gate.etcd] belong together")
+    return gate.etcd.check() if gate.etcd is not None else None
 
 
 def has_ledger(folder: Path) -> bool:

@@ -24,7 +24,13 @@ app = typer.Typer(add_completion=False)
 
 @app.command(epilog="Example:  narrows weak train --shards shards/ --run run/ --out small.narrows")
 def train(
-    run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")],
+    run: Annotated[
+        Path,
+        # torchrun takes --run for an abbreviation of an option of its own: it needs the other.
+        typer.Option(
+            "--run", "--run-folder", help="Folder of the run; an interrupted one goes on."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Artifact to write.")],
     shards: Annotated[
         Path | None, typer.Option(help="Folder of sampled answers (narrows weak sample).")
@@ -52,7 +58,7 @@ def train(
     """Fine-tune a small model (--base), or train one from scratch, and pack its best weights.
 
     Needs the extra packages of "train". Give the same command again after a crash. On several
-    GPUs: accelerate launch -m narrows.cli.main weak train ...
+    GPUs: torchrun --nproc-per-node 8 -m narrows.cli.main weak train --run-folder run/ ...
     """
     from narrows.errors import InputError
     from narrows.training.recipe import find_recipe

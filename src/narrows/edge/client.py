@@ -5,7 +5,10 @@
                                   +--------- broken ----------------+
 
 - Dialling backs off from 0.1 s to 2 s; links that break behind their greeting, with no answer
-  completed, back off to 10 s, since each greeting is paid from the budget.
+  completed, back off to 10 s, since each greeting is paid from the budget. Where nobody listened
+  at all, which costs nothing, a request that waits has the gate dialled every 0.2 s.
+- What the end of a link means to its answers is settled while the next one is dialled: its
+  decoder may be in the middle of a slow step. Two links are never unsettled at once.
 - A gate whose budget is spent is not dialled at all; its state is asked every two seconds.
 - An answer ends by its last event, or here: link lost, budget spent, nothing for ``idle_s``.
 - A native answer of a lost link waits ``resume_s`` for the next one and goes on there behind its
@@ -26,7 +29,7 @@ from collections.abc import Callable, Sequence
 from narrows.edge import problems
 from narrows.edge.answer import Answer
 from narrows.edge.config import EdgeConfig
-from narrows.edge.dial import Gate, Refused
+from narrows.edge.dial import Gate, Refused, Unreachable
 from narrows.edge.link import MAX_OPEN, Link
 from narrows.edge.orphans import Orphans
 from narrows.edge.problems import ApiError
@@ -42,6 +45,7 @@ log = logging.getLogger("narrows.edge.link")
 
 FIRST_BACKOFF_S = 0.1
 DIAL_BACKOFF_S = 2.0
+WANTED_DIAL_S = 0.2
 BROKEN_BACKOFF_S = 10.0
 STEADY_LINK_S = 10.0
 WATCH_S = 0.5
@@ -73,8 +77,12 @@ class LinkClient:
         self._gate = Gate(config)
         self._link: Link | None = None
         self._serving: dict[asyncio.Task[None], Link] = {}
+        self._settling: dict[asyncio.Task[None], Link] = {}
         self._patience = Patience()
         self._up = asyncio.Event()
+        self._waiting = 0  # requests that wait for a link
+        self._wanted = asyncio.Event()  # set while there are any
+        self._free_dial = False  # the last dial cost nothing
         self._orphans = Orphans(config.resume_s, self._ended)
         self._last_error = ""
         self._backoff_s = FIRST_BACKOFF_S
@@ -120,11 +128,17 @@ class LinkClient:
             self.gate_state = await self._gate.state()
         if self.gate_state.state != "ok" and not self._window_opens_soon():
             raise problems.budget_error(self.gate_state.state, self.gate_state.retry_after_s)
+        self._waiting += 1
+        self._wanted.set()
         try:
             async with asyncio.timeout(self._config.link_wait_s):
                 await self._up.wait()
         except TimeoutError as error:
             raise self._why_down() from error
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._wanted.clear()
 
     def _why_down(self) -> ApiError:
         state = self.gate_state
@@ -141,7 +155,7 @@ class LinkClient:
 
     def fail_all(self, reason: ApiError) -> None:
         """End every answer with ``reason``, here and inside."""
-        for link in self._serving.values():
+        for link in (*self._serving.values(), *self._settling.values()):
             self._fail(link.answers, reason)
         self._fail(self._orphans.answers, reason)
 
@@ -150,20 +164,31 @@ class LinkClient:
         watch = asyncio.create_task(self._watch())
         try:
             while not watch.done():
+                self._reap()
                 self.gate_state = await self._gate.state()
                 if self.gate_state.state == "ok" or self._window_opens_soon():
                     await self._connected()
-                    await asyncio.sleep(self._backoff_s)
+                    await self._pause()
                 else:
                     await asyncio.sleep(DIAL_BACKOFF_S)
             watch.result()
         finally:
             watch.cancel()
             self.fail_all(problems.shutting_down())
-            for task, link in self._serving.items():
+            for task, link in (self._serving | self._settling).items():
                 link.close()
                 task.cancel()
-            await asyncio.gather(*self._serving, return_exceptions=True)
+            await asyncio.gather(*self._serving, *self._settling, return_exceptions=True)
+
+    async def _pause(self) -> None:
+        """Between two dials: the back-off, cut short where a request waits and dialling is free."""
+        least_s = min(WANTED_DIAL_S, self._backoff_s)
+        await asyncio.sleep(least_s)
+        try:
+            async with asyncio.timeout(self._backoff_s - least_s):
+                await (self._wanted if self._free_dial else asyncio.Event()).wait()
+        except TimeoutError:
+            return
 
     def _window_opens_soon(self) -> bool:
         state = self.gate_state
@@ -175,11 +200,12 @@ class LinkClient:
         try:
             link, first = await self._open(self._shelf.offers)
         except NarrowsError as error:
+            self._free_dial = isinstance(error, Unreachable)
             self.refusal = error if isinstance(error, Refused) else None
             limit_s = BROKEN_BACKOFF_S if isinstance(error, Refused) else DIAL_BACKOFF_S
             self._back_off(error, limit_s)
             return
-        self.refusal = None
+        self.refusal, self._free_dial = None, False
         self._use(link, first)
         if self._shelf.newer_than(link.model.digest):
             self._patience.tried()  # the enclave does not have it: just seen
@@ -187,17 +213,23 @@ class LinkClient:
         try:
             while self._link is not None:
                 newer = newer or asyncio.create_task(self._open_newer())
-                await asyncio.wait({newer, *self._serving}, return_when=asyncio.FIRST_COMPLETED)
+                ends = {newer, *self._serving, *self._settling}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if newer.done() and self._link is not None:
                     self._use(*newer.result())
                     newer = None
-                for task in [task for task in self._serving if task.done()]:
-                    del self._serving[task]
-                    task.result()
+                self._reap()
         finally:
             if newer is not None:
                 newer.cancel()
                 newer.add_done_callback(self._discard)
+
+    def _reap(self) -> None:
+        """Forget what is over; raises what ended it, if it was a bug."""
+        for tasks in (self._serving, self._settling):
+            for task in [task for task in tasks if task.done()]:
+                del tasks[task]
+                task.result()
 
     def _use(self, link: Link, first: bytes) -> None:
         """Send new answers over ``link``; the one before drains."""
@@ -250,7 +282,7 @@ class LinkClient:
         return self.up and self.gate_state.state == "ok"
 
     async def _serve(self, link: Link, first: bytes) -> None:
-        """A link until its end, and what that means to its answers."""
+        """A link until its end. The next one is dialled while this one's answers are settled."""
         started_s = time.monotonic()
         broken: Exception | None = None
         try:
@@ -262,13 +294,20 @@ class LinkClient:
             if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
                 self._backoff_s = FIRST_BACKOFF_S
             self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
-        verified = await asyncio.to_thread(link.verified, VERIFIED_S)
-        self.gate_state = await self._gate.state()
-        self._orphans.take_from(link, broken, verified, self.gate_state)
-        self._shelf.give(link.model)
+        if self._settling:
+            await asyncio.wait(self._settling)
+        self._settling[asyncio.create_task(self._settle(link, broken))] = link
         if link is self._link:
             self._link = None
-        elif self._link is not None and self.up:
+
+    async def _settle(self, link: Link, error: Exception | None) -> None:
+        """What the end of a link means to its answers, once its decoder has stopped."""
+        if link.answers:
+            verified = await asyncio.to_thread(link.verified, VERIFIED_S)
+            self.gate_state = await self._gate.state()
+            self._orphans.take_from(link, error, verified, self.gate_state)
+        self._shelf.give(link.model)
+        if self._link is not None and self.up:  # the next link was faster
             self._orphans.give_to(self._link)
 
     async def _watch(self) -> None:

@@ -49,6 +49,10 @@ class Refused(PeerError):
         self.greeting = greeting
 
 
+class Unreachable(PeerError):
+    """Nobody listens there: the attempt cost no counted byte, and the next one costs none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tls:
     context: ssl.SSLContext
@@ -80,7 +84,8 @@ class Gate:
         return state.ports.get(config.port_name, PortState("ok"))
 
     async def connect(self, count: Callable[[int], None]) -> Wire:
-        """Steps 1 and 2. ``count`` is told the size of everything read. Raises PeerError."""
+        """Steps 1 and 2. ``count`` is told the size of everything read. Raises PeerError
+        (Unreachable)."""
         host, port = self._config.gate_host, self._config.gate_port
         context = self._tls.context if self._tls else None
         try:
@@ -89,7 +94,8 @@ class Gate:
                     host, port, ssl=context, server_hostname="gate" if context else None
                 )
         except (OSError, TimeoutError) as error:
-            raise PeerError(f"the gate at {host}:{port} cannot be reached: {error}") from error
+            kind = Unreachable if isinstance(error, ConnectionRefusedError) else PeerError
+            raise kind(f"the gate at {host}:{port} cannot be reached: {error}") from error
         if self._tls is not None:
             try:
                 check_peer(writer.get_extra_info("ssl_object"), self._tls.pins)

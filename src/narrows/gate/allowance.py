@@ -140,12 +140,12 @@ def difference(now: Reading, start: Reading, name: str) -> Difference:
     )
 
 
-def broken_law(now: Reading, start: Reading, limits: Mapping[str, int], paid_bytes: int) -> str:
-    """What cannot be explained by the order of reading; empty if nothing."""
+def broken_law(now: Reading, last: Reading, limits: Mapping[str, int], paid_bytes: int) -> str:
+    """What no second reading could explain; empty if nothing. ``last``: the one before."""
     if now.broken:
         return now.broken
     for name in CLASSES:
-        flow, then = now.flows[name], start.flows[name]
+        flow, then = now.flows[name], last.flows[name]
         if flow.size_bytes < then.size_bytes or flow.dropped_bytes < then.dropped_bytes:
             return f"the kernel's counter of {name} went back"
         if flow.size_bytes > limits[name]:

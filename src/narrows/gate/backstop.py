@@ -189,8 +189,9 @@ class Backstop:
         if self.alarm:
             return ""
         try:
-            self._last = reading = self._kernel.read()
-            law = broken_law(reading, self._start, self._limits, self.paid_bytes())
+            last, self._last = self._last, self._kernel.read()
+            reading = self._last
+            law = broken_law(reading, last, self._limits, self.paid_bytes())
             if law:
                 self._stop(law)
                 return ""

@@ -158,6 +158,7 @@ def _serves(served: Served, ends: Ends) -> bool:
     host = ipaddress.ip_address(served.host)
     return (
         served.port == ends.local_port
+        and host.version == ends.local.version
         and (host.is_unspecified or host == ends.local)
         and _within(ends.remote, served)
     )

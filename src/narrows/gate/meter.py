@@ -8,11 +8,11 @@ Order (law 1, paid before sent)
    or was thrown away with its connection: a rolling window forgets from then on. A gate that
    dies settles nothing: all of it is spent.
 
-Lease sizes: half of ``lease_s`` seconds of the recent rate, asked for when less than that
-half is left, so at most one ``lease_s`` of traffic is stranded by a crash, and the next
-lease is there before the last one ends. Sizes and moments follow from what was charged, never
-from what waits: that is the enclave's choice and not yet paid. The ledger grants less near the
-end of the budget.
+Lease sizes: half of ``lease_s`` seconds of the recent rate, and half of ``max_bytes`` at most,
+asked for when less than that half is left. So a crash strands at most one ``lease_s`` of
+traffic and one ``max_bytes``, and the next lease is there before the last one ends. Sizes and
+moments follow from what was charged, never from what waits: that is the enclave's choice and
+not yet paid. The ledger grants less near the end of the budget.
 Store calls run in one thread that all meters of a gate share; everything else in the loop.
 """
 
@@ -174,7 +174,7 @@ class Meter:
         rate = (self._paid_bytes - self._sent_when_asked) / elapsed_s
         half = int(rate * self._policy.lease_s / 2)
         want = max(half, need_bytes - self.credit, self._least_bytes)
-        return min(want, self._policy.max_bytes)
+        return min(want, max(1, self._policy.max_bytes // 2))
 
     @property
     def _least_bytes(self) -> int:

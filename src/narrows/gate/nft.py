@@ -187,7 +187,7 @@ def _family_rules(
 ) -> list[str]:
     host = ipaddress.ip_address(served.host)
     names = ", ".join(str(network) for network in edges)
-    if not names or (not host.is_unspecified and host.version != version):
+    if not names or host.version != version:  # asyncio listens on :: for IPv6 alone
         return []
     source = "" if host.is_unspecified else f"{family} saddr {host} "
     match = f"{source}{family} daddr {{ {names} }} tcp sport {served.port}"

@@ -1,6 +1,9 @@
 """Put a backup in the ledger's place. A backup is made by ``SqliteStore.backup``.
 
-The old file is moved aside first and never deleted: it may hold more than the backup.
+1. The backup is verified and copied beside the ledger, synced; until then nothing has changed.
+2. The old file is moved aside, never deleted: it may hold more than the backup.
+3. The copy is renamed into its place, and the names are synced. A crash between 2 and 3 leaves no
+   ledger: the gate refuses to start, and the command can be run again.
 """
 
 from __future__ import annotations
@@ -10,27 +13,42 @@ import time
 from pathlib import Path
 
 from narrows.errors import BudgetError
-from narrows.ledger.ledger import hold_folder
-from narrows.ledger.setup import make_directory
+from narrows.ledger.opening import hold_folder
+from narrows.ledger.setup import sync_names
 from narrows.ledger.sqlite_store import SqliteStore
 from narrows.ledger.verify import Verified, verify_path
 
 
 def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
-    """Verify ``source`` and copy it to STATE/ledger/ledger.db; no gate may be running.
-    Returns what was found in it, and where the old file went. Errors: ``BudgetError``."""
+    """Verify ``source`` and put a copy in the place of STATE/ledger/ledger.db; no gate may be
+    running. Returns what was found in it, and where the old file went. Errors: ``BudgetError``;
+    where the copy could not be made, the old file is still in its place."""
     found = verify_path(source)
     directory = state_dir / "ledger"
-    target = directory / "ledger.db"
+    target, copy = directory / "ledger.db", directory / "ledger.db.restoring"
     with hold_folder(directory):
-        kept = _move_aside(target)
+        _remove_stale(copy)  # of a restore that was killed
         store = SqliteStore(source, read_only=True)
         try:
-            store.backup(target)
+            store.backup(copy)
         finally:
             store.close()
-        make_directory(directory)
+        kept = _move_aside(target)
+        _rename(copy, target)
+        sync_names(directory)
     return found, kept
+
+
+def _remove_stale(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _rename(path: Path, target: Path) -> None:
+    try:
+        os.rename(path, target)
+    except OSError as error:
+        raise BudgetError(f"cannot rename {path}: {error.strerror}") from error
 
 
 def _move_aside(target: Path) -> Path | None:

@@ -84,6 +84,8 @@ class EtcdStore:
         note: bytes,
         snapshot: Snapshot | None = None,
         cosigned: Head | None = None,
+        *,
+        expected_note: bytes | None = None,
     ) -> None:
         ops = [self._put(name, data) for name, data in layout.pack(expected_size, leaves)]
         ops.append(self._put("head/size", layout.digits(expected_size + len(leaves))))
@@ -95,14 +97,16 @@ class EtcdStore:
         # Compare and swap inside the transaction: between a read and a write another gate
         # could append, and both would grant the same bytes.
         compare = [self._equal("head/size", layout.digits(expected_size))]
-        failure = [self._get("head/size")]
+        failure = [self._get("head/size"), self._get("head/note")]
+        if expected_note is not None:
+            compare.append(self._equal("head/note", expected_note))
         if self._claim is not None:
             gate, value = self._claim
             compare.append(self._equal(f"gate/{gate}", value))
             failure.append(self._get(f"gate/{gate}"))
         answer = self._txn(compare, ops, failure)
         if answer.get("succeeded") is not True:
-            raise self._refusal(answer, expected_size)
+            raise self._refusal(answer, expected_size, expected_note)
 
     def cosigned(self) -> bytes | None:
         value = self._range("cosigned").get("cosigned", b"")
@@ -211,7 +215,9 @@ class EtcdStore:
         encoded = encode_bytes(value)
         return {"target": "VALUE", "result": result, "key": self._key(name), "value": encoded}
 
-    def _refusal(self, answer: dict[str, Any], expected_size: int) -> StoreError:
+    def _refusal(
+        self, answer: dict[str, Any], expected_size: int, expected_note: bytes | None
+    ) -> StoreError:
         """Why a transaction did nothing."""
         found: dict[str, bytes] = {}
         for response in answer.get("responses") or []:
@@ -222,7 +228,8 @@ class EtcdStore:
                 f"another process took the name of gate {self._claim[0]!r}, or it was released",
                 "stop one of the two",
             )
-        if layout.parse_size(found.get("head/size", b"")) == expected_size:
+        same_note = expected_note in (None, found.get("head/note"))
+        if same_note and layout.parse_size(found.get("head/size", b"")) == expected_size:
             return StoreError("etcd refused an append for no reason")
         return ConflictError("another gate has appended to the ledger")
 

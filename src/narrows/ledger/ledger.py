@@ -4,7 +4,7 @@ Order of a lease (law 1):
 1. the rules allow it at the ledger's time;
 2. its leaf and a signed head are appended, durably, if nobody else appended meanwhile;
 3. the witness cosigns a head that contains it;
-4. only then ``acquire`` returns it.
+4. only then ``acquire`` returns it, if it is outstanding in that head.
 
 Whatever fails in between, the next call starts from the store: a lease whose write had an
 unknown outcome is looked up by its id, and returned once it is durable and cosigned, or was
@@ -13,13 +13,12 @@ never written. A lease that was never returned is outstanding, so it counts as s
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -33,11 +32,11 @@ from narrows.ledger.clock import Clock, ClockError, SystemClock
 from narrows.ledger.codec import Document
 from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.keys import load_private
-from narrows.ledger.opening import open_as
+from narrows.ledger.opening import lock_gate, open_as
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
 from narrows.ledger.session import Session, WitnessClient
-from narrows.ledger.store import Store, StoreError
+from narrows.ledger.store import Store
 from narrows.ledger.witness import WitnessError
 
 MAX_CLOSE_WAIT_MS = 2_000
@@ -87,7 +86,7 @@ class Ledger:
         a witness and none, or another one, is given. Call ``recover_dead_leases`` next."""
         directory = state_dir / "ledger"
         key = load_private(directory / "log.key")
-        lock_file = _lock(directory / f"{gate}.lock")
+        lock_file = lock_gate(directory / f"{gate}.lock")
         try:
             store = open_as(state_dir, etcd, gate)  # only the lock's holder may take the name
         except BudgetError:
@@ -208,16 +207,20 @@ class Ledger:
         held = session.state.leases.get(lease_id.hex()) if lease_id else None
         if lease_id is None or held is None or held.size_bytes > want_bytes:
             if lease_id is not None and held is not None:
-                self._owed.add(lease_id, 0)  # written but never handed out: nothing left
+                # Given up for good: handed out after all, it would be spent and returned.
+                del self._pending[account]
+                self._owed.add(lease_id, 0)
             refusal = self._write_lease(account, want_bytes)
             if lease_id is not None and lease_id.hex() in session.state.leases:
                 self._owed.add(lease_id, 0)  # written late, by a request that was given up
             if refusal is not None:
                 return self._denied(refusal)
             lease_id = self._pending[account]
-            held = session.state.leases[lease_id.hex()]
         session.cosign()
         del self._pending[account]
+        held = session.state.leases.get(lease_id.hex())  # cosign may have read a newer log
+        if held is None:
+            return Denied("store", "the lease ended before it was cosigned")
         return Lease(lease_id, account, held.size_bytes)
 
     def _write_lease(self, account: str, want_bytes: int) -> rules.Refusal | None:
@@ -277,26 +280,3 @@ class Ledger:
         if refusal.free_at_ms is not None:
             retry_s = max(1, refusal.free_at_ms - self._session.now_ms()) / 1000
         return Denied(refusal.reason, refusal.detail, retry_s)
-
-
-@contextmanager
-def hold_folder(directory: Path, gates: tuple[str, ...] = ("gate", "operator")) -> Iterator[None]:
-    """Hold the locks of all ``gates`` that use this folder. Errors: ``BudgetError``."""
-    with ExitStack() as held:
-        for gate in gates:
-            held.callback(os.close, _lock(directory / f"{gate}.lock"))
-        yield
-
-
-def _lock(path: Path) -> int:
-    """Hold ``path`` for this process; it is released when the process ends, however it ends."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise BudgetError(f"another process holds {path}", "stop the other gate first") from error
-    return descriptor

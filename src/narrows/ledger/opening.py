@@ -1,9 +1,12 @@
-"""Which store a ledger lies in: STATE/ledger/ledger.db, or an etcd cluster."""
+"""Which store a ledger lies in, STATE/ledger/ledger.db or an etcd cluster, and who holds a name."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from narrows.errors import BudgetError
@@ -12,7 +15,7 @@ from narrows.ledger.codec import unhex
 from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.etcd_store import EtcdStore
 from narrows.ledger.sqlite_store import SqliteStore
-from narrows.ledger.store import Store
+from narrows.ledger.store import Store, StoreError
 
 OPERATOR = "operator"  # the name under which people append; it holds no leases
 MACHINE_ID_BYTES = 16
@@ -67,3 +70,27 @@ def machine_id(path: Path) -> str:
     if unhex(text, MACHINE_ID_BYTES) is None:
         raise BudgetError(f"{path} is damaged", "if no gate here is running, delete it")
     return text
+
+
+@contextmanager
+def hold_folder(directory: Path) -> Iterator[None]:
+    """Hold the locks of all gates that ever used this folder. Errors: ``BudgetError``."""
+    names = {"gate.lock", f"{OPERATOR}.lock"} | {path.name for path in directory.glob("*.lock")}
+    with ExitStack() as held:
+        for name in sorted(names):
+            held.callback(os.close, lock_gate(directory / name))
+        yield
+
+
+def lock_gate(path: Path) -> int:
+    """Hold ``path`` for this process; it is released when the process ends, however it ends."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise BudgetError(f"another process holds {path}", "stop the other gate first") from error
+    return descriptor

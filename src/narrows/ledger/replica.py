@@ -44,6 +44,7 @@ class Replica:
         self.note = b""
         self.void = True
         self._seen_size = 0
+        self._seen_frontier: tuple[bytes, ...] = ()
         self._snapshot_size = 0
 
     def checkpoint(self) -> note.Checkpoint:
@@ -78,7 +79,10 @@ class Replica:
 
     def _catch_up(self, head: Head) -> None:
         self.void = True  # until the new head was checked
-        self._replay(self.state, self.tree, head)
+        try:
+            self._replay(self.state, self.tree, head)
+        except (DamagedError, rules.RuleError):
+            self.load(head)  # says whether it is damaged, or another log than the one known
 
     def _replay(self, state: rules.State, tree: Tree, head: Head) -> None:
         """Take in the store's leaves up to ``head``, and take over if they are signed."""
@@ -94,8 +98,26 @@ class Replica:
                 "the leaves are not those that the log key signed",
                 "restore a backup: see narrows ledger restore",
             )
+        if tree is not self.tree:
+            self._require_extension(tree)
         self.state, self.tree, self.note, self.void = state, tree, head.note, False
-        self._seen_size = state.size
+        self._see()
+
+    def _require_extension(self, tree: Tree) -> None:
+        # Of two logs that the log key signed, only one is the witness's: a lease or a cosigned
+        # size that is known of the one means nothing in the other.
+        seen = Tree.from_frontier(self._seen_size, self._seen_frontier)
+        if seen.size <= tree.size:
+            for leaf in self._store.leaves(seen.size, tree.size):
+                seen.append(leaf)
+        if seen.root() != tree.root():
+            raise BehindError(
+                f"the store's first {self._seen_size} leaves are not those that were seen before",
+                "its file was replaced while in use: see narrows ledger recover",
+            )
+
+    def _see(self) -> None:
+        self._seen_size, self._seen_frontier = self.tree.size, tuple(self.tree.frontier())
 
     def root_at(self, size: int) -> bytes:
         """The root of the first ``size`` leaves, reading old leaves where they are needed."""
@@ -124,12 +146,15 @@ class Replica:
             raise StoreError("the ledger was opened without its log key")
         signed = note.sign_note(self.checkpoint().text(), self.state.origin, self._key)
         try:
-            self._store.append(expected_size, written, signed, snapshot, cosigned)
+            self._store.append(
+                expected_size, written, signed, snapshot, cosigned, expected_note=self.note
+            )
         except ConflictError:
             self.state, self.tree = before  # nothing was stored: what was true still is
             self.void = False
             raise
-        self.note, self.void, self._seen_size = signed, False, self.state.size
+        self.note, self.void = signed, False
+        self._see()
         if snapshot is not None:
             self._snapshot_size = snapshot.size
 

@@ -31,13 +31,22 @@ def make_directory(path: Path) -> None:
     """A directory for its owner only, synced into its parent. Errors: ``BudgetError``."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise BudgetError(f"cannot make {path}: {error.strerror}") from error
+    sync_names(path.parent)
+
+
+def sync_names(directory: Path) -> None:
+    """Make the names in a directory durable: files made or renamed there. Errors:
+    ``BudgetError``."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise BudgetError(f"cannot make {path}: {error.strerror}") from error
+        raise BudgetError(f"cannot sync {directory}: {error.strerror}") from error
 
 
 def make_operators(keys: list[str], threshold: int) -> Operators:
@@ -117,7 +126,7 @@ def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
         finally:
             connection.close()
-        make_directory(directory)
+        sync_names(directory)
     except (OSError, *sqlite_store.FILE_ERRORS) as error:
         raise WitnessError(f"cannot make {path}: {error}") from error
     return public_of(key)

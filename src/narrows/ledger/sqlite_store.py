@@ -154,6 +154,8 @@ class SqliteStore:
         note: bytes,
         snapshot: Snapshot | None = None,
         cosigned: Head | None = None,
+        *,
+        expected_note: bytes | None = None,
     ) -> None:
         size = expected_size + len(leaves)
         connection = self._open()
@@ -162,8 +164,9 @@ class SqliteStore:
             # Compare and swap in one statement: between a SELECT and an UPDATE another process
             # could append, and both would grant the same bytes.
             swapped = connection.execute(
-                "UPDATE head SET size = ?, note = ? WHERE id = 1 AND size = ?",
-                (size, note, expected_size),
+                "UPDATE head SET size = ?, note = ?"
+                " WHERE id = 1 AND size = ? AND note = coalesce(?, note)",
+                (size, note, expected_size, expected_note),
             ).rowcount
             if swapped != 1:
                 connection.execute("ROLLBACK")

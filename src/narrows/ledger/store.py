@@ -5,7 +5,8 @@ the last cosigned checkpoint, and one snapshot of the state. It knows no rule.
 
 Contract, checked for each store by ``tests/ledger/conformance.py``:
 1. ``append`` stores all leaves and the head, or nothing, if and only if the stored size is
-   ``expected_size`` at that instant (compare and swap), and returns when they are durable.
+   ``expected_size`` at that instant, and the stored head's note ``expected_note`` where that is
+   given (compare and swap), and returns when they are durable.
 2. ``ConflictError``: someone else appended; nothing was stored. Reload and decide again.
 3. ``StoreError``: the outcome is unknown. The caller reloads and looks whether its leaf is
    there; until it can, nothing may be sent on the strength of it.
@@ -67,9 +68,13 @@ class Store(Protocol):
         note: bytes,
         snapshot: Snapshot | None = None,
         cosigned: Head | None = None,
+        *,
+        expected_note: bytes | None = None,
     ) -> None:
-        """Contract 1 to 3. ``cosigned``: the newest checkpoint with its witness's line, to be
-        kept beside the head; losing it costs a question, never a byte of budget."""
+        """Contract 1 to 3. ``expected_note``: a file that was put back and grew to the same size
+        holds other leaves, and nothing may be put on top of them. ``cosigned``: the newest
+        checkpoint with its witness's line, to be kept beside the head; losing it costs a
+        question, never a byte of budget."""
 
     def cosigned(self) -> bytes | None:
         """The newest checkpoint that a witness cosigned."""

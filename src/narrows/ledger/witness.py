@@ -217,7 +217,8 @@ class Witness:
             (new.size, new.root, signed, new.origin, old, old_root),
         )
         if not changed:
-            raise WitnessError("another checkpoint came first")
+            size = self._log(new.origin).size
+            raise WitnessError(f"another checkpoint, of size {size}, came first", size=size)
 
     def _log(self, origin: str) -> _Log:
         rows = self._execute(

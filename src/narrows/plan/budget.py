@@ -20,6 +20,7 @@ from narrows.plan import equations as eq
 from narrows.plan.simulate import Forecast, median, percentiles
 
 _LENGTHS = {"minute": "1m", "hour": "1h", "day": "1d", "week": "7d"}
+STRICTLY_LESS = 1e-9  # what the weights just fit through is too much
 ACCOUNTS = ("answers", "telemetry")  # a gate's ports; one that is left out would be closed
 MAX_LEDGER_BYTES = 2**53 - 1  # the ledger's largest integer
 
@@ -52,7 +53,8 @@ def recommend(result: Forecast) -> Budget:
     given = result.scenario.has("defender.cap")
     day = median(carrier.cap)
     need = day * median(inputs["demand.lifetime"]) if given else percentiles(carrier.outflow)[2]
-    safe = percentiles(eq.safe_allowance_bytes(result.target, payload, usable, outcome.rush))[0]
+    fits = percentiles(eq.safe_allowance_bytes(result.target, payload, usable, outcome.rush))[0]
+    safe = fits * (1 - STRICTLY_LESS)
     lifetime = min(need, safe)
     if "defender.lifetime_cap" in inputs:
         lifetime = median(inputs["defender.lifetime_cap"])

@@ -38,13 +38,19 @@ class Rotation:
     residual stream (``size`` its width), or a Hadamard matrix (``size`` a power of two)."""
 
     def __init__(self, size: int) -> None:
-        self._matrix = torch.from_numpy(hadamard_matrix(size)).float() / rotation_norm(size) ** 0.5
+        matrix = torch.from_numpy(hadamard_matrix(size)).float() / rotation_norm(size) ** 0.5
+        self._on = {matrix.device: matrix}
 
     def turn(self, rows: Tensor) -> Tensor:
-        return self._product(rows, self._matrix.to(rows.device))
+        return self._product(rows, self._matrix(rows.device))
 
     def back(self, rows: Tensor) -> Tensor:
-        return self._product(rows, self._matrix.to(rows.device).T)
+        return self._product(rows, self._matrix(rows.device).T)
+
+    def _matrix(self, device: torch.device) -> Tensor:
+        if device not in self._on:
+            self._on[device] = next(iter(self._on.values())).to(device)
+        return self._on[device]
 
     @staticmethod
     def _product(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from narrows.errors import InputError
+from narrows.training.base import hf_config
 from narrows.training.classes import TokenClasses
 from narrows.training.recipe import StudentShape
 from narrows.training.rounded import Rounding
@@ -64,24 +65,9 @@ class Student(nn.Module):  # type: ignore[misc]  # torch is not typed here
 
 def new_student(shape: StudentShape, classes: TokenClasses) -> Student:
     """A Llama of ``shape`` with random weights from torch's generator."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=classes.size,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_ff,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=shape.context,
-        rms_norm_eps=1e-5,
-        rope_theta=shape.rope_theta,
-        tie_word_embeddings=False,
-        initializer_range=0.02,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(hf_config(_config(shape, classes.size)))
     with torch.no_grad():
         for layer in model.model.layers:  # residual branches start at nothing
             layer.self_attn.o_proj.weight.zero_()
@@ -95,22 +81,7 @@ def to_source(
     """The trained weights over the full vocabulary, ready for ``narrows.weak.pack``."""
     from narrows.weak.hf import hf_name
 
-    config = ModelConfig(
-        architecture="llama",
-        n_layers=shape.layers,
-        d_model=shape.d_model,
-        n_heads=shape.heads,
-        n_kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        d_ff=shape.d_ff,
-        vocab_size=len(classes.of_token),
-        rope_theta=shape.rope_theta,
-        norm_eps=1e-5,
-        tied_embeddings=False,
-        qkv_bias=False,
-        qk_norm=False,
-        context_length=shape.context,
-    )
+    config = _config(shape, len(classes.of_token))
     names = tensor_shapes(config)
 
     def load(name: str) -> NDArray[np.float32]:
@@ -119,3 +90,22 @@ def to_source(
         return np.ascontiguousarray(full.reshape(names[name]), np.float32)
 
     return SourceModel(config, tokenizer, load, {})
+
+
+def _config(shape: StudentShape, vocab: int) -> ModelConfig:
+    return ModelConfig(
+        architecture="llama",
+        n_layers=shape.layers,
+        d_model=shape.d_model,
+        n_heads=shape.heads,
+        n_kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        d_ff=shape.d_ff,
+        vocab_size=vocab,
+        rope_theta=shape.rope_theta,
+        norm_eps=1e-5,
+        tied_embeddings=False,
+        qkv_bias=False,
+        qk_norm=False,
+        context_length=shape.context,
+    )

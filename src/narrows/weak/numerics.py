@@ -50,6 +50,10 @@ EXP2_COEFFICIENTS = tuple(
 )
 
 
+# What this process may have set for itself must not reach a table.
+_DECIMAL = decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN)
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a quantised model. ``head_dim`` is the true one; keys and values are stored
@@ -96,8 +100,7 @@ class Shape:
     @property
     def query_scale(self) -> np.float32:
         """log2(e) / sqrt(head_dim) / head_block: makes scores exponents of two."""
-        with decimal.localcontext() as context:
-            context.prec = 60
+        with decimal.localcontext(_DECIMAL):
             root = decimal.Decimal(self.head_dim).sqrt()
             return np.float32(float(1 / (decimal.Decimal(2).ln() * root * self.head_block)))
 
@@ -194,8 +197,7 @@ def rope_frequencies(shape: Shape) -> list[decimal.Decimal]:
     base ** (-2 i / head_dim); with Llama-3 scaling where the header has it (Llama 3.1 model
     card: long wavelengths divided by ``factor``, a linear ramp between the two bounds).
     """
-    with decimal.localcontext() as context:
-        context.prec = 60
+    with decimal.localcontext(_DECIMAL):
         base = decimal.Decimal(shape.rope_base)
         log_base = base.ln()
         rates = []
@@ -224,7 +226,8 @@ def _scaled(rate: decimal.Decimal, scaling: Mapping[str, float] | None) -> decim
 def _unit_vector(angle: decimal.Decimal) -> tuple[int, int]:
     """(cos, sin) of an angle in [0, 6.3], Q128, by Taylor series over integers."""
     one = 1 << 160
-    x = int(angle * one)
+    with decimal.localcontext(_DECIMAL):  # the thread's own context may have fewer digits
+        x = int(angle * one)
     term, k, parts = one, 0, [0, 0, 0, 0]
     while term:
         parts[k & 3] += term

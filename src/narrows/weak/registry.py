@@ -11,6 +11,7 @@ Cached imports carry the numerics version in their file name, so another one imp
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from narrows.weak.source import SourceModel
 
 NAMES = ("smollm2-135m", "default", "bytes")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 DEFAULT_KV_BYTES = 4 << 30  # a bound, not a reservation: pages are touched as streams grow
 DEFAULT_ARTIFACT = Path(__file__).parent / "data" / "default.narrows"
 
@@ -112,7 +114,11 @@ def load_source(src: str) -> SourceModel:
         return load_gguf(path)
     from narrows.weak.hf import load_hf, load_hub
 
-    return load_hf(path) if path.is_dir() else load_hub(src)
+    if path.is_dir():
+        return load_hf(path)
+    if not _HUB_ID.fullmatch(src):
+        raise InputError(f"there is no file or folder {src}")
+    return load_hub(src)
 
 
 @contextlib.contextmanager

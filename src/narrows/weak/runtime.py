@@ -13,6 +13,7 @@ One lock: calls from several threads run one after the other.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from narrows.weak.tokenizer import BpeTokenizer
 
 __all__ = ["NUMERICS_VERSION", "Runtime", "conformance_digest", "load_runtime"]
+
+log = logging.getLogger("narrows.weak")
 
 MAX_STREAM_TOKENS = 1 << 20
 _CHUNK = 256
@@ -348,10 +351,14 @@ def _build(artifact: Artifact, threads: int, kv_bytes: int, backend: str) -> tup
     shape = shape_from_header(artifact.header)
     tensors = {name: artifact.tensor(name) for name in artifact.tensor_names}
     from narrows.weak.fast import FastEngine, page_bytes
+    from narrows.weak.matmul import probe
 
     pages = kv_bytes // page_bytes(shape)
     if pages < 2:
         raise InputError(f"kv_bytes is {kv_bytes}; a page has {page_bytes(shape)} bytes")
+    if backend == "auto" and not probe():
+        log.warning("byte products are not exact on this processor: the slow reference runs")
+        backend = "reference"
     if backend == "reference":
         from narrows.weak.reference import ReferenceEngine
 
@@ -365,6 +372,8 @@ def load_runtime(
 ) -> Runtime:
     """A model ready to serve. ``threads`` 0: one per processor this process may use.
 
+    ``backend``: ``numba``, ``reference``, or ``auto``: numba where a probe with the worst values
+    finds its products exact here, else the reference. The same integers either way.
     Computes the conformance digest and compares it with the header's ``conformance`` (hex),
     if it has one. Raises ArtifactError (malformed, wrong version, wrong integers) or
     InputError (impossible limits).

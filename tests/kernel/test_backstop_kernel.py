@@ -1,0 +1,148 @@
+"""The backstop on the real kernel, in this process: what it notices, and what it then does."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kernel.fakes import Leases
+from kernel.frames import send_frames
+from kernel.netns import DEVICE, GATE, OUTSIDE, Machine, needs_kernel, two_machines
+from narrows.errors import InputError
+from narrows.gate.backstop import Backstop
+from narrows.gate.backstop_config import BackstopConfig
+from narrows.gate.kernel import NftKernel
+from narrows.gate.nft import Plan, Served
+from narrows.ledger.api import Denied, Lease
+
+pytestmark = needs_kernel
+
+PLAN = Plan((DEVICE,), (Served(GATE, 8402, (ipaddress.ip_network(OUTSIDE),)),), None, ())
+FRAME = 1014
+HEADROOM = 1 << 16
+
+
+@dataclass
+class Guarded:
+    gate: Machine
+    backstop: Backstop
+    said: list[str] = field(default_factory=list)
+
+    def reconcile(self) -> bool:
+        return bool(self.gate.within(self.backstop.reconcile))
+
+    def acquire(self, size: int) -> Lease | Denied:
+        answer = self.gate.within(lambda: self.backstop.acquire("answers", size))
+        assert isinstance(answer, Lease | Denied)
+        return answer
+
+
+@contextlib.contextmanager
+def guarded(folder: Path) -> Iterator[Guarded]:
+    """A backstop in a namespace of its own; readings come at once, without waiting between."""
+    with two_machines() as (gate, _):
+        config, said = BackstopConfig(headroom_bytes=HEADROOM), list[str]()
+        kernel = NftKernel(PLAN)
+        backstop = Backstop(kernel, config, folder, said.append, wait=lambda _: None)
+        backstop.guard(Leases())
+        try:
+            gate.within(lambda: backstop.open() or True)
+            yield Guarded(gate, backstop, said)
+        finally:
+            kernel.close()
+
+
+def undo_offload(gate: Machine) -> None:
+    gate.run("ethtool", "-K", DEVICE, "tso", "on")
+
+
+def undo_segments(gate: Machine) -> None:
+    gate.run("ip", "link", "set", DEVICE, "gso_max_segs", "40")
+
+
+def flush_rules(gate: Machine) -> None:
+    gate.nft("flush chain netdev narrows links")
+
+
+def delete_table(gate: Machine) -> None:
+    gate.nft("delete table netdev narrows")
+
+
+def raise_quota(gate: Machine) -> None:
+    gate.nft("add quota netdev narrows links { over 1000000000000 bytes }")
+
+
+def reset_counter(gate: Machine) -> None:
+    gate.run("nft", "reset", "counter", "netdev", "narrows", "links_passed")
+
+
+def accept_all(gate: Machine) -> None:
+    gate.nft(
+        f'add chain netdev narrows egress_{DEVICE} {{ type filter hook egress device "{DEVICE}" '
+        "priority -300; policy accept; }"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tamper", "word"),
+    [
+        (undo_offload, "segmentation is on"),
+        (undo_segments, "gso_max_segs 40"),
+        (flush_rules, "changed the gate's rules"),
+        (delete_table, "nftables refused"),
+        (raise_quota, "changed the gate's quotas"),
+        (reset_counter, "went back"),
+        (accept_all, "changed the gate's rules"),
+    ],
+)
+def test_a_changed_kernel_is_an_alarm(
+    tmp_path: Path, tamper: Callable[[Machine], None], word: str
+) -> None:
+    with guarded(tmp_path) as box:
+        send_frames(box.gate, 5)
+        assert not box.reconcile()
+        tamper(box.gate)
+        assert box.reconcile()
+        assert word in box.backstop.alarm
+        before = box.gate.device()["tx_bytes"]
+        send_frames(box.gate, 300)
+        assert box.gate.device()["tx_bytes"] - before < 100 * FRAME, "no link's frame leaves"
+        assert json.loads((tmp_path / "gate" / "alarm.json").read_text())["alarm"] == (
+            box.backstop.alarm
+        )
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_frames_of_someone_else_are_an_alarm(tmp_path: Path, bypass: bool) -> None:
+    with guarded(tmp_path) as box:
+        send_frames(box.gate, 7, bypass=bypass)
+        assert not box.reconcile(), "7,098 bytes are within the stated bound of 7,296"
+        send_frames(box.gate, 1, bypass=bypass)
+        assert box.reconcile()
+        assert "8112 bytes in 8 packets of links left that the gate's sockets did not send" in (
+            box.backstop.alarm
+        )
+        assert isinstance(box.acquire(1000), Denied)
+        again = Backstop(NftKernel(PLAN), BackstopConfig(), tmp_path, box.said.append)
+        with pytest.raises(InputError, match="stopped this gate before"):
+            again.open()
+
+
+def test_the_quota_is_what_is_leased_and_the_headroom(tmp_path: Path) -> None:
+    """Also after drops, and after leases that returned unused."""
+    with guarded(tmp_path) as box:
+        lease = box.acquire(40_000)
+        assert isinstance(lease, Lease)
+        send_frames(box.gate, 1000)
+        passed = box.gate.counter("links_passed")[1]
+        assert HEADROOM + 40_000 - FRAME < passed <= HEADROOM + 40_000
+        box.backstop.settle(lease, 10_000)
+        assert isinstance(box.acquire(30_000), Lease)
+        send_frames(box.gate, 100)
+        assert box.gate.counter("links_passed")[1] == passed, "30,000 had returned: no raise"

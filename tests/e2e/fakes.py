@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 T = TypeVar("T")
+HOLD = "\x00hold"
 
 
 class LoopThread:
@@ -38,12 +39,14 @@ class ScriptedModel:
     """An OpenAI-compatible server that answers what the test told it to.
 
     ``script(body)`` gives the pieces of text; each is one chunk. ``delay_s`` between pieces.
+    A piece that is ``HOLD`` is not sent: the answer waits there until ``released`` is set.
     ``seen`` holds every request body, ``running`` the answers being streamed right now.
     """
 
     def __init__(self, script: Callable[[dict[str, Any]], list[str]], delay_s: float = 0.0) -> None:
         self.script = script
         self.delay_s = delay_s
+        self.released = threading.Event()
         self.seen: list[dict[str, Any]] = []
         self.running = 0
         self._thread = LoopThread()
@@ -75,6 +78,10 @@ class ScriptedModel:
         self.running += 1
         try:
             for piece in self.script(body):
+                if piece == HOLD:
+                    while not self.released.is_set():
+                        await asyncio.sleep(0.02)
+                    continue
                 await response.write(_chunk({"content": piece}, None))
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from e2e.chain import Chain
-from e2e.fakes import ScriptedModel
+from e2e.fakes import HOLD, ScriptedModel
 from narrows.cli.main import main
 from narrows.edge.stats import read_stats
 from narrows.weak.pack import pack
@@ -41,7 +41,13 @@ def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 def pieces(prompt: str) -> list[str]:
-    return [f"{prompt} says {n} żółw " for n in range(10)]
+    """Those of the first wave stop half-way until they are told to go on."""
+    text = [f"{prompt}.{n} żółw " for n in range(4)]
+    return [*text[:2], HOLD, *text[2:]] if prompt.startswith("a") else text
+
+
+def text_of(prompt: str) -> str:
+    return "".join(piece for piece in pieces(prompt) if piece != HOLD)
 
 
 @pytest.mark.slow
@@ -51,55 +57,52 @@ def test_a_switch_under_64_streams(
     artifact = tmp_path / "newer.narrows"
     digest = pack(tiny_source(), artifact, name="newer", threads=1).hex()
     model.script = lambda body: pieces(body["messages"][-1]["content"])
-    model.delay_s = 0.12
     folders = (tmp_path / "inside", tmp_path / "outside")
     for folder in folders:
         folder.mkdir()
     chain = chains(strong=model.url, weak_folders=folders).start()
-    client = chain.client()  # one for all: making one takes longer than an answer
-    over, switched, wrong = threading.Event(), threading.Event(), []
-    done, after = [0] * STREAMS, [0] * STREAMS
+    client = chain.client(timeout=240.0)  # one for all: making one takes longer than an answer
+    half_way = [threading.Event() for _ in range(STREAMS)]
 
-    def stream(index: int) -> None:
-        while not over.is_set():
-            prompt, begun_after = f"{index}.{done[index]}", switched.is_set()
-            try:
-                chunks = client.chat.completions.create(
-                    model="smollm2-135m-instruct",
-                    messages=[{"role": "user", "content": prompt}],
-                    stream=True,
-                )
-                text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is a failed answer
-                wrong.append(repr(error))
-                return
-            if text != "".join(pieces(prompt)):
-                wrong.append(text)
-            done[index] += 1
-            after[index] += begun_after
+    def stream(prompt: str, begun: threading.Event | None = None) -> str:
+        text = ""
+        for chunk in client.chat.completions.create(
+            model="smollm2-135m-instruct",
+            messages=[{"role": "user", "content": prompt}],
+            stream=True,
+        ):
+            text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            if begun is not None and ".0 " in text:
+                begun.set()
+        return text
 
-    with ThreadPoolExecutor(STREAMS) as pool:
-        for index in range(STREAMS):
-            pool.submit(stream, index)
+    with ThreadPoolExecutor(2 * STREAMS) as pool:
+        first = [pool.submit(stream, f"a{n}", half_way[n]) for n in range(STREAMS)]
         try:
-            until(lambda: model.running == STREAMS)
+            until(lambda: all(event.is_set() for event in half_way) or any(t.done() for t in first))
+            assert not any(task.done() for task in first)
             assert health(chain)["weak_model"] == "bytes"
             for folder in folders:
                 narrows("weak", "switch", str(artifact), "--folder", str(folder))
             until(lambda: health(chain)["weak_digest"] == digest)
-            switched.set()
-            until(lambda: bool(wrong) or all(after))
-            until(lambda: not health(chain)["draining"])
+            second = [pool.submit(stream, f"b{n}") for n in range(STREAMS)]
+            for n, task in enumerate(second):
+                assert task.result() == text_of(f"b{n}")
+            assert health(chain)["draining"]
+            assert not any(task.done() for task in first)
         finally:
-            over.set()
-    assert wrong == []
-    assert min(done) >= 2
-    used = read_stats(chain.state).by_day
-    until(lambda: {w for day in read_stats(chain.state).by_day.values() for w in day} >= {
-        "bytes", "newer"})  # fmt: skip
-    assert used
+            model.released.set()
+        for n, task in enumerate(first):
+            assert task.result() == text_of(f"a{n}")
+    until(lambda: not health(chain)["draining"])
+    until(lambda: answers_by_model(chain) == {"bytes": STREAMS, "newer": STREAMS})
     chain.assert_paid()
-    # The old model is gone from both processes, and the gate has one link left.
-    for name in ("enclave", "edge"):
+    for name in ("enclave", "edge"):  # the old model is gone from both processes
         log = chain.state / "log" / f"{name}.log"
         until(lambda log=log: "bytes unloaded" in log.read_text())
+
+
+def answers_by_model(chain: Chain) -> dict[str, int]:
+    days = read_stats(chain.state).by_day.values()
+    models = {weak for day in days for weak in day}
+    return {weak: sum(day[weak].answers for day in days if weak in day) for weak in models}

@@ -255,3 +255,24 @@ def test_a_base_must_be_a_checkpoint(tmp_path: Path) -> None:
         load_base(str(tmp_path / "x.narrows"))
     with pytest.raises(InputError, match="no checkpoint"):
         load_base(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--answers", "a", "--method", "lora"], "--base"),
+        (["--base", "b", "--shards", "s"], "text"),
+        (["--base", "b", "--answers", "a", "--method", "magic"], "lora or full"),
+        (["--answers", "a", "--recipe", "lora"], "needs a base"),
+        ([], "nothing to train on"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from narrows.cli.main import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(["weak", "train", "--run", "r", "--out", "o", *words])
+    assert caught.value.code
+    assert reason in capsys.readouterr().err

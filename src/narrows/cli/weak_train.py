@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 
-@app.command(epilog="Example:  narrows weak train --shards shards/ --run run/ --out small.narrows")
+@app.command(
+    epilog="Example:  narrows weak train --base smollm2-135m --answers train.jsonl "
+    "--run run/ --out tuned.narrows"
+)
 def train(
     run: Annotated[
         Path,
@@ -42,7 +45,9 @@ def train(
         str | None,
         typer.Option(help="Fine-tune this: a folder, a GGUF file, or smollm2-135m."),
     ] = None,
-    method: Annotated[str, typer.Option(help="With --base: lora or full.")] = "lora",
+    method: Annotated[
+        str | None, typer.Option(help="With --base: lora or full (else the recipe's, or lora).")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="TOML file; else one for the method, or for a new model.")
     ] = None,
@@ -67,16 +72,20 @@ def train(
         raise InputError("there is nothing to train on", "give --shards or --answers")
     if base is not None and (shards is not None or not answers):
         raise InputError("fine-tuning learns from text", "give --base with --answers")
-    if method not in ("lora", "full"):
+    if base is None and method is not None:
+        raise InputError("--method is for fine-tuning", "give --base too")
+    if method not in (None, "lora", "full"):
         raise InputError(f"--method {method!r}", "lora or full")
-    plan = find_recipe(recipe or ("default" if base is None else method))
-    if base is not None:
-        plan = replace(plan, method=method)
+    plan = find_recipe(recipe or ("default" if base is None else method or "lora"))
+    if base is not None and (method or plan.method == "scratch"):
+        plan = replace(plan, method=method or "lora")
+    if base is None and plan.method != "scratch":
+        raise InputError(f"the recipe's method {plan.method} needs a base", "give --base")
     facts = {"license": licence, "prompt_sources": sources, "command": _command()}
     job = _job(plan, run, base, teacher, shards, answers or [], threads)
     with _bar() as update:
         best = job.train(update)
-    if int(os.environ.get("RANK", "0")):  # another process packs
+    if not _first():  # another process packs
         return
     digest, figures = job.pack(out, name, facts)
     row = {"path": str(out), "sha256": digest.hex(), "bytes": out.stat().st_size}
@@ -152,7 +161,8 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
     console = Console(stderr=True)
     columns = (*Bar.get_default_columns(), TextColumn("{task.fields[figures]}"))
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+    disabled = not console.is_terminal or not _first()
+    with Bar(*columns, console=console, disable=disabled) as bar:
         task = bar.add_task("Training", total=1.0, figures="")
         seen = math.nan
 
@@ -161,11 +171,16 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             figures = f"loss {p.loss:.3f}, dev {p.dev_bits_per_byte:.4f} bits/byte, "
             figures += f"{p.tokens_per_s:.0f} tokens/s, {p.eta_s:.0f} s left"
             bar.update(task, completed=p.share, figures=figures)
-            if not console.is_terminal and p.dev_bits == p.dev_bits != seen:
+            if not console.is_terminal and _first() and p.dev_bits == p.dev_bits != seen:
                 seen = p.dev_bits
                 console.print(f"step {p.step}, {p.share:.0%}: {figures}", highlight=False)
 
         yield update
+
+
+def _first() -> bool:
+    """Whether this is the process that reports and packs."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _command() -> str:

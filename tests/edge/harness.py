@@ -170,9 +170,9 @@ class Rig:
         if self._connect:
             self.call(self.enclave.start())
         gate_port = self.enclave.port or 1
-        config = EdgeConfig(
-            **{"listen_port": 0, "gate_port": gate_port, "model_name": MODEL} | self._settings
-        )
+        usual = {"listen_port": 0, "gate_port": gate_port, "model_name": MODEL}
+        usual["link_wait_s"] = 30.0  # a busy machine is no link that is down
+        config = EdgeConfig(**usual | self._settings)
         self._edge = asyncio.run_coroutine_threadsafe(
             serve(config, self.state, self._models, self._on_ready, self._make_decoder),
             self._loop,

@@ -16,7 +16,8 @@ from narrows.errors import NarrowsError
 
 def main() -> None:
     state, listen, gate = sys.argv[1:]
-    config = EdgeConfig(listen_port=int(listen), gate_port=int(gate), model_name=MODEL)
+    ports = {"listen_port": int(listen), "gate_port": int(gate)}
+    config = EdgeConfig(**ports, model_name=MODEL, link_wait_s=30.0)
 
     def ready(port: int) -> None:
         print(json.dumps({"ready": True, "port": port}), flush=True)

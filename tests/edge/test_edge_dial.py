@@ -130,7 +130,7 @@ def test_hello_offers_the_models_and_the_options(tmp_path):
 
 def test_an_edge_that_was_first_finds_its_gate_later(tmp_path):
     port = free_port()
-    with Rig(tmp_path, connect=False, gate_port=port, link_wait_s=30.0) as rig:
+    with Rig(tmp_path, connect=False, gate_port=port) as rig:
         rig.enclave.script = lambda request: native("late")
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             answer = pool.submit(rig.ask)
@@ -142,7 +142,7 @@ def test_an_edge_that_was_first_finds_its_gate_later(tmp_path):
 
 def test_an_edge_finds_its_gate_again(tmp_path):
     port = free_port()
-    rig = Rig(tmp_path, connect=False, gate_port=port, link_wait_s=30.0)
+    rig = Rig(tmp_path, connect=False, gate_port=port)
     with rig:
         rig.enclave.script = lambda request: native("back")
         rig.call(rig.enclave.start(port))
@@ -205,7 +205,7 @@ def test_a_slow_decoder_of_a_dead_link_does_not_keep_the_next_one_away(tmp_path)
             return super().request(spec)
 
     decoders = iter([Slow()])
-    rig = Rig(tmp_path, link_wait_s=30.0, resume_s=60.0)
+    rig = Rig(tmp_path, resume_s=60.0)
     rig._make_decoder = lambda model: next(decoders, None) or LineDecoder()
     rig.enclave.script = lambda request: native(request.body["messages"][0]["content"])
     with rig, concurrent.futures.ThreadPoolExecutor(1) as pool:

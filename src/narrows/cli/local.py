@@ -108,6 +108,8 @@ class LocalDeployment:
     def _arguments(self, role: str, config: Config) -> list[str]:
         path = self.state / "run" / "effective.toml"
         path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o600)
+        path.chmod(0o600)  # it holds the upstream's key, where the user's file does
         path.write_text(to_toml(config))
         arguments = [role, "--config", str(path)]
         return arguments if role == "enclave" else [*arguments, "--state", str(self.state)]

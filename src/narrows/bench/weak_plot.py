@@ -24,7 +24,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
             [model["high"] - model["bits_per_byte"]],
         ]
         at = (model["text_bytes_s"], model["bits_per_byte"])
-        axes.errorbar(*([value] for value in at), yerr=spread, fmt="o", capsize=4, color="C0")
+        axes.errorbar(at[:1], at[1:], yerr=spread, fmt="o", capsize=4, color="C0")
         axes.annotate(model["name"], at, xytext=(6, 6), textcoords="offset points")
     line = [models[index] for index in report["frontier"]]
     speeds, bits = ([m[name] for m in line] for name in ("text_bytes_s", "bits_per_byte"))

@@ -61,6 +61,11 @@ class Measured:
     def tok_s(self) -> float:
         return min(self.encode_tok_s, self.decode_tok_s)
 
+    @property
+    def text_bytes_s(self) -> float:
+        """UTF-8 a second, the slower end: comparable between tokenizers, which tokens are not."""
+        return self.tok_s * sum(self.bytes) / self.tokens
+
     def interval(self) -> tuple[float, float]:
         """95 % of the bits per byte."""
         return _span(_ratios(self.bits, self.bytes))
@@ -131,7 +136,7 @@ def compare(
             for a in range(len(results))
             for b in range(a + 1, len(results))
         ],
-        "frontier": frontier([(one.tok_s, one.bits_per_byte) for one in results]),
+        "frontier": frontier([(one.text_bytes_s, one.bits_per_byte) for one in results]),
     }
 
 
@@ -155,12 +160,15 @@ def _row(one: Measured, price_per_core_hour: float) -> dict[str, Any]:
         "low": low,
         "high": high,
         "ratio": 8 / one.bits_per_byte,
+        "text_bytes_s": one.text_bytes_s,
         "tok_s": one.tok_s,
         "encode_tok_s": one.encode_tok_s,
         "decode_tok_s": one.decode_tok_s,
         "artifact_bytes": one.artifact_bytes,
         "rss_bytes": one.rss_bytes,
         "cost_per_million_tokens": one.cost_per_million(price_per_core_hour),
+        "cost_per_gigabyte": one.cost_per_million(price_per_core_hour)
+        * (1e3 * one.tokens / sum(one.bytes)),
     }
 
 

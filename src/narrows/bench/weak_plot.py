@@ -23,21 +23,14 @@ def draw(report: dict[str, Any], path: Path) -> None:
             [model["bits_per_byte"] - model["low"]],
             [model["high"] - model["bits_per_byte"]],
         ]
-        axes.errorbar(
-            [model["tok_s"]], [model["bits_per_byte"]], yerr=spread, fmt="o", capsize=4, color="C0"
-        )
-        axes.annotate(
-            model["name"],
-            (model["tok_s"], model["bits_per_byte"]),
-            xytext=(6, 6),
-            textcoords="offset points",
-        )
+        at = (model["text_bytes_s"], model["bits_per_byte"])
+        axes.errorbar(at[:1], at[1:], yerr=spread, fmt="o", capsize=4, color="C0")
+        axes.annotate(model["name"], at, xytext=(6, 6), textcoords="offset points")
     line = [models[index] for index in report["frontier"]]
-    axes.plot(
-        [m["tok_s"] for m in line], [m["bits_per_byte"] for m in line], "--", color="C1", zorder=0
-    )
+    speeds, bits = ([m[name] for m in line] for name in ("text_bytes_s", "bits_per_byte"))
+    axes.plot(speeds, bits, "--", color="C1", zorder=0)
     axes.set_xscale("log")
-    axes.set_xlabel("weak-model tokens/s, one end")
+    axes.set_xlabel("bytes of text a second, one end")
     axes.set_ylabel("bits per byte, all included (95 % by answer)")
     axes.set_title(f"{report['answers']} answers; dashed: what no other model beats")
     axes.grid(alpha=0.3)

@@ -56,23 +56,23 @@ def compare(
 
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     title = f"{report['answers']} answers, {report['utf8_bytes']:,} bytes of UTF-8"
-    table = Table(
-        "model", "bits/byte", "95 %", "smaller", "tokens/s", "artifact", "memory", "cost/M",
-        title=title,
-    )  # fmt: skip
+    table = Table(title=title)
+    table.add_column("model", overflow="fold")
+    for head in ("bits/byte (95 %)", "kB/s", "tokens/s", "file MB", "RSS MB", "cost/M"):
+        table.add_column(head, justify="right", no_wrap=True)
     for number, model in enumerate(report["models"]):
         mark = "*" if number in report["frontier"] else ""
         table.add_row(
-            f"{model['name']}{mark}",
-            f"{model['bits_per_byte']:.3f}",
-            f"{model['low']:.3f}..{model['high']:.3f}",
-            f"{model['ratio']:.2f}x",
+            escape(f"{model['name']}{mark}"),
+            f"{model['bits_per_byte']:.3f} ({model['low']:.3f}..{model['high']:.3f})",
+            f"{model['text_bytes_s'] / 1e3:,.1f}",
             f"{model['tok_s']:,.0f}",
-            f"{model['artifact_bytes'] / 1e6:,.1f} MB",
-            f"{model['rss_bytes'] / 1e6:,.0f} MB",
+            f"{model['artifact_bytes'] / 1e6:,.1f}",
+            f"{model['rss_bytes'] / 1e6:,.0f}",
             f"{model['cost_per_million_tokens']:.3f}",
         )
     console = Console()
@@ -82,9 +82,11 @@ def _show(report: dict[str, Any]) -> None:
             f"{one['b']} against {one['a']}: {one['bits_per_byte']:+.3f} bits/byte "
             f"({one['low']:+.3f}..{one['high']:+.3f}), {one['share']:+.1%}",
             highlight=False,
+            markup=False,
         )
     console.print(
-        f"* no other model is both faster and smaller. Cost of a million tokens: processor time of "
-        f"both ends at {report['price_per_core_hour']:g} an hour and core.",
+        "* no other model beats it in both bits and speed (kB of text a second). cost/M: a million "
+        "of the model's own tokens, processor time of both ends at "
+        f"{report['price_per_core_hour']:g} an hour and core.",
         highlight=False,
     )

@@ -135,6 +135,8 @@ def test_stats_hold_counts_alone(tmp_path: Path) -> None:
         gate = site.start_gate(inside)
         stop(gate)
         stats = json.loads((site.state / "gate" / "stats.json").read_text())
+        assert stats["kernel"] == {"state": "off"}
+        assert "narrows gate: kernel backstop: off" in (site.state / "gate.log").read_text()
         assert set(stats["ports"]["answers"]) == {
             "account",
             "port",

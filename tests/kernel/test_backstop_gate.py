@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import socket
@@ -11,10 +12,12 @@ import subprocess
 import time
 
 import pytest
+from rich.console import Console
 
 from kernel.frames import flooding, send_frames
 from kernel.netns import DEVICE, GATE, GATE6, OUTSIDE, Machine, needs_kernel, wait_until
 from kernel.site import Edge, Site, site
+from narrows.cli.status import _table, collect
 from narrows.wire.gatestate import PortState
 
 pytestmark = needs_kernel
@@ -92,25 +95,24 @@ def check_traffic(made: Site, seconds: float, rest_s: float = 0.0) -> dict[str, 
 
 def test_counters_agree_and_tcp_info_explains_all() -> None:
     with site() as made:
-        kernel = check_traffic(made, 4.0)
+        kernel = check_traffic(made, 2.0)
         assert int(str(kernel["worst_difference_packets"])) <= 8, "far below the bound"
         assert made.gate.counter("oversize") == (0, 0)
 
 
-@pytest.mark.parametrize("side", ["outside", "gate"])
-def test_losses_are_explained_too(side: str) -> None:
+def test_losses_are_explained_too() -> None:
     """Outward losses cost repetitions, inward ones selective acknowledgements."""
     with site() as made:
-        lossy(made.outside if side == "outside" else made.gate, "ingress", 8)
+        lossy(made.outside, "ingress", 5)
+        lossy(made.gate, "ingress", 5)
         made.enclave(3000, 0.02)
         gate = made.start_gate()
-        traffic(made, 4.0)
+        traffic(made, 2.0)
         made.stop_gate(gate)
         kernel = made.kernel()
         assert kernel["alarm"] == ""
         assert kernel["worst_difference_bytes"] <= kernel["bound_bytes"]
-        if side == "gate":
-            assert made.gate.counter("links_long")[0] > 0
+        assert made.gate.counter("links_long")[0] > 0
 
 
 @pytest.mark.torture
@@ -131,6 +133,11 @@ def test_something_else_that_sends_stops_the_gate() -> None:
         alarm = made.wait_alarm()
         assert "that the gate's sockets did not send" in alarm
         assert made.port_state() == PortState("kernel")
+        figures = collect(made.state, time.time())
+        assert figures["gate_kernel"]["alarm"] == alarm
+        console = Console(file=io.StringIO(), width=400)
+        console.print(_table(figures))
+        assert alarm in console.file.getvalue()  # type: ignore[attr-defined]
         assert f"ALARM: kernel backstop: {alarm}" in made.log()
         wait_until(edge.ended.is_set)
         passed = made.gate.counter("links_passed")

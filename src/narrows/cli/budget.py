@@ -57,7 +57,7 @@ def propose(
     ] = None,
     block: Annotated[
         Path | None,
-        typer.Option("--from", help="The [budget] block of 'narrows plan --budget FILE' instead."),
+        typer.Option("--from", help="The budget block of 'narrows plan --budget FILE' instead."),
     ] = None,
     valid_days: Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)] = 7,
     state: StateOption = None,

@@ -30,7 +30,7 @@ def init(
 ) -> None:
     """Make an empty ledger: no budget, so nothing leaves until a signed change makes one.
 
-    It lies in STATE/ledger, or in etcd where STATE/narrows.toml says so under [gate].
+    It lies in STATE/ledger, or in etcd where STATE/narrows.toml says so in its gate section.
     Writes STATE/ledger/log.json, for 'narrows witness --follow' on the witness's machine.
     """
     import time

@@ -15,7 +15,10 @@ _REMEDY = "delete it: a gate makes it anew"
 
 def read_gate_ports(state_dir: Path) -> dict[str, dict[str, Any]]:
     """By port, what the gate wrote; empty where none has run here. Errors: ``InputError``."""
-    ports = _read(state_dir).get("ports", {})
+    stats = _read(state_dir)
+    if stats is None:
+        return {}
+    ports = stats.get("ports")
     if not isinstance(ports, dict) or not all(_is_port(port) for port in ports.values()):
         raise InputError(f"{_path(state_dir)} holds no ports", _REMEDY)
     return ports
@@ -23,7 +26,7 @@ def read_gate_ports(state_dir: Path) -> dict[str, dict[str, Any]]:
 
 def read_gate_kernel(state_dir: Path) -> dict[str, Any]:
     """State of the kernel backstop; empty where no gate has run here. Errors: ``InputError``."""
-    kernel = _read(state_dir).get("kernel", {})
+    kernel = (_read(state_dir) or {}).get("kernel", {})
     if not isinstance(kernel, dict) or not (kernel == {} or _is_kernel(kernel)):
         raise InputError(f"{_path(state_dir)} says nothing of the kernel", _REMEDY)
     return kernel
@@ -33,13 +36,14 @@ def _path(state_dir: Path) -> Path:
     return state_dir / "gate" / "stats.json"
 
 
-def _read(state_dir: Path) -> dict[str, Any]:
+def _read(state_dir: Path) -> dict[str, Any] | None:
+    """None where no gate has run here."""
     path = _path(state_dir)
     try:
         with path.open("rb") as file:
             stats = json.loads(file.read(MAX_FILE_BYTES))
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}", _REMEDY) from error
     if not isinstance(stats, dict):

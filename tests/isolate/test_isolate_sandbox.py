@@ -235,6 +235,8 @@ def test_nothing_is_shared_with_the_host(prison: Prison) -> None:
     writable = {path for path, result in found["create"].items() if result == "done"}
     null_devices = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
     assert writable - null_devices == {"/tmp", "/dev/shm"}
+    for path in ("/", "/usr", "/dev"):  # read-only for whoever it were in there
+        assert found["create"][path] == "EROFS", path
     for path in found["create"]:  # of /tmp, the host's is another one
         assert not os.path.exists(f"{path}/{prison.facts['token']}")
     for attempt in ("remount", "mount proc", "mknod", "chroot"):

@@ -13,7 +13,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
-        state = any("ledger" in folders for _, folders, _ in os.walk("/tmp"))
+        state = any("ledger.db" in files for _, _, files in os.walk("/tmp"))
         text = f"key {self.headers.get('authorization')} state {state}"
         for delta, finish in (({"content": text}, None), ({}, "stop")):
             chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}

@@ -291,16 +291,16 @@ class LateFile(SharedFile):
 
     late = False
 
-    def append(self, *arguments: object) -> None:  # type: ignore[override]
+    def append(self, *arguments: object, **named: object) -> None:  # type: ignore[override]
         if self.late:
-            self.late, self._held = False, arguments
+            self.late, self._held = False, (arguments, named)
             raise StoreError("no answer in time")
         held, self._held = self._held, None
         if held is not None:
-            super().append(*held)  # type: ignore[arg-type]
-        super().append(*arguments)  # type: ignore[arg-type]
+            super().append(*held[0], **held[1])  # type: ignore[arg-type]
+        super().append(*arguments, **named)  # type: ignore[arg-type]
 
-    _held: tuple[object, ...] | None = None
+    _held: tuple[tuple[object, ...], dict[str, object]] | None = None
 
 
 def test_a_lease_that_is_written_late_is_returned(machines: Machines) -> None:

@@ -140,16 +140,13 @@ def _enter(name: str) -> None:
 
 @contextlib.contextmanager
 def two_machines() -> Iterator[tuple[Machine, Machine]]:
-    """The gate's and the outside's. Duplicate address detection is off: no wait for IPv6."""
+    """The gate's and the outside's. No duplicate address detection: no wait for IPv6."""
     stem = f"nw{os.getpid()}x{next(_NUMBERS)}"
     gate, outside = Machine(f"{stem}g"), Machine(f"{stem}o")
     try:
         for machine in (gate, outside):
             command("ip", "netns", "add", machine.name)
             command("ip", "-n", machine.name, "link", "set", "lo", "up")
-            machine.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0") if shutil.which(
-                "sysctl"
-            ) else None
         ends = ("type", "veth", "peer", "name", DEVICE, "netns", outside.name)
         command("ip", "-n", gate.name, "link", "add", DEVICE, *ends)
         for machine, v4, v6 in ((gate, GATE, GATE6), (outside, OUTSIDE, OUTSIDE6)):

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from narrows.gate.allowance import CLASSES
 from narrows.gate.kernel import unavailable
 
 GATE, OUTSIDE = "10.77.0.1", "10.77.0.2"
@@ -75,6 +76,11 @@ class Machine:
         """Packets and bytes."""
         [found] = [e["counter"] for e in self.table() if e.get("counter", {}).get("name") == name]
         return found["packets"], found["bytes"]
+
+    def counted(self) -> tuple[int, int]:
+        """Packets and bytes of all classes that passed: beside links, neighbour discovery."""
+        found = [self.counter(f"{name}_passed") for name in CLASSES]
+        return sum(packets for packets, _ in found), sum(size for _, size in found)
 
     def quota(self, name: str) -> dict[str, Any]:
         [found] = [e["quota"] for e in self.table() if e.get("quota", {}).get("name") == name]
@@ -147,6 +153,8 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
         for machine in (gate, outside):
             command("ip", "netns", "add", machine.name)
             command("ip", "-n", machine.name, "link", "set", "lo", "up")
+            for key in ("accept_dad", "accept_ra"):  # nothing is sent by the kernel on its own
+                machine.run("tee", f"/proc/sys/net/ipv6/conf/default/{key}", text="0")
         ends = ("type", "veth", "peer", "name", DEVICE, "netns", outside.name)
         command("ip", "-n", gate.name, "link", "add", DEVICE, *ends)
         for machine, v4, v6 in ((gate, GATE, GATE6), (outside, OUTSIDE, OUTSIDE6)):

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from narrows.gate.allowance import CLASSES
 from narrows.gate.kernel import unavailable
 
 GATE, OUTSIDE = "10.77.0.1", "10.77.0.2"
@@ -75,6 +76,11 @@ class Machine:
         """Packets and bytes."""
         [found] = [e["counter"] for e in self.table() if e.get("counter", {}).get("name") == name]
         return found["packets"], found["bytes"]
+
+    def counted(self) -> tuple[int, int]:
+        """Packets and bytes of all classes that passed: beside links, neighbour discovery."""
+        found = [self.counter(f"{name}_passed") for name in CLASSES]
+        return sum(packets for packets, _ in found), sum(size for _, size in found)
 
     def quota(self, name: str) -> dict[str, Any]:
         [found] = [e["quota"] for e in self.table() if e.get("quota", {}).get("name") == name]
@@ -140,16 +146,15 @@ def _enter(name: str) -> None:
 
 @contextlib.contextmanager
 def two_machines() -> Iterator[tuple[Machine, Machine]]:
-    """The gate's and the outside's. Duplicate address detection is off: no wait for IPv6."""
+    """The gate's and the outside's. No duplicate address detection: no wait for IPv6."""
     stem = f"nw{os.getpid()}x{next(_NUMBERS)}"
     gate, outside = Machine(f"{stem}g"), Machine(f"{stem}o")
     try:
         for machine in (gate, outside):
             command("ip", "netns", "add", machine.name)
             command("ip", "-n", machine.name, "link", "set", "lo", "up")
-            machine.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0") if shutil.which(
-                "sysctl"
-            ) else None
+            for key in ("accept_dad", "accept_ra"):  # nothing is sent by the kernel on its own
+                machine.run("tee", f"/proc/sys/net/ipv6/conf/default/{key}", text="0")
         ends = ("type", "veth", "peer", "name", DEVICE, "netns", outside.name)
         command("ip", "-n", gate.name, "link", "add", DEVICE, *ends)
         for machine, v4, v6 in ((gate, GATE, GATE6), (outside, OUTSIDE, OUTSIDE6)):

@@ -87,6 +87,7 @@ byte total;
 byte faults;
 bool rolled;               /* the store's file was replaced at some time */
 bool in_head[IDS];         /* in a head that the witness held */
+bool stored[IDS];          /* was in the store at some time */
 bool late[IDS];            /* appended to a store that lacked what the witness held */
 Log kept;                  /* the file that a restore replaced */
 bool kept_torn;
@@ -197,7 +198,10 @@ inline append_to_store(new, at) {
      do
      :: x < new.size ->
         if
-        :: KIND(new.leaf[x]) == LEASE -> late[LEASE_OF(new.leaf[x])] = !ok
+        :: KIND(new.leaf[x]) == LEASE ->           /* when it arrives first; it may once more */
+           y = LEASE_OF(new.leaf[x]);
+           late[y] = (stored[y] -> late[y] : !ok);
+           stored[y] = true
         :: else
         fi;
         x++

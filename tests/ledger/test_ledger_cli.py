@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ledger.etcd_cluster import Cluster, cluster, needs_etcd
+from narrows.bench.ledger_sweep import plot, sweep
 from narrows.cli.budget_limits import read_block
 from narrows.cli.main import main
 from narrows.errors import InputError
@@ -354,7 +355,25 @@ def test_bench_of_the_simulation(run: Run) -> None:
     got = json.loads(run(*words))
     assert got["gates"] == 50
     assert 0.99 < got["utilisation"] <= 1
+    assert got["ledger_ops_per_s"] <= got["worst_minute_ops_per_s"] <= got["peak_ops_per_s"]
     assert got == json.loads(run(*words)), "the same seed, the same result"
+
+
+def test_bench_of_lease_lengths(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "sweep.svg"
+    words = ("bench", "ledger", "--gates", 20, "--sweep", "--plot", picture, "--json")
+    got = json.loads(run(*words))
+    operations = [each["ledger_ops_per_s"] for each in got["runs"]]
+    assert operations == sorted(operations, reverse=True), "longer leases, fewer operations"
+    assert picture.read_text().count("busiest minute") == 1
+    small = sweep(5, leases_s=(125.0, 250.0))
+    plot(small, tmp_path / "one.svg")
+    plot(small, tmp_path / "two.svg")
+    one, two = (tmp_path / "one.svg").read_bytes(), (tmp_path / "two.svg").read_bytes()
+    assert one == two, "the same input, the same file"
+    run("bench", "ledger", "--plot", picture, code=2)
+    run("bench", "ledger", "--sweep", code=2)
 
 
 def test_bench_on_disk(run: Run) -> None:

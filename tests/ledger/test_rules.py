@@ -213,7 +213,7 @@ def test_a_lease_that_straddles_a_window_edge_breaks_no_hour() -> None:
 def test_a_share_is_within_what_is_free_and_no_crumb(want: int, free: int, held: int) -> None:
     size = fair_bytes(want, free, held)
     assert 1 <= size <= min(want, free)
-    assert size >= min(want, free, max(4096, want // 8, free // (2 * (held + 1))))
+    assert size >= min(want, free, max(4096, want // 2, free // (2 * (held + 1))))
 
 
 def _lease(state: rules.State, want: int, now_ms: int) -> tuple[bytes, int] | rules.Refusal:

@@ -226,7 +226,8 @@ class Meter:
 def fair_bytes(want_bytes: int, free_bytes: int, outstanding: int) -> int:
     """What of ``free_bytes`` one lease gets: all that it wants, but towards the end at most
     half of a fair share, so that the last bytes are not all held by who asked first. Never
-    under an eighth of what is wanted, or 4 KiB: the ledger must not be busy with crumbs."""
+    under half of what is wanted, or 4 KiB: smaller ones would keep the ledger busy just when
+    all gates near the end together."""
     share_bytes = free_bytes // (2 * (1 + outstanding))
-    least_bytes = max(want_bytes // 8, MIN_SHARE_BYTES)
+    least_bytes = max(want_bytes // 2, MIN_SHARE_BYTES)
     return min(want_bytes, free_bytes, max(share_bytes, least_bytes))

@@ -122,10 +122,12 @@ class ReplayCode:
         """Nothing was learned."""
 
 
-def replayed(costs: Sequence[Sequence[float]]) -> list[Replayed]:
-    """Recorded answers as traffic for ``ReplayModel``; rows without tokens are left out."""
+def replayed(costs: Sequence[Sequence[float]], coding: Coding = Coding.TEXT) -> list[Replayed]:
+    """Recorded answers as traffic for ``ReplayModel``, as foreign text or as tokens; rows
+    without tokens are left out."""
+    piece: bytes | int = b"x" if coding is Coding.TEXT else _NEXT
     return [
-        Replayed(AnswerSpec((row,), 1 << 20), Coding.TEXT, (b"x",) * (len(line) - 1))
+        Replayed(AnswerSpec((row,), 1 << 20), coding, (piece,) * (len(line) - 1))  # type: ignore[arg-type] # one kind
         for row, line in enumerate(costs)
         if len(line) > 1
     ]

@@ -105,6 +105,8 @@ def _draw_waste(axes: Any, result: Sweep) -> None:
         linestyle="--",
         label="bar: 0.1 %",
     )
+    axes.set_xticks(lasts, [f"{last:,.0f}" for last in lasts])
+    axes.minorticks_off()
     axes.set_yscale("log")
     axes.set_ylabel("%")
     days = CRASH_EVERY_S / 86_400

@@ -37,13 +37,19 @@ class End:
 @dataclass(frozen=True, slots=True)
 class Item:
     """One step of an answer. ``value``: token, channel, byte; ``end`` for END and FAIL.
-    ``size``: bytes of text. ``came_ms``: when it was put (encoder only)."""
+    ``size``: bytes of text. Encoder only: ``came_ms``, when it was put, and ``held_ms``, how
+    long it may have been held back before it was an item; the schedule counts from there."""
 
     kind: Kind
     value: int = 0
     end: End | None = None
     size: int = 0
     came_ms: float = 0.0
+    held_ms: float = 0.0
+
+    @property
+    def ready_ms(self) -> float:
+        return self.came_ms + self.held_ms
 
 
 class Rows:

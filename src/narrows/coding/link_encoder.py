@@ -201,12 +201,19 @@ class LinkEncoder:
         source = self._sources[answer.number]
         item = source.queue.popleft()
         natural = item.kind is Kind.END and item.end is not None and item.end.reason in NATURAL
-        eos = min(self._model.tokenizer.eos_ids, default=None)
-        if natural and eos is not None and not answer.full:
+        if natural and self._model.tokenizer.eos_ids and not answer.full:
+            eos = self._likeliest_end(answer)
             item = Item(Kind.TOKEN, eos, end=item.end, came_ms=item.came_ms)
         self._came_ms = item.came_ms
         self._bits_before = self._port.bits.get("tokens", 0.0)
         return item
+
+    def _likeliest_end(self, answer: Answer) -> int:
+        """Any end token ends an answer, and foreign text has none of its own: the one that the
+        weak model expects is the cheapest (chat models end turns, base models texts)."""
+        ends = sorted(self._model.tokenizer.eos_ids)
+        rows, index = answer.rows[0]
+        return ends[0] if len(ends) == 1 else max(ends, key=lambda end: int(rows.array[index][end]))
 
     def coded(self, answer: Answer, item: Item) -> None:
         self._marks.append((self._came_ms, self._port.coder.mark()))

@@ -22,6 +22,9 @@ from narrows.coding.text import Piece, TextTokens
 from narrows.errors import InputError
 from narrows.weak.api import Tokenizer
 
+PIECE_MS = 20.0
+"""Text is decided within its hold-back and about one more piece of a lively stream."""
+
 
 class Source:
     """One answer between ``open`` and its end on the link. Times: when ``poll`` saw an event."""
@@ -43,6 +46,7 @@ class Source:
         self._eos = tokenizer.eos_ids
         self._vocab_size = tokenizer.vocab_size
         self._text = TextTokens(tokenizer, text_hold_ms) if coding is Coding.TEXT else None
+        self._held_ms = text_hold_ms + PIECE_MS
 
     @property
     def expected(self) -> bool:
@@ -124,7 +128,8 @@ class Source:
         for (token, data), came_ms in pieces:
             kind = Kind.TOKEN if token >= 0 else Kind.BYTE
             value = token if token >= 0 else data[0]
-            self._append(Item(kind, value, size=len(data), came_ms=came_ms), came_ms)
+            item = Item(kind, value, size=len(data), came_ms=came_ms, held_ms=self._held_ms)
+            self._append(item, came_ms)
 
     def _append(self, item: Item, now_ms: float) -> None:
         """Queue it, unless the answer would pass the far side's limit: then it fails here."""

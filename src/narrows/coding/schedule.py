@@ -9,6 +9,11 @@
   out or grows over ``round_hold_ms``. The mean over many answers keeps time: no clock is coded.
   A stock of B tokens makes about one exception in B**2 rounds (a random walk between two ends).
 
+Foreign text leaves the tokeniser unevenly, however evenly it came: nothing for one piece, two
+tokens for the next. Its items count as old only from when they must have left it; else what the
+tokeniser held would use up the patience that evens this out, and with many texts every round
+would be an exception (0.42 bits a token for 64 texts, against 0.06).
+
 Exceptions decide the mode: many in even mode lead to smooth, none for long lead back.
 """
 
@@ -65,12 +70,13 @@ class Schedule:
         ready = [answer for answer in answers if answer.queue]
         if not ready:
             return None
-        heads = [answer.queue[0].came_ms for answer in ready]
+        heads = [answer.queue[0].ready_ms for answer in ready]
         missing = sum(1 for answer in answers if answer.expected and not answer.queue)
+        at_once = min(answer.queue[0].came_ms for answer in ready)
         if not self._smooth:
-            return max(min(heads), self._last_ms) + self._hold_ms if missing else min(heads)
+            return max(min(heads), self._last_ms) + self._hold_ms if missing else at_once
         if all(answer.complete for answer in ready) and not missing:
-            return min(heads)
+            return at_once
         # The mean age of heads, an answer without one counted as of age 0, reaches hold / 2.
         mean_head = sum(heads) / len(heads)
         return mean_head + self._hold_ms / 2 * (1 + missing / len(heads))
@@ -81,7 +87,7 @@ class Schedule:
             return REST if waiting <= self._max_run else self._max_run
         late = 0
         for item in answer.queue:
-            if item.came_ms + self._hold_ms > now_ms or late >= self._max_run:
+            if item.ready_ms + self._hold_ms > now_ms or late >= self._max_run:
                 break
             late += 1
         if self._smooth and late > 1 and not answer.complete:

@@ -66,6 +66,7 @@ class FakeEnclave:
         self.hellos: list[Hello] = []
         self.requests: list[Request] = []
         self.cancels: list[int] = []
+        self.last_number = -1
         self.sent_bytes = 0
         self.connections: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
@@ -94,6 +95,7 @@ class FakeEnclave:
                         self._write(writer, self.greeting)
                     elif isinstance(message, Request):
                         self.requests.append(message)
+                        self.last_number = count
                         cancelled[count] = asyncio.Event()
                         play = self._play(writer, count, message, cancelled[count])
                         tasks.append(asyncio.create_task(play))

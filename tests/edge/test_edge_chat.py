@@ -151,7 +151,8 @@ def test_stop_cancels_an_enclave_that_goes_on(rig):
     rig.enclave.script = lambda request: [*native("a END b c d", size=1)[:-1], Hang()]
     # What ends it is the enclave's answer to Cancel, which is no failure behind a stop.
     assert rig.ask("hi", stop="END").choices[0].message.content == "a "
-    assert len(rig.enclave.cancels) == before + 1
+    # Cancels of earlier tests' answers may still arrive.
+    assert rig.enclave.last_number in rig.enclave.cancels[before:]
 
 
 def test_stop_leaves_foreign_text_to_its_server(rig):

@@ -207,7 +207,7 @@ def test_a_client_that_leaves_cancels_at_once(rig):
         )
         next(stream)
         stream.close()
-    wait_until(lambda: len(rig.enclave.cancels) == before + 2)
+    wait_until(lambda: len(rig.enclave.cancels) >= before + 2)
 
 
 def test_chunks_are_the_edges_own(rig):

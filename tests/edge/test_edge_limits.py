@@ -57,7 +57,7 @@ def test_a_deaf_clients_answer_is_stopped_and_others_go_on(rig):
     rig.enclave.script = lambda request: [*foreign("\x00" * 2_000_000, 4000)[:-1], Hang()]
     before = len(rig.enclave.cancels)
     connection = deaf_client(rig)
-    wait_until(lambda: len(rig.enclave.cancels) == before + 1)
+    wait_until(lambda: len(rig.enclave.cancels) >= before + 1)
     rig.enclave.script = lambda request: native("others")
     assert rig.ask().choices[0].message.content == "others"
     connection.close()
@@ -70,7 +70,7 @@ def test_a_client_that_takes_nothing_for_long_is_dropped(rig):
     rig.enclave.script = lambda request: [*slow, Hang()]
     before = len(rig.enclave.cancels)
     connection = deaf_client(rig)
-    wait_until(lambda: len(rig.enclave.cancels) == before + 1)
+    wait_until(lambda: len(rig.enclave.cancels) >= before + 1)
     connection.close()
 
 

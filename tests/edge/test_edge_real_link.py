@@ -129,7 +129,7 @@ def test_a_client_that_leaves_cancels_at_once(rig):
         )
         next(stream)
         stream.close()
-    wait_until(lambda: len(rig.enclave.cancels) == before + 1)
+    wait_until(lambda: len(rig.enclave.cancels) >= before + 1)
 
 
 @pytest.mark.parametrize("seed", range(4))

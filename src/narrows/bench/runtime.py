@@ -88,6 +88,7 @@ def _speed(
         note("single_tok_s", ours.step(1, (200, 200), 64))
         note("batch16_tok_s", ours.step(SLOTS, (200, 400), 16))
         note("prefill_tok_s", ours.prefill())
+        note("prompt_tok_s", ours.prompt())
         if peer is not None:
             note("llamacpp_single_tok_s", peer.single(64))
             note("llamacpp_batch16_tok_s", peer.batch(32))
@@ -103,6 +104,8 @@ def _speed(
     for key in ("single", "batch16", "prefill"):
         theirs = result[f"llamacpp_{key}_tok_s"]
         result[f"{key}_ratio"] = result[f"{key}_tok_s"] / theirs if theirs else None
+    theirs = result["llamacpp_prefill_tok_s"]
+    result["prompt_ratio"] = result["prompt_tok_s"] / theirs if theirs else None
     coding = ours.coding_us()["plain"]
     result["coding_us"] = coding
     result["coding_share_single"] = coding * result["single_tok_s"] / 1e6

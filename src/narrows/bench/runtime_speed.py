@@ -30,6 +30,7 @@ class Ours:
         while len(pool) < 8192:
             pool += pool
         self._pool = pool
+        self._scope = 0
 
     def _text(self, start: int, count: int) -> list[int]:
         start %= len(self._pool) - count
@@ -62,6 +63,16 @@ class Ours:
             model.extend(stream, self._text(78 + at, min(256, PREFILL_TOKENS - at)))
         spent = time.perf_counter() - start
         model.close(stream)
+        return PREFILL_TOKENS / spent
+
+    def prompt(self) -> float:
+        """A prompt: one distribution at its end, which is what llama.cpp's evaluation computes.
+        A scope of its own each time, so that no cached prefix is found."""
+        self._scope += 1
+        start = time.perf_counter()
+        stream = self._model.open(self._text(77, PREFILL_TOKENS), self._scope)
+        spent = time.perf_counter() - start
+        self._model.close(stream)
         return PREFILL_TOKENS / spent
 
     def coding_us(self) -> dict[str, float]:

@@ -267,7 +267,8 @@ def test_an_upstream_server_inside_and_kills_of_it_all(deployments: Any, tmp_pat
     assert len(first.inside()) == 2
 
     # Killed, and its keepers cannot end the enclave: only the next start does.
-    for keeper in keepers(first):
+    stopped = keepers(first)
+    for keeper in stopped:
         os.kill(keeper, signal.SIGSTOP)
     first.process.kill()
     first.process.wait()
@@ -277,6 +278,8 @@ def test_an_upstream_server_inside_and_kills_of_it_all(deployments: Any, tmp_pat
     wait_for(lambda: ledger_is_free(first.state), "the gate's end")
     again = deployments("a", "--config", config, NARROWS_UPSTREAM_KEY=key).ready()
     assert not set(left) & set(again.inside())
+    for keeper in stopped:  # as nobody but this test would stop them, nobody else ends them
+        os.kill(keeper, signal.SIGKILL)
     assert wait_for(lambda: attempt(again), "the server's start")
 
     # Killed without any chance to clean up: its keepers do it.

@@ -123,20 +123,22 @@ def test_it_learns_a_repetition() -> None:
     assert sum(costs[-6:]) < 0.5 * sum(costs[:6])
 
 
-def test_coupling_pays_for_near_models_and_never_loses_a_token() -> None:
-    """The weak model is the strong one with noise; coupled costs well below the entropy."""
-    coupled, plain = Calibration(), Calibration()
-    bits = {Coding.COUPLED: 0.0, Coding.PLAIN: 0.0}
+def costs(answers: int, strong_spread: int, strong_share: int) -> tuple[float, float, float]:
+    """Bits coupled and plain, and the strong model's entropy, where the weak model's logits are
+    the strong one's divided by ``strong_share``, plus noise."""
+    calibrations = {coding: Calibration() for coding in (Coding.COUPLED, Coding.PLAIN)}
+    bits = dict.fromkeys(calibrations, 0.0)
     entropy = 0.0
-    for answer in range(4):
+    for answer in range(answers):
         key = bytes([answer]) * 32
         codes = {
             coding: TokenCode(AnswerSpec((), 60, noise_key=key), coding, 2000, calibration)
-            for coding, calibration in ((Coding.COUPLED, coupled), (Coding.PLAIN, plain))
+            for coding, calibration in calibrations.items()
         }
         for position in range(60):
-            strong = logits(answer * 1000 + position, 2000, 150_000)
-            weak = strong + logits(7_000_000 + answer * 1000 + position, 2000, 20_000)
+            strong = logits(answer * 1000 + position, 2000, strong_spread)
+            weak = strong // strong_share
+            weak = weak + logits(7_000_000 + answer * 1000 + position, 2000, 20_000)
             p = np.exp2(strong / 65536.0)
             p /= p.sum()
             entropy -= float((p * np.log2(p)).sum())
@@ -147,30 +149,19 @@ def test_coupling_pays_for_near_models_and_never_loses_a_token() -> None:
                 code.update(token)
         for code in codes.values():
             code.close()
-    assert bits[Coding.COUPLED] < 0.5 * entropy < 0.6 * bits[Coding.PLAIN]
+    return bits[Coding.COUPLED], bits[Coding.PLAIN], entropy
+
+
+def test_coupling_pays_for_near_models_and_never_loses_a_token() -> None:
+    """The weak model is the strong one with noise; coupled costs well below the entropy."""
+    coupled, plain, entropy = costs(4, 150_000, 1)
+    assert coupled < 0.5 * entropy < 0.6 * plain
 
 
 def test_coupling_pays_for_far_models_too() -> None:
     """The weak model knows little more than which 2,000 tokens there are; the luck still tells."""
-    coupled, plain = Calibration(), Calibration()
-    bits = {Coding.COUPLED: 0.0, Coding.PLAIN: 0.0}
-    for answer in range(5):
-        key = bytes([answer]) * 32
-        codes = {
-            coding: TokenCode(AnswerSpec((), 60, noise_key=key), coding, 2000, calibration)
-            for coding, calibration in ((Coding.COUPLED, coupled), (Coding.PLAIN, plain))
-        }
-        for position in range(60):
-            strong = logits(answer * 1000 + position, 2000, 200_000)
-            weak = strong // 8 + logits(7_000_000 + answer * 1000 + position, 2000, 20_000)
-            token = sample(strong, 65536, 65536, key, position)
-            for coding, code in codes.items():
-                code.prepare(weak)
-                bits[coding] += code.cost_bits(token)
-                code.update(token)
-        for code in codes.values():
-            code.close()
-    assert bits[Coding.COUPLED] < 0.85 * bits[Coding.PLAIN]
+    coupled, plain, _ = costs(5, 200_000, 8)
+    assert coupled < 0.85 * plain
 
 
 def test_resumed_answers_keep_their_noise() -> None:

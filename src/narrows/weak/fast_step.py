@@ -2,7 +2,9 @@
 
 Threads share all buffers and meet at barriers; between two barriers each array is written by
 the thread that owns the row (row phases) or the outputs (products), and read only after the
-next barrier. So there is no order that could change a result, and no lock.
+next barrier. So there is no order that could change a result, and no lock. Rows are numbered by
+their place among the ``live`` ones: all of them, but in the last layer, once its keys and values
+are stored, only the wanted ones, since nothing reads the others any more.
 
 The arguments come as tuples of arrays:
   embedding  values int8 or int16 [vocab, hidden], scales float32 [vocab]
@@ -143,6 +145,8 @@ def forward(
     rows = len(tokens)
     projected = (heads + 2 * kv_heads) * head_dim
     gate_up_at = np.int64(ffn)
+    jobs_before = rows * kv_heads + threads
+    live = np.arange(rows)
     for r in range(thread, rows, threads):
         token = tokens[r]
         scale = embedding[1][token]
@@ -203,11 +207,13 @@ def forward(
                 bytes2,
             )
         barrier(meet, threads)
+        if layer == layers - 1:  # the cache is written: from here only wanted rows are read
+            live = wanted.astype(np.int64)
         # The ticket counts on over the layers, so that no one has to reset it between barriers.
-        jobs = rows * kv_heads
-        job = atomic_add(ticket, 1) - layer * (jobs + threads)
+        jobs = len(live) * kv_heads
+        job = atomic_add(ticket, 1) - layer * jobs_before
         while job < jobs:
-            r = job // kv_heads
+            r = live[job // kv_heads]
             attend(
                 r,
                 job % kv_heads,
@@ -230,47 +236,50 @@ def forward(
                 mix,
                 mixed[r],
             )
-            job = atomic_add(ticket, 1) - layer * (jobs + threads)
+            job = atomic_add(ticket, 1) - layer * jobs_before
         barrier(meet, threads)
-        for r in range(thread, rows, threads):
-            scale, _ = quantise_into(mixed[r], r, wide_o, left_mixed)
-            token_scales[r] = scale
+        for k in range(thread, len(live), threads):
+            scale, _ = quantise_into(mixed[live[k]], k, wide_o, left_mixed)
+            token_scales[k] = scale
         barrier(meet, threads)
-        multiply(left_mixed, rows * (1 + wide_o), w_o[layer], acc, thread, threads)
+        multiply(left_mixed, len(live) * (1 + wide_o), w_o[layer], acc, thread, threads)
         barrier(meet, threads)
-        for r in range(thread, rows, threads):
-            add_row(acc, r, wide_o, c_o[layer], s_o[layer], token_scales[r], row, state[r])
-            scale, squares = quantise_into(state[r], r, wide_gate_up, left_hidden)
-            token_scales[r] = norm_scale(scale, squares, hidden, state_eps)
+        for k in range(thread, len(live), threads):
+            x = state[live[k]]
+            add_row(acc, k, wide_o, c_o[layer], s_o[layer], token_scales[k], row, x)
+            scale, squares = quantise_into(x, k, wide_gate_up, left_hidden)
+            token_scales[k] = norm_scale(scale, squares, hidden, state_eps)
         barrier(meet, threads)
-        multiply(left_hidden, rows * (1 + wide_gate_up), w_gate_up[layer], acc, thread, threads)
+        multiply(
+            left_hidden, len(live) * (1 + wide_gate_up), w_gate_up[layer], acc, thread, threads
+        )
         barrier(meet, threads)
-        for r in range(thread, rows, threads):
+        for k in range(thread, len(live), threads):
             gate, up = row[:ffn], row[ffn : 2 * ffn]
             take_row(
-                acc, r, 0, wide_gate_up, c_gate_up[layer], s_gate_up[layer], token_scales[r], gate
+                acc, k, 0, wide_gate_up, c_gate_up[layer], s_gate_up[layer], token_scales[k], gate
             )
             take_row(
                 acc,
-                r,
+                k,
                 gate_up_at,
                 wide_gate_up,
                 c_gate_up[layer],
                 s_gate_up[layer],
-                token_scales[r],
+                token_scales[k],
                 up,
             )
             swiglu(gate, up)
             hadamard(up, ffn_block)
-            scale, _ = quantise_into(up, r, wide_down, left_ffn)
-            token_scales[r] = scale
+            scale, _ = quantise_into(up, k, wide_down, left_ffn)
+            token_scales[k] = scale
         barrier(meet, threads)
-        multiply(left_ffn, rows * (1 + wide_down), w_down[layer], acc, thread, threads)
+        multiply(left_ffn, len(live) * (1 + wide_down), w_down[layer], acc, thread, threads)
         barrier(meet, threads)
     outputs = len(wanted)
-    for r in range(thread, rows, threads):
-        last = layers - 1
-        add_row(acc, r, wide_down, c_down[last], s_down[last], token_scales[r], row, state[r])
+    for k in range(thread, outputs, threads):
+        x, last = state[wanted[k]], layers - 1
+        add_row(acc, k, wide_down, c_down[last], s_down[last], token_scales[k], row, x)
     barrier(meet, threads)
     for k in range(thread, outputs, threads):
         scale, squares = quantise_into(state[wanted[k]], k, wide_head, left_hidden)

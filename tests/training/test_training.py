@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narrows.errors import InputError
-from narrows.training.batches import collate, groups
+from narrows.training.batches import collate, groups, windows
 from narrows.training.classes import common_classes
 from narrows.training.examples import Example, is_dev, plain_example, read_shard, write_shard
 from narrows.training.prompts import read_prompts
@@ -95,6 +95,35 @@ def test_groups_hold_every_example_once_and_repeat(seed: int, batch_tokens: int)
     assert all(len(g) == 1 or len(g) * max(e.tokens for e in g) <= batch_tokens for g in made)
     again = groups(examples, batch_tokens=batch_tokens, seed=seed, epoch=1)
     assert [[e.name for e in g] for g in made] == [[e.name for e in g] for g in again]
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 30), st.integers(0, 200), st.integers(1, 9), st.integers(1, 20), st.booleans()
+)
+def test_windows_hold_every_answer_token_once_after_what_stood_before(
+    prompt: int, answer: int, max_prompt: int, room: int, teacher: bool
+) -> None:
+    k, max_tokens = 2 * teacher, max_prompt + room
+    ids = np.arange(prompt + answer, dtype=np.int32)
+    top = np.arange(answer * k).reshape(answer, k)
+    example = Example("x", ids[:prompt], ids[prompt:], top.astype(np.int32), top.astype(np.float16))
+    parts = windows(example, max_prompt=max_prompt, max_tokens=max_tokens)
+    assert np.array_equal(np.concatenate([p.answer for p in parts]), example.answer)
+    assert np.array_equal(np.concatenate([p.top_ids for p in parts]), example.top_ids)
+    assert np.array_equal(np.concatenate([p.top_logp for p in parts]), example.top_logp)
+    assert np.array_equal(parts[0].prompt, example.prompt[-max_prompt:])
+    start = prompt
+    for part in parts:
+        assert len(part.answer) or not answer
+        assert part.tokens <= max_tokens
+        assert np.array_equal(part.prompt, ids[max(0, start - max_prompt) : start])
+        start += len(part.answer)
+
+
+def test_windows_need_room_for_an_answer() -> None:
+    with pytest.raises(InputError, match="leaves no room"):
+        windows(_examples(1, 1)[0], max_prompt=8, max_tokens=8)
 
 
 def test_shared_rows_give_the_loss_of_the_full_vocabulary() -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from narrows.errors import InputError
 from narrows.training.classes import TokenClasses
 from narrows.training.examples import Example
 
@@ -44,17 +45,27 @@ class Batch:
         return self.inputs, self.places, self.targets, self.shares
 
 
-def clip(example: Example, *, max_prompt: int, max_tokens: int) -> Example:
-    """The last ``max_prompt`` ids of the prompt, ``max_tokens`` of both together."""
-    prompt = example.prompt[-max_prompt:]
-    room = max_tokens - len(prompt)
-    return Example(
-        example.name,
-        prompt,
-        example.answer[:room],
-        example.top_ids[:room],
-        example.top_logp[:room],
-    )
+def windows(example: Example, *, max_prompt: int, max_tokens: int) -> list[Example]:
+    """The example in pieces of at most ``max_tokens`` ids, prompt and answer together; every
+    token of the answer is in exactly one of them.
+
+    The first has the last ``max_prompt`` ids of the prompt. Where the answer goes on, the next
+    has the ``max_prompt`` ids before it as its prompt, of the answer so far where that is long
+    enough: on the link, too, it stands before. InputError: no room for an answer.
+    """
+    if max_prompt >= max_tokens:
+        raise InputError(f"max_prompt {max_prompt} leaves no room in max_tokens {max_tokens}")
+    whole = np.concatenate([example.prompt, example.answer])
+    start = len(example.prompt)
+    parts: list[Example] = []
+    while start < len(whole) or not parts:
+        prompt = whole[max(0, start - max_prompt) : start]
+        end = min(len(whole), start + max_tokens - len(prompt))
+        part = slice(start - len(example.prompt), end - len(example.prompt))
+        top = example.top_ids[part], example.top_logp[part]
+        parts.append(Example(example.name, prompt, example.answer[part], *top))
+        start = end
+    return parts
 
 
 def groups(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narrows.errors import InputError
-from narrows.training.batches import clip, groups
+from narrows.training.batches import groups, windows
 from narrows.training.examples import Example, is_dev, read_shard
 from narrows.training.recipe import Recipe
 
@@ -38,9 +38,9 @@ class TrainingData:
         self._text, held = self._split(text)
         for name in self._names():
             held += self._load(name)[1]
-        sampled = [e for e in held if e.top_ids.shape[1]] or held
-        sampled.sort(key=lambda e: hashlib.sha256(e.prompt.tobytes()).digest())
-        self.dev = sampled[: recipe.dev_examples]
+        sampled = [parts for parts in held if parts[0].top_ids.shape[1]] or held
+        sampled.sort(key=lambda parts: hashlib.sha256(parts[0].prompt.tobytes()).digest())
+        self.dev = [part for parts in sampled[: recipe.dev_examples] for part in parts]
         if not self.dev:
             raise InputError("no example is in the dev split", "give more data or dev_percent")
         self.dev_groups = groups(self.dev, batch_tokens=recipe.batch_tokens, seed=0, epoch=0)
@@ -49,17 +49,21 @@ class TrainingData:
     def _names(self) -> list[str]:
         return sorted(p.name for p in self._folder.glob("[!.]*.npz")) if self._folder else []
 
-    def _split(self, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-        """(train, dev): by the whole prompt, before it is clipped."""
+    def _split(self, examples: Sequence[Example]) -> tuple[list[Example], list[list[Example]]]:
+        """(train, dev): by the whole prompt; an answer's windows in dev stay together, since
+        they count as one of ``dev_examples``."""
         train: list[Example] = []
-        dev: list[Example] = []
+        dev: list[list[Example]] = []
         r = self._recipe
         for example in examples:
-            short = clip(example, max_prompt=r.max_prompt, max_tokens=r.max_tokens)
-            (dev if is_dev(example.prompt, r.dev_percent) else train).append(short)
+            parts = windows(example, max_prompt=r.max_prompt, max_tokens=r.max_tokens)
+            if is_dev(example.prompt, r.dev_percent):
+                dev.append(parts)
+            else:
+                train += parts
         return train, dev
 
-    def _load(self, name: str) -> tuple[list[Example], list[Example]]:
+    def _load(self, name: str) -> tuple[list[Example], list[list[Example]]]:
         if self._folder is None:
             raise InputError("a run without shards was asked for one")
         train, dev = self._split(read_shard(self._folder / name, vocab=self._vocab))

@@ -39,7 +39,9 @@ class Recipe:
     step. ``steps`` or ``minutes``: the length; the learning rate warms up for ``warmup_steps``
     and falls along a cosine to ``final_share`` of ``learning_rate`` (hidden matrices, under
     Muon) and ``embed_rate`` (the rest, under AdamW). ``text_until``: share of the run in which
-    plain answer files take part beside the sampled ones. ``bf16``: autocast.
+    plain answer files take part beside the sampled ones. ``bf16``: autocast. ``max_prompt``,
+    ``max_tokens``: ids of a prompt, and of prompt and answer together; a longer answer goes on in
+    an example of its own.
 
     ``method``: ``scratch`` (a new model of ``student``'s sizes), ``lora`` (low-rank updates of
     ``rank``) or ``full``, which fine-tune a base. From the share ``rounded_from`` of the run

@@ -86,6 +86,61 @@ def test_half_a_character_waits_for_its_other_half() -> None:
     assert [piece for piece, _ in text.take(60.0)] == [(261, "ü".encode())]
 
 
+def test_white_space_waits_for_what_decides_its_tokens() -> None:
+    """Released piece by piece, "\\n" and "  " would cost more than the token of both."""
+    text = TextTokens(TinyTokenizer(), 25.0)
+    text.put(b"a", 0.0)
+    text.put(b" ", 20.0)
+    assert [piece for piece, _ in text.take(20.0)] == [(97, b"a")]
+    text.put(b" ", 40.0)
+    assert text.take(40.0) == []
+    assert text.due_ms() == 65.0
+    text.put(b"b", 60.0)
+    assert [piece for piece, _ in text.take(60.0)] == [(260, b"  ")]
+
+
+def test_a_word_before_half_a_character_waits_for_it() -> None:
+    text = TextTokens(TinyTokenizer(), 25.0)
+    text.put(b" of th", 0.0)
+    text.put(b"\xc3", 20.0)
+    assert [piece for piece, _ in text.take(20.0)] == [(257, b" of")]
+    assert text.due_ms() == 45.0
+    text.put(b"\xbc", 30.0)
+    text.put(b"x", 40.0)
+    pieces = [piece for piece, _ in text.take(40.0)]
+    assert pieces == [(32, b" "), (116, b"t"), (104, b"h"), (261, "ü".encode())]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b" ", b"\n", b"  ", b"a", b"\xc3", b"\xbc\xc3", b"b c"]),
+            st.integers(0, 30),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_nothing_but_half_a_character_is_held_longer_than_twice_the_hold(
+    chunks: list[tuple[bytes, int]],
+) -> None:
+    """A stream of nothing but open ends is not held for ever, and ``due_ms`` says until when."""
+    text, now_ms, came, out = TextTokens(TinyTokenizer(), 25.0), 0.0, [], 0
+    for chunk, gap_ms in chunks:
+        until_ms = now_ms + gap_ms
+        while (due_ms := text.due_ms()) is not None and due_ms <= until_ms:
+            before = text.due_ms()
+            out += sum(len(piece[1]) for piece, _ in text.take(due_ms))
+            assert text.due_ms() != before
+        now_ms = until_ms
+        came += [now_ms] * len(chunk)
+        text.put(chunk, now_ms)
+        out += sum(len(piece[1]) for piece, _ in text.take(now_ms))
+        late = [at_ms for at_ms in came[out:] if now_ms - at_ms >= 50.0]
+        assert len(late) <= 1  # of the half character at most its first byte
+
+
 def test_work_is_linear_in_the_text() -> None:
     """No quadratic retokenising: the tokeniser sees each byte a bounded number of times."""
 

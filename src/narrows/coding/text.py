@@ -4,9 +4,12 @@ The tokens released so far always concatenate to a prefix of the text, and after
 all of it: whatever the tokeniser does at borders costs bits, never exactness.
 
 What is held back (the stated hold-back): the newest chunk, since what follows may continue its
-last word, but at most ``hold_ms``; an incomplete UTF-8 sequence until it is complete or
-impossible; and a token that reaches into held text. Text before a space that follows a
-non-space is never held for what comes after: every pretokeniser in use splits there.
+last word, but at most ``hold_ms``; until then also the white space at the end, whose tokens
+depend on what follows it, and the last word where it ends in half a character (all chunks of
+such an end together at most twice ``hold_ms``); an incomplete
+UTF-8 sequence until it is complete or impossible; and a token that reaches into held text. Text
+before a space that follows a non-space is never held for what comes after: every pretokeniser
+in use splits there.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class TextTokens:
         self._buffer = bytearray()
         self._chunks: list[tuple[int, float]] = []
         self._settled = 0
+        self._firm_ms: float | None = None  # until then, settled text at the end is held
 
     @property
     def held(self) -> bool:
@@ -40,10 +44,8 @@ class TextTokens:
 
     def due_ms(self) -> float | None:
         """When the held text has waited enough; None while nothing is held that time frees."""
-        for end, at_ms in self._chunks:
-            if end > self._settled:
-                return at_ms + self._hold_ms
-        return None
+        newest = (at_ms + self._hold_ms for end, at_ms in self._chunks if end > self._settled)
+        return self._firm_ms if self._firm_ms is not None else next(newest, None)
 
     def put(self, data: bytes, now_ms: float) -> None:
         if not data:
@@ -61,7 +63,15 @@ class TextTokens:
                 self._settle(end)
         if len(self._buffer) > MAX_BUFFER_BYTES:
             self._settle(len(self._buffer) - MAX_BUFFER_BYTES // 2)
-        return self._release(min(self._settled, len(self._buffer) - _unfinished(self._buffer)))
+        limit = min(self._settled, len(self._buffer) - _unfinished(self._buffer))
+        self._firm_ms = None
+        firm = _firm(self._buffer)
+        if firm < limit <= MAX_BUFFER_BYTES // 2:
+            oldest_ms, newest_ms = self._chunks[0][1], self._chunks[-1][1]
+            until_ms = min(newest_ms, oldest_ms + self._hold_ms) + self._hold_ms
+            if now_ms < until_ms:
+                limit, self._firm_ms = firm, until_ms
+        return self._release(limit)
 
     def finish(self) -> list[tuple[Piece, float]]:
         """All that is left."""
@@ -123,6 +133,13 @@ def _last_cut(data: bytearray, start: int) -> int:
         if data[position - 1] not in _SPACES:
             return position
     return 0
+
+
+def _firm(data: bytearray) -> int:
+    """Up to where the tokens do not depend on what comes within the newest chunk's hold."""
+    if _unfinished(data):
+        return _last_cut(data, 0)
+    return len(data.rstrip(_SPACES))
 
 
 def _unfinished(data: bytearray) -> int:

@@ -31,6 +31,7 @@ from narrows.gate.backstop_config import BackstopConfig, make_plan
 from narrows.gate.config import GateConfig, PortConfig, TlsFiles
 from narrows.gate.main import open_backstop
 from narrows.ledger.api import Denied, Lease
+from narrows.ledger.etcd_http import EtcdConfig
 
 EMPTY = Reading({name: Flow() for name in CLASSES})
 HEADROOM = 1 << 16
@@ -287,6 +288,27 @@ def test_a_good_configuration_names_all_peers() -> None:
     assert [str(network) for network in plan.links[0].edges] == ["192.0.2.2/32"]
     assert plan.state is not None
     assert plan.state.port == 8403
+
+
+def test_the_members_of_the_store_are_peers() -> None:
+    """A gate that cannot reach its store starts nothing, so nobody has to name them twice."""
+    by_address = replace(GOOD, store="etcd", etcd=_etcd("192.0.2.31", "[2001:db8::1]", "127.0.0.1"))
+    assert make_plan(by_address.check()).dialled == (
+        ("2001:db8::1", 2379),
+        ("192.0.2.3", 8404),
+        ("192.0.2.31", 2379),
+    )
+    by_name = replace(by_address, etcd=_etcd("etcd1.example"))
+    assert len(make_plan(by_name.check()).dialled) == 2, "as [gate.backstop] peers says"
+    with pytest.raises(InputError) as caught:
+        replace(by_name, backstop=BackstopConfig(devices=("eth0",))).check()
+    assert any("in peers" in problem for problem in caught.value.problems), caught.value.problems
+
+
+def _etcd(*hosts: str) -> EtcdConfig:
+    pem = Path("p")
+    endpoints = tuple(f"https://{host}:2379" for host in hosts)
+    return EtcdConfig(endpoints, ca_file=pem, cert_file=pem, key_file=pem)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ MAX_DEVICES, MAX_PEERS = 8, 16
 @dataclass(frozen=True, slots=True)
 class BackstopConfig:
     """``devices``: every network device over which the edges, the witness and the store are
-    reached; not the enclave's. ``peers``: HOST:PORT of each TCP server beside the witness that
-    the gate dials over them (a store's members). ``headroom_bytes``: what headers and
+    reached; not the enclave's. ``peers``: HOST:PORT of each TCP server that the gate dials over
+    them, beside the witness and the store's members, which are known: only those members that
+    the store's configuration names otherwise than by address. ``headroom_bytes``: what headers and
     repetitions may be ahead of TCP_INFO, 64 KiB..1 GiB. ``control_bytes``: what one call of
     the ledger, or one answer of the state port, may send in all, 1 KiB..1 MiB."""
 
@@ -48,11 +49,15 @@ def backstop_problems(config: GateConfig) -> list[str]:
         problems.append("backstop: control_bytes must be 1024..1048576")
     if len(backstop.peers) > MAX_PEERS:
         problems.append(f"backstop: more than {MAX_PEERS} peers")
-    dialled = [*backstop.peers, *([config.witness] if config.witness else [])]
     problems += [
-        f"backstop: {text!r} is no numeric address and port: names need another peer"
-        for text in dialled
+        f"backstop: {text!r} is no numeric address and port"
+        for text in [*backstop.peers, *_witness(config)]
         if _dialled(text) is None
+    ]
+    problems += [
+        f"backstop: {text!r} is no numeric address: name those of all such members in peers"
+        for text in _members(config)
+        if _dialled(text) is None and not backstop.peers
     ]
     for port in config.ports:
         problems += _port_problems(port)
@@ -86,10 +91,20 @@ def make_plan(config: GateConfig) -> Plan:
     state = None
     if config.state_port > 0 and not ipaddress.ip_address(config.state_host).is_loopback:
         state = Served(config.state_host, config.state_port, edges)
-    texts = [*config.backstop.peers, *([config.witness] if config.witness else [])]
+    texts = dict.fromkeys([*config.backstop.peers, *_witness(config), *_members(config)])
     dialled = [peer for text in texts if (peer := _dialled(text)) is not None]
     outside = tuple(p for p in dialled if not ipaddress.ip_address(p[0]).is_loopback)
     return Plan(config.backstop.devices, links, state, outside)
+
+
+def _witness(config: GateConfig) -> list[str]:
+    return [config.witness] if config.witness else []
+
+
+def _members(config: GateConfig) -> list[str]:
+    """HOST:PORT of the store's members."""
+    endpoints = config.etcd.endpoints if config.etcd else ()
+    return [endpoint.partition("://")[2].rstrip("/") for endpoint in endpoints]
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:

@@ -135,8 +135,9 @@ def test_a_fine_tuned_model_is_merged_and_packed_again(
 
     torch.set_num_threads(1)
     from narrows.training.base import load_base
+    from narrows.training.merge import pack_runs
     from narrows.training.recipe import find_recipe
-    from narrows.training.tune import pack_tuned, tune_job
+    from narrows.training.tune import tune_job
 
     recipe = dataclasses.replace(
         find_recipe("lora"), rank=4, dev_percent=20.0, batch_tokens=256, max_prompt=64,
@@ -147,7 +148,7 @@ def test_a_fine_tuned_model_is_merged_and_packed_again(
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = load_base(str(checkpoint))
     tune_job(recipe, run, source, answers=[answers])
-    pack_tuned(recipe, run, path, source, name="x", answers=[answers], provenance={})
+    pack_runs([run], path, source, name="x", answers=[answers], provenance={})
     common = ("weak", "publish", path, "--key", "alice", "--state", tmp_path, "--run", run,
               "--data", answers)  # fmt: skip
     assert narrows(*common) == 2
@@ -158,6 +159,19 @@ def test_a_fine_tuned_model_is_merged_and_packed_again(
     altered(path)
     assert narrows(*common, "--base", checkpoint) == 3
     assert not signed_path(path).exists()
+
+    # The mean of two runs needs both, and the data of both.
+    more, other = tmp_path / "b.jsonl", tmp_path / "run2"
+    more.write_text(answers.read_text() + json.dumps({"prompt": "p", "response": "r"}) + "\n")
+    tune_job(recipe, other, source, answers=[more])
+    pack_runs([run, other], path, source, name="x", answers=[answers], provenance={})
+    assert narrows(*common, "--base", checkpoint) == 3, "one of the runs is not the mean"
+    both = (*common, "--base", checkpoint, "--run", other)
+    assert narrows(*both) == 2
+    assert "b.jsonl" in capsys.readouterr().err
+    assert narrows(*both, "--data", more) == 0
+    signed = read_signed(path, [key])
+    assert "the mean of 2 runs over 2 files" in signed.evidence
 
 
 def test_an_export_is_paid_at_the_gate_and_then_signed(

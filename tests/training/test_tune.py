@@ -223,6 +223,61 @@ def test_by_command_from_a_folder_to_an_artifact_that_knows_its_making(
         tune_job(RECIPE, tmp_path / "run", tiny_source(seed=9), answers=[tmp_path / "a.jsonl"])
 
 
+def test_the_mean_of_two_runs_is_packed_signed_for_and_measured_on_what_neither_saw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run is low-rank, one full, with other shares held out; the mean is of their merged
+    weights, tensor by tensor."""
+    pytest.importorskip("torch")
+    from narrows.cli.main import main
+    from narrows.training.base import load_base
+    from narrows.training.merge import merged
+    from narrows.training.rebuild import rebuild_job
+    from narrows.training.tune import tune_job
+    from narrows.weak.artifact import Artifact
+    from narrows.weak.origin import same_model
+
+    answers, base = answers_file(tmp_path / "a.jsonl"), str(hf_folder(tmp_path / "base"))
+    runs, source = [tmp_path / "low", tmp_path / "full"], load_base(base)
+    full = replace(RECIPE, method="full", embed_rate=0.003, dev_percent=30.0, steps=8)
+    tune_job(replace(RECIPE, steps=8), runs[0], source, answers=[answers])
+    tune_job(full, runs[1], source, answers=[answers])
+    one, two, mean = (merged(source, x) for x in (runs[:1], runs[1:], runs))
+    for name in source.tensors():
+        assert np.array_equal(mean.tensor(name), (one.tensor(name) + two.tensor(name)) / 2)
+        learned = (one.tensor(name) != source.tensor(name)).any()
+        assert learned == (name not in ("embed", "head")), name
+
+    out = tmp_path / "m.narrows"
+    words = ["weak", "average", str(runs[0]), str(runs[1]), "--base", base, "--answers"]
+    with pytest.raises(SystemExit) as caught:
+        main([*words, str(answers), "--out", str(out), "--threads", "1", "--json"])
+    assert not caught.value.code
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    facts = Artifact.open(out).header["provenance"]
+    assert isinstance(facts, dict)
+    assert [part["recipe"]["method"] for part in facts["mean_of"]] == ["lora", "full"]
+    assert facts["dev_bits_a_token"]["packed"] == report["packed_bits_per_token"]
+    # The first run's own figure is of the same held-out prompts: its share is the smaller one.
+    own = float(facts["mean_of"][0]["figures"]["dev_bits"])
+    assert report["run_bits_per_token"][0] == pytest.approx(own, rel=0.01)
+    rebuild_job(runs, tmp_path / "again.narrows", teacher="none", base=base)
+    same_model(Artifact.open(out), Artifact.open(tmp_path / "again.narrows"))
+
+    for wrong, reason in (
+        (runs[:1], "two runs or more"),
+        ([runs[0], runs[0]], "named twice"),
+        ([runs[0], tmp_path / "none"], "no finished run"),
+    ):
+        words = ["weak", "average", *map(str, wrong), "--base", base, "--answers", str(answers)]
+        with pytest.raises(SystemExit) as caught:
+            main([*words, "--out", str(out)])
+        assert caught.value.code
+        assert reason in capsys.readouterr().err
+    with pytest.raises(InputError, match="another base"):
+        merged(tiny_source(seed=9), runs)
+
+
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """Ended by the clock, on which both have to agree."""
     pytest.importorskip("torch")

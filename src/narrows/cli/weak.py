@@ -13,6 +13,7 @@ app = CommandTable(
         "data": ("narrows.cli.weak_data", "Import transcripts to train on."),
         "sample": ("narrows.cli.weak_sample", "Answers of a model here, to learn from."),
         "train": ("narrows.cli.weak_train", "Train a small model on answers, and pack it."),
+        "average": ("narrows.cli.weak_average", "The mean of several fine-tunings, packed."),
         "compare": ("narrows.cli.weak_compare", "Bits per byte, speed and cost, side by side."),
         "transcripts": ("narrows.cli.weak_transcripts", "What the edge kept; redact, export."),
         "publish": ("narrows.cli.weak_publish", "Sign a model that flows inward."),

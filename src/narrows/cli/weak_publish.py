@@ -28,10 +28,11 @@ def publish(
     file: Annotated[Path, typer.Argument(help="The artifact.")],
     key: Annotated[str, typer.Option(help="Operator key: file, or name under STATE.")],
     run: Annotated[
-        Path | None, typer.Option(help="The training run that made it, outside.")
+        list[Path] | None,
+        typer.Option(help="The training run that made it, outside; several where averaged."),
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Folder or file of the run's data; repeatable.")
+        list[Path] | None, typer.Option(help="Folder or file of the runs' data; repeatable.")
     ] = None,
     teacher: Annotated[
         str, typer.Option(help="As given to 'narrows weak train' for this run.")
@@ -72,7 +73,9 @@ def publish(
 
     artifact = Artifact.open(file)
     signer = operator_key(key, state_dir(state), passphrase_file)
-    origin = _origin(artifact, run, data or [], (teacher, base), source, paid, state_dir(state))
+    origin = _origin(
+        artifact, run or [], data or [], (teacher, base), source, paid, state_dir(state)
+    )
     figures = _measure(file, answers, rows) if answers else Figures()
     manifest = manifest_of(
         artifact, origin, licence=licence, figures=figures, published_s=int(time.time())
@@ -92,7 +95,7 @@ def publish(
 
 def _origin(
     artifact: Artifact,
-    run: Path | None,
+    runs: list[Path],
     data: list[Path],
     models: tuple[str, str | None],
     source: Path | None,
@@ -100,12 +103,12 @@ def _origin(
     state: Path,
 ) -> Origin:
     from narrows.errors import InputError
-    from narrows.weak.publish import Origin, from_run, from_source, source_digests
+    from narrows.weak.publish import Origin, from_runs, from_source, source_digests
     from narrows.weak.registry import load_source, progress_bar
 
-    if sum((run is not None, source is not None, paid)) > 1:
+    if sum((bool(runs), source is not None, paid)) > 1:
         raise InputError("--run, --source and --paid exclude each other")
-    if run is not None:
+    if runs:
         try:
             from narrows.training.rebuild import rebuild_job
         except ImportError as error:
@@ -113,10 +116,10 @@ def _origin(
                 f"packing a run again needs {error.name}", "pip install 'narrows[train]'"
             ) from error
         with progress_bar("Reading the data") as progress:
-            return from_run(
+            return from_runs(
                 artifact,
-                run,
-                lambda path: rebuild_job(run, path, teacher=models[0], base=models[1]),
+                runs,
+                lambda path: rebuild_job(runs, path, teacher=models[0], base=models[1]),
                 data,
                 progress,
             )

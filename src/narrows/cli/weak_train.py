@@ -81,7 +81,7 @@ def train(
         plan = replace(plan, method=method or "lora")
     if base is None and plan.method != "scratch":
         raise InputError(f"the recipe's method {plan.method} needs a base", "give --base")
-    facts = {"license": licence, "prompt_sources": sources, "command": _command()}
+    facts = {"license": licence, "prompt_sources": sources, "command": command_line()}
     job = _job(plan, run, base, teacher, shards, answers or [], threads)
     with _bar() as update:
         best = job.train(update)
@@ -121,7 +121,8 @@ def _job(
         import torch
 
         from narrows.training.job import pack_job, train_job
-        from narrows.training.tune import pack_tuned, tune_job
+        from narrows.training.merge import pack_runs
+        from narrows.training.tune import tune_job
     except ImportError as error:
         raise InputError(f"training needs {error.name}", "pip install 'narrows[train]'") from error
     if threads:
@@ -141,7 +142,7 @@ def _job(
     source = load_base(base)
 
     def pack(out: Path, name: str, facts: dict[str, Any]) -> tuple[bytes, dict[str, float]]:
-        tuned = pack_tuned(plan, run, out, source, name=name, answers=answers, provenance=facts)
+        tuned = pack_runs([run], out, source, name=name, answers=answers, provenance=facts)
         bits = {
             "float_bits_per_token": tuned.float_bits,
             "packed_bits_per_token": tuned.packed_bits,
@@ -183,6 +184,6 @@ def _first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _command() -> str:
+def command_line() -> str:
     """The command as it was typed, paths shortened to their last part."""
     return shlex.join(["narrows", *(a.rpartition("/")[2] or a for a in sys.argv[1:])])

@@ -23,7 +23,7 @@ from narrows.errors import InputError
 from narrows.training.classes import TokenClasses, common_classes
 from narrows.training.data import TrainingData
 from narrows.training.loop import Progress, Training
-from narrows.training.recipe import Recipe
+from narrows.training.recipe import Recipe, StudentShape
 from narrows.training.speech import Speech
 from narrows.training.student import new_student, to_source
 from narrows.weak.pack import pack
@@ -88,6 +88,15 @@ def read_best(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(f"{folder} holds no finished run: {error!s:.100}") from error
     keys = ("dev_bits", "dev_bits_per_byte", "step", "elapsed_s")
     return best, facts | {"figures": {key: round(float(best[key]), 4) for key in keys}}
+
+
+def read_recipe_of(run: Path) -> Recipe:
+    """The recipe of a finished run. InputError: there is none."""
+    try:
+        plain = dict(json.loads((run / "run.json").read_text("utf-8"))["recipe"])
+        return Recipe(**(plain | {"student": StudentShape(**plain["student"])}))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run} holds no finished run: {error!s:.100}") from error
 
 
 def _classes(folder: Path, data: TrainingData, recipe: Recipe) -> TokenClasses:

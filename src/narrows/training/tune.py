@@ -1,4 +1,4 @@
-"""A fine-tuning job: an existing small model learns a strong model's answers, then is packed.
+"""A fine-tuning job: an existing small model learns a strong model's answers.
 
 The folder holds the recipe's checkpoint and best weights (of what is learned, not of the
 frozen base), ``base.json`` (digest of the base, so that a run never goes on from another one)
@@ -7,37 +7,23 @@ and the facts of the finished run.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from narrows.errors import InputError
-from narrows.training.base import adapted, hf_model, merged_tensor
+from narrows.training.base import adapted, hf_model
 from narrows.training.classes import all_classes
-from narrows.training.compare import exact_bits, float_bits
-from narrows.training.job import read_best, write_facts, write_json
+from narrows.training.job import write_facts, write_json
 from narrows.training.loop import Progress, Training
 from narrows.training.recipe import Recipe
 from narrows.training.speech import Speech
 from narrows.training.student import Student
-from narrows.weak.pack import pack
-from narrows.weak.runtime import Runtime
 from narrows.weak.source import SourceModel
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """An artifact's SHA-256, and bits a dev token of the weights before and after packing."""
-
-    digest: bytes
-    float_bits: float
-    packed_bits: float
 
 
 def tune_job(
@@ -73,37 +59,6 @@ def tuned_student(recipe: Recipe, source: SourceModel) -> Student:
     torch.manual_seed(recipe.seed)
     model = adapted(hf_model(source), method=recipe.method, rank=recipe.rank)
     return Student(model, all_classes(source.config.vocab_size), source.config)
-
-
-def pack_tuned(
-    recipe: Recipe,
-    folder: Path,
-    out: Path,
-    source: SourceModel,
-    *,
-    name: str,
-    answers: Sequence[Path],
-    provenance: dict[str, Any],
-) -> Tuned:
-    """Merge the best weights of a job into the base, pack, and measure both on dev."""
-    best, facts = read_best(folder)
-    base = json.loads((folder / "base.json").read_text("utf-8"))
-    student = tuned_student(recipe, source)
-    student.restore(best["model"])
-    merged = dataclasses.replace(
-        source, loader=lambda key: merged_tensor(student.inner, key), metadata=facts
-    )
-    data = Speech.of_source(source).data_of(recipe, shards=None, answers=answers)
-    tokens = sum(len(example.answer) for example in data.dev)
-    bits = {"float32": float_bits(student, data.dev) / tokens}
-
-    def measure(model: Runtime) -> dict[str, Any]:
-        bits["packed"] = exact_bits(model, data.dev) / tokens
-        rounded = {key: round(value, 5) for key, value in bits.items()}
-        return {"dev_bits_a_token": rounded}
-
-    digest = pack(merged, out, name=name, provenance={"base": base} | provenance, measure=measure)
-    return Tuned(digest, bits["float32"], bits["packed"])
 
 
 def base_facts(source: SourceModel) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from narrows.errors import InputError
 from narrows.weak.artifact import Artifact
@@ -27,20 +28,32 @@ class Origin:
     data: tuple[str, ...] = ()
 
 
-def from_run(
-    artifact: Artifact, run: Path, rebuild: Rebuild, data: Sequence[Path], progress: Progress
+def from_runs(
+    artifact: Artifact,
+    runs: Sequence[Path],
+    rebuild: Rebuild,
+    data: Sequence[Path],
+    progress: Progress,
 ) -> Origin:
-    """Trained outside: data first (cheap), then the run's weights are packed again. Raises
-    InputError, ArtifactError."""
+    """Trained outside, in one run or as the mean of several: data first (cheap), then the runs'
+    weights are packed again. Raises InputError, ArtifactError."""
+    wanted: list[str] = []
+    for run in runs:
+        wanted += find_data(claimed_data(_record(run)), data, progress)
+    digests = tuple(dict.fromkeys(wanted))
+    _compare(artifact, rebuild)
+    what = "a run" if len(runs) == 1 else f"the mean of {len(runs)} runs"
+    return Origin("outside", f"packed again from {what} over {len(digests)} files", digests)
+
+
+def _record(run: Path) -> dict[str, Any]:
     try:
         record = json.loads((run / "run.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{run} holds no finished run: {error!s:.100}") from error
     if not isinstance(record, dict):
         raise InputError(f"{run}/run.json is malformed")
-    digests = find_data(claimed_data(record), data, progress)
-    _compare(artifact, rebuild)
-    return Origin("outside", f"packed again from a run over {len(digests)} files", tuple(digests))
+    return record
 
 
 def from_source(artifact: Artifact, digests: Sequence[str], rebuild: Rebuild) -> Origin:

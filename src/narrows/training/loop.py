@@ -253,7 +253,11 @@ def optimisers(student: Student, recipe: Recipe) -> list[torch.optim.Optimizer]:
     if outer:
         result.append(
             torch.optim.AdamW(
-                outer, lr=recipe.embed_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+                outer,
+                lr=recipe.embed_rate,
+                betas=(0.9, 0.95),
+                weight_decay=recipe.weight_decay,
+                fused=True,  # one pass over memory: a sixth of the step's time for 135 M weights
             )
         )
     return result

@@ -116,11 +116,6 @@ def _base(run: Path) -> dict[str, Any]:
 
 
 def _facts(runs: Sequence[Path]) -> dict[str, Any]:
-    """A run's facts, or those of all under ``mean_of`` and the data of all together."""
-    all_facts = [read_best(run)[1] for run in runs]
-    if len(runs) == 1:
-        return all_facts[0]
-    data: dict[str, str] = {}
-    for facts in all_facts:
-        data |= facts["data_sha256"]
-    return {"mean_of": all_facts, "data_sha256": data}
+    """A run's facts, or those of all."""
+    facts = [read_best(run)[1] for run in runs]
+    return facts[0] if len(facts) == 1 else {"mean_of": facts}

@@ -141,7 +141,7 @@ def test_a_fine_tuned_model_is_merged_and_packed_again(
 
     recipe = dataclasses.replace(
         find_recipe("lora"), rank=4, dev_percent=20.0, batch_tokens=256, max_prompt=64,
-        max_tokens=128, steps=3, warmup_steps=1, eval_steps=2, bf16=False, minutes=0.0,
+        max_tokens=128, steps=3, epochs=0.0, warmup_steps=1, eval_steps=2, bf16=False,
     )  # fmt: skip
     answers, run, path = tmp_path / "a.jsonl", tmp_path / "run", tmp_path / "x.narrows"
     rows = [{"prompt": f"say {n}", "response": f"the gate counts {n} bytes"} for n in range(40)]

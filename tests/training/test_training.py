@@ -219,6 +219,39 @@ def test_a_killed_run_resumes_to_the_same_loss(tmp_path: Path) -> None:
     assert math.isclose(float(whole.stdout), float(resumed.stdout), abs_tol=1e-3)
 
 
+def test_epochs_are_times_through_the_examples_interrupted_or_not(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from narrows.training.data import TrainingData
+    from narrows.training.loop import Progress, Training
+    from narrows.training.student import new_student
+
+    recipe = replace(RECIPE, epochs=1.5, steps=1, minutes=1e-9)  # both are ignored
+    data = TrainingData(
+        recipe, shards=None, text=_examples(60, 4), vocab=VOCAB, byte_length=lambda ids: len(ids)
+    )
+    classes = common_classes(data.mass(), recipe.keep_tokens)
+    seen: list[float] = []
+
+    def each(progress: Progress) -> None:
+        seen.append(progress.share)
+        if progress.step == 7 and len(seen) == 7:
+            raise KeyboardInterrupt
+
+    def run() -> int:
+        torch.manual_seed(1)
+        training = Training(new_student(SHAPE, classes), classes, data, recipe, tmp_path)
+        training.run(each, checkpoint_s=-1.0)
+        return training.step
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    examples, _ = data.epoch(None, True)
+    todo = groups(examples, batch_tokens=recipe.batch_tokens, seed=recipe.seed, epoch=0)
+    assert run() == math.ceil(1.5 * len(todo)) == len(seen)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
 def test_recipes_are_read_whole_or_every_mistake_is_named(tmp_path: Path) -> None:
     assert find_recipe("default").student.d_model == 128
     path = tmp_path / "r.toml"

@@ -24,7 +24,8 @@ TEXT = "the gate counts every byte and a ledger writes it down before an answer 
 WORDS = TEXT.split()
 RECIPE = replace(
     find_recipe("lora"), rank=4, dev_percent=20.0, batch_tokens=256, max_prompt=64, max_tokens=128,
-    steps=24, warmup_steps=2, eval_steps=8, bf16=False, rounded_from=0.5, embed_rate=0.01,
+    steps=24, epochs=0.0, warmup_steps=2, eval_steps=8, bf16=False, rounded_from=0.5,
+    embed_rate=0.01,
 )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class Training:
         self._optimisers = optimisers(student, recipe)
         self._base = [[g["lr"] for g in o.param_groups] for o in self._optimisers]
         self.step = self._epoch = self._position = 0
-        self._elapsed_s = 0.0
+        self._elapsed_s = self._passes = 0.0
         self._files: list[str] | None = None
         self._loss, self._dev, self.best = math.nan, (math.nan, math.nan), math.inf
 
@@ -84,17 +84,16 @@ class Training:
         started = saved - self._elapsed_s
         if self.step == 0 and self._student.rounding is not None:
             self._measure()  # a base has a figure of its own, which training has to beat
-        while recipe.share(self.step, self._elapsed_s) < 1.0:
-            examples, self._files = self._data.epoch(
-                self._files, recipe.share(self.step, self._elapsed_s) < recipe.text_until
-            )
+        while self._share() < 1.0:
+            examples, self._files = self._data.epoch(self._files, self._share() < recipe.text_until)
             todo = self._mine(examples)
             while self._position < len(todo):
-                share = recipe.share(self.step, self._elapsed_s)
+                share = self._share()
                 if share >= 1.0:
                     break
                 tokens += self._train(todo[self._position], share)
                 self._position += 1
+                self._passes = self._epoch + self._position / len(todo)
                 self.step += 1
                 now = self._now()
                 self._elapsed_s = now - started
@@ -109,6 +108,9 @@ class Training:
         self._measure()
         self._save()
         return self.best
+
+    def _share(self) -> float:
+        return self._recipe.share(self.step, self._elapsed_s, self._passes)
 
     def _now(self) -> float:
         """The first process's clock: all must agree on when to stop and when to save, or one
@@ -196,7 +198,7 @@ class Training:
         return bits / tokens, bits / self._data.dev_bytes
 
     def _report(self, tokens_per_s: float) -> Progress:
-        share = self._recipe.share(self.step, self._elapsed_s)
+        share = self._share()
         eta = self._elapsed_s * (1 - share) / share if share else math.inf
         return Progress(self.step, share, self._loss, *self._dev, eta, tokens_per_s)
 
@@ -209,7 +211,8 @@ class Training:
                     "model": self._student.learned(),
                     "optimisers": [o.state_dict() for o in self._optimisers],
                     "random": torch.get_rng_state(),
-                    "place": (self.step, self._epoch, self._position, self._elapsed_s),
+                    "place": (self.step, self._epoch, self._position),
+                    "behind": (self._elapsed_s, self._passes),
                     "files": self._files,
                     "figures": (self._loss, self._dev, self.best),
                 },
@@ -232,7 +235,8 @@ class Training:
         for optimiser, value in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(value)
         torch.set_rng_state(state["random"].cpu())
-        self.step, self._epoch, self._position, self._elapsed_s = state["place"]
+        self.step, self._epoch, self._position = state["place"]
+        self._elapsed_s, self._passes = state["behind"]
         self._files = state["files"]
         self._loss, self._dev, self.best = state["figures"]
 

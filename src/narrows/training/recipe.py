@@ -1,7 +1,7 @@
 """A recipe: everything that decides what a training run does, as a TOML file.
 
-The same recipe, data and machine give the same weights while ``minutes`` is 0; a schedule by
-the clock (``minutes`` > 0) takes as many steps as the machine manages.
+The same recipe, data and machine give the same weights, except where the length is in minutes:
+a schedule by the clock takes as many steps as the machine manages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class StudentShape:
 @dataclass(frozen=True)
 class Recipe:
     """``keep_tokens``: tokens with rows of their own. ``batch_tokens``: padded tokens of a
-    step. ``steps`` or ``minutes``: the length; the learning rate warms up for ``warmup_steps``
+    step. ``epochs`` (times through the examples), ``minutes`` or ``steps``: the length, by the
+    first of them that is not 0; the learning rate warms up for ``warmup_steps``
     and falls along a cosine to ``final_share`` of ``learning_rate`` (hidden matrices, under
     Muon) and ``embed_rate`` (the rest, under AdamW). ``text_until``: share of the run in which
     plain answer files take part beside the sampled ones. ``bf16``: autocast. ``max_prompt``,
@@ -58,6 +59,7 @@ class Recipe:
     text_until: float = 0.5
     steps: int = 1000
     minutes: float = 0.0
+    epochs: float = 0.0
     warmup_steps: int = 40
     learning_rate: float = 0.02
     embed_rate: float = 0.003
@@ -72,8 +74,10 @@ class Recipe:
     rounded_from: float = 1.0
     student: StudentShape = field(default_factory=StudentShape)
 
-    def share(self, step: int, elapsed_s: float) -> float:
-        """How much of the run is behind us, 0..1."""
+    def share(self, step: int, elapsed_s: float, passes: float) -> float:
+        """How much of the run is behind us, 0..1. ``passes``: times through the examples."""
+        if self.epochs:
+            return min(1.0, passes / self.epochs)
         done = elapsed_s / (60 * self.minutes) if self.minutes else step / self.steps
         return min(1.0, done)
 

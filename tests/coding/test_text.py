@@ -7,8 +7,14 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coding.link_fakes import TinyTokenizer
+from coding.link_fakes import TinyModel, TinyTokenizer
+from narrows.coding.calibrate import Calibration
+from narrows.coding.events import AnswerSpec, Coding, Text
+from narrows.coding.link_answer import Answer
+from narrows.coding.link_options import LinkLimits
+from narrows.coding.link_source import Source
 from narrows.coding.text import MAX_BUFFER_BYTES, TextTokens
+from narrows.coding.token_code import TokenCode
 
 NASTY = [
     b"\0",
@@ -97,6 +103,30 @@ def test_white_space_waits_for_what_decides_its_tokens() -> None:
     assert text.due_ms() == 65.0
     text.put(b"b", 60.0)
     assert [piece for piece, _ in text.take(60.0)] == [(260, b"  ")]
+
+
+def test_nothing_is_due_once_all_is_released() -> None:
+    """A time in the past would have the encoder poll without end."""
+    text = TextTokens(TinyTokenizer(), 25.0)
+    text.put(b"a", 0.0)
+    text.put(b" ", 10.0)
+    text.put(b" ", 20.0)
+    assert [piece for piece, _ in text.take(20.0)] == [(97, b"a")]
+    assert text.due_ms() == 45.0
+    assert [piece for piece, _ in text.finish()] == [(260, b"  ")]
+    assert text.due_ms() is None
+
+
+def test_nothing_is_due_of_an_answer_that_was_cut_at_its_limit() -> None:
+    source = Source(0, Coding.TEXT, TinyTokenizer(), 25.0)
+    limits, model = LinkLimits(text_base_bytes=4, text_bytes_per_token=0), TinyModel()
+    spec = AnswerSpec((1,), 1)
+    code = TokenCode(spec, Coding.TEXT, model.vocab_size, Calibration())
+    source.opened(Answer(0, spec, Coding.TEXT, model, code, limits))
+    source.put(Text(b"too long for four bytes"))
+    source.absorb(0.0)
+    assert source.complete
+    assert source.text_due_ms is None
 
 
 def test_a_word_before_half_a_character_waits_for_it() -> None:

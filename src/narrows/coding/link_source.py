@@ -55,7 +55,7 @@ class Source:
 
     @property
     def text_due_ms(self) -> float | None:
-        return self._text.due_ms() if self._text else None
+        return self._text.due_ms() if self._text and not self.complete else None
 
     @property
     def untimed(self) -> bool:

@@ -75,6 +75,7 @@ class TextTokens:
 
     def finish(self) -> list[tuple[Piece, float]]:
         """All that is left."""
+        self._firm_ms = None
         return self._release(len(self._buffer))
 
     def _settle(self, position: int) -> None:

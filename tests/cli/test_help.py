@@ -50,3 +50,17 @@ def test_help_can_be_asked_for(name: str, capsys: pytest.CaptureFixture[str]) ->
     with contextlib.suppress(SystemExit):
         app([*name.split(), "--help"])
     assert f"narrows {name}".strip() in capsys.readouterr().out
+
+
+def test_paragraphs_are_as_wide_as_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not broken twice, where the source and where the terminal ends its lines."""
+    with pytest.raises(SystemExit):
+        app(["weak", "publish", "--help"])
+    shown = capsys.readouterr().out
+    source = importlib.import_module("narrows.cli.weak_publish").publish.__doc__ or ""
+    paragraph = " ".join(source.split("\n\n")[1].split())
+    lines = [line.strip() for line in shown.splitlines()]
+    first = next(n for n, line in enumerate(lines) if line.startswith("What an artifact"))
+    last = next(n for n, line in enumerate(lines) if line.endswith("are configured."))
+    assert " ".join(lines[first : last + 1]) == paragraph
+    assert max(len(line) for line in lines[first:last]) - min(map(len, lines[first:last])) < 20

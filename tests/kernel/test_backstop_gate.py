@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
 from kernel.frames import flooding, send_frames
 from kernel.netns import DEVICE, GATE, GATE6, OUTSIDE, Machine, needs_kernel, wait_until
-from kernel.site import Edge, Site, site
+from kernel.site import Child, Edge, Site, site
 from narrows.cli.status import _table, collect
 from narrows.wire.gatestate import PortState
 
@@ -118,13 +119,20 @@ def test_ten_minutes_of_traffic() -> None:
         print(check_traffic(made, 600.0, rest_s=1.0))
 
 
-def test_something_else_that_sends_stops_the_gate() -> None:
-    """Frames to the edge in the gate's name, from a packet socket past the queue."""
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[Site, Child, Edge]]:
+    """A site whose edge has had some bytes."""
     with site() as made:
         made.enclave(200, 0.05)
         gate = made.start_gate()
         edge = Edge(made)
         wait_until(lambda: edge.arrived_bytes > 1000)
+        yield made, gate, edge
+
+
+def test_something_else_that_sends_stops_the_gate() -> None:
+    """Frames to the edge in the gate's name, from a packet socket past the queue."""
+    with serving() as (made, gate, edge):
         send_frames(made.gate, 300, bypass=True)
         alarm = made.wait_alarm()
         assert "that the gate's sockets did not send" in alarm
@@ -151,11 +159,7 @@ def test_something_else_that_sends_stops_the_gate() -> None:
 
 
 def test_nothing_leaves_but_to_the_peers() -> None:
-    with site() as made:
-        made.enclave(200, 0.05)
-        gate = made.start_gate()
-        edge = Edge(made)
-        wait_until(lambda: edge.arrived_bytes > 1000)
+    with serving() as (made, gate, edge):
         arrivals = made.outside.within(catch_all)
         made.gate.within(try_everything)
         seen = arrivals.run()

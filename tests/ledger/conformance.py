@@ -1,6 +1,7 @@
 """What every store must do, and what a ledger on it must survive. One suite for all stores.
 
-A store's test module makes a ``Case`` and calls each ``check_…``; nothing here knows SQLite.
+A store's test module has a fixture ``make_case`` that makes a ``Case``, and a class of tests that
+inherits ``StoreTests``; nothing here knows SQLite.
 Faults are injected at the store's border, one at each call of a fixed script, as
 
     failed      the call did nothing and raised
@@ -223,3 +224,20 @@ def prepare(deployment: Deployment, store: Store | None = None) -> None:
     """A budget of ``CAP_BYTES`` on the deployment's ledger."""
     with deployment.ready(Limits(CAP_BYTES), store=store):
         return
+
+
+class StoreTests:
+    """The suite, as tests over the module's ``make_case``."""
+
+    def test_compare_and_swap(self, make_case: Callable[[], Case]) -> None:
+        check_compare_and_swap(make_case())
+
+    def test_reads(self, make_case: Callable[[], Case]) -> None:
+        check_reads(make_case())
+
+    @pytest.mark.parametrize("fatal", [False, True])
+    @pytest.mark.parametrize("kind", ["failed", "persisted"])
+    def test_faults_at_every_boundary(
+        self, make_case: Callable[[], Case], kind: str, fatal: bool
+    ) -> None:
+        assert check_faults(make_case, kind, fatal) >= 12

@@ -63,18 +63,8 @@ def make_case(memory: Path, template: Path) -> Iterator[object]:
         shutil.rmtree(folder.parent)
 
 
-def test_compare_and_swap(make_case) -> None:  # type: ignore[no-untyped-def]
-    conformance.check_compare_and_swap(make_case())
-
-
-def test_reads(make_case) -> None:  # type: ignore[no-untyped-def]
-    conformance.check_reads(make_case())
-
-
-@pytest.mark.parametrize("fatal", [False, True])
-@pytest.mark.parametrize("kind", ["failed", "persisted"])
-def test_faults_at_every_boundary(make_case, kind: str, fatal: bool) -> None:  # type: ignore[no-untyped-def]
-    assert conformance.check_faults(make_case, kind, fatal) >= 12
+class TestSqlite(conformance.StoreTests):
+    """The suite that every store has to pass, on SQLite."""
 
 
 class FaultyConnection(sqlite3.Connection):

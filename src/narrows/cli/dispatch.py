@@ -8,6 +8,7 @@ all subcommands to list them, hence this table above it. A module named in a tab
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class CommandTable:
             typer.echo(f"  '{prog_name} --help' lists them", err=True)
             sys.exit(2)
         app = importlib.import_module(entry[0]).app
+        if isinstance(app, typer.Typer):
+            _flow(app)
         app(args=words[1:], prog_name=f"{prog_name} {words[0]}")
 
     def print_help(self, prog_name: str) -> None:
@@ -48,3 +51,18 @@ class CommandTable:
         console.print(grid)
         if self.epilog:
             console.print(f"\n{self.epilog}", markup=False)
+
+
+def _flow(app: typer.Typer) -> None:
+    """Paragraphs of a command's help as wide as the terminal: Typer keeps the line ends of a
+    docstring, which then break in the middle of its own lines."""
+    for command in app.registered_commands:
+        if command.help is None and command.callback is not None:
+            paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")
+            command.help = "\n\n".join(
+                text if "\n " in text or text.startswith(" ") else " ".join(text.split("\n"))
+                for text in paragraphs
+            )
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _flow(group.typer_instance)

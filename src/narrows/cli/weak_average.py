@@ -8,6 +8,15 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.train_common import (
+    LicenceOption,
+    NameOption,
+    SourcesOption,
+    ThreadsOption,
+    provenance,
+    training_extra,
+)
+
 app = typer.Typer(add_completion=False)
 
 
@@ -22,10 +31,10 @@ def average(
         list[Path], typer.Option(help="The runs' JSONL, whose held-out part measures; repeatable.")
     ],
     out: Annotated[Path, typer.Option(help="Artifact to write.")],
-    name: Annotated[str, typer.Option(help="The model's name.")] = "small",
-    licence: Annotated[str, typer.Option(help="Licence, for the provenance.")] = "not stated",
-    sources: Annotated[str, typer.Option(help="Where the prompts come from.")] = "not stated",
-    threads: Annotated[int, typer.Option(min=0, help="0: all processors.")] = 0,
+    name: NameOption = "small",
+    licence: LicenceOption = "not stated",
+    sources: SourcesOption = "not stated",
+    threads: ThreadsOption = 0,
     json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Pack the mean of the weights of several fine-tunings, which mostly imitates better than
@@ -35,22 +44,25 @@ def average(
     of each other, so they may be made one after another or on several machines. Needs the extra
     packages of "train". To sign the artifact, give 'narrows weak publish' all runs.
     """
-    from narrows.cli.weak_train import command_line
     from narrows.errors import InputError
+    from narrows.weak.registry import progress_bar
 
     if len(runs) < 2:
         raise InputError("one run has no mean", "give the folders of two runs or more")
-    try:
-        import torch
-
+    with training_extra(threads):
         from narrows.training.base import load_base
         from narrows.training.merge import pack_runs
-    except ImportError as error:
-        raise InputError(f"training needs {error.name}", "pip install 'narrows[train]'") from error
-    if threads:
-        torch.set_num_threads(threads)
-    facts = {"license": licence, "prompt_sources": sources, "command": command_line()}
-    tuned = pack_runs(runs, out, load_base(base), name=name, answers=answers, provenance=facts)
+    facts = provenance(licence, sources)
+    with progress_bar("Measuring the runs and their mean") as progress:
+        tuned = pack_runs(
+            runs,
+            out,
+            load_base(base),
+            name=name,
+            answers=answers,
+            provenance=facts,
+            progress=progress,
+        )
     over = tuned.packed_bits / tuned.float_bits - 1
     row = {
         "path": str(out),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from narrows.cli.ledger_common import PassphraseOption, StateOption
+from narrows.cli.train_common import training_extra
 
 if TYPE_CHECKING:
     from narrows.weak.artifact import Artifact
@@ -109,12 +110,8 @@ def _origin(
     if sum((bool(runs), source is not None, paid)) > 1:
         raise InputError("--run, --source and --paid exclude each other")
     if runs:
-        try:
+        with training_extra():
             from narrows.training.rebuild import rebuild_job
-        except ImportError as error:
-            raise InputError(
-                f"packing a run again needs {error.name}", "pip install 'narrows[train]'"
-            ) from error
         with progress_bar("Reading the data") as progress:
             return from_runs(
                 artifact,

@@ -6,14 +6,21 @@ import contextlib
 import json as json_module
 import math
 import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from narrows.cli.train_common import (
+    LicenceOption,
+    NameOption,
+    SourcesOption,
+    ThreadsOption,
+    provenance,
+    training_extra,
+)
 
 if TYPE_CHECKING:
     from narrows.training.loop import Progress
@@ -54,10 +61,10 @@ def train(
     teacher: Annotated[
         str, typer.Option(help="Artifact or name whose tokenizer and chat template are used.")
     ] = "smollm2-135m",
-    name: Annotated[str, typer.Option(help="The model's name.")] = "small",
-    licence: Annotated[str, typer.Option(help="Licence, for the provenance.")] = "not stated",
-    sources: Annotated[str, typer.Option(help="Where the prompts come from.")] = "not stated",
-    threads: Annotated[int, typer.Option(min=0, help="0: all processors.")] = 0,
+    name: NameOption = "small",
+    licence: LicenceOption = "not stated",
+    sources: SourcesOption = "not stated",
+    threads: ThreadsOption = 0,
     json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Fine-tune a small model (--base), or train one from scratch, and pack its best weights.
@@ -81,7 +88,7 @@ def train(
         plan = replace(plan, method=method or "lora")
     if base is None and plan.method != "scratch":
         raise InputError(f"the recipe's method {plan.method} needs a base", "give --base")
-    facts = {"license": licence, "prompt_sources": sources, "command": command_line()}
+    facts = provenance(licence, sources)
     job = _job(plan, run, base, teacher, shards, answers or [], threads)
     with _bar() as update:
         best = job.train(update)
@@ -115,18 +122,11 @@ def _job(
     threads: int,
 ) -> _Job:
     """What to call for a new model (no ``base``) or a tuned one."""
-    from narrows.errors import InputError
 
-    try:
-        import torch
-
+    with training_extra(threads):
         from narrows.training.job import pack_job, train_job
         from narrows.training.merge import pack_runs
         from narrows.training.tune import tune_job
-    except ImportError as error:
-        raise InputError(f"training needs {error.name}", "pip install 'narrows[train]'") from error
-    if threads:
-        torch.set_num_threads(threads)
     if base is None:
         return _Job(
             lambda each: train_job(
@@ -182,8 +182,3 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 def _first() -> bool:
     """Whether this is the process that reports and packs."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def command_line() -> str:
-    """The command as it was typed, paths shortened to their last part."""
-    return shlex.join(["narrows", *(a.rpartition("/")[2] or a for a in sys.argv[1:])])

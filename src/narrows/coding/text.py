@@ -6,10 +6,9 @@ all of it: whatever the tokeniser does at borders costs bits, never exactness.
 What is held back (the stated hold-back): the newest chunk, since what follows may continue its
 last word, but at most ``hold_ms``; until then also the white space at the end, whose tokens
 depend on what follows it, and the last word where it ends in half a character (all chunks of
-such an end together at most twice ``hold_ms``); an incomplete
-UTF-8 sequence until it is complete or impossible; and a token that reaches into held text. Text
-before a space that follows a non-space is never held for what comes after: every pretokeniser
-in use splits there.
+such an end together at most twice ``hold_ms``); an incomplete UTF-8 sequence until it is
+complete or impossible; and a token that reaches into held text. Text before a space that
+follows a non-space is never held for what comes after: every pretokeniser in use splits there.
 """
 
 from __future__ import annotations
@@ -58,6 +57,8 @@ class TextTokens:
 
     def take(self, now_ms: float) -> list[tuple[Piece, float]]:
         """Pieces that are free by now, each with the time at which its last byte came."""
+        if not self._buffer:
+            return []
         for end, at_ms in self._chunks:
             if at_ms + self._hold_ms <= now_ms:
                 self._settle(end)
@@ -66,7 +67,7 @@ class TextTokens:
         limit = min(self._settled, len(self._buffer) - _unfinished(self._buffer))
         self._firm_ms = None
         firm = _firm(self._buffer)
-        if firm < limit <= MAX_BUFFER_BYTES // 2:
+        if firm < limit and len(self._buffer) <= MAX_BUFFER_BYTES:
             oldest_ms, newest_ms = self._chunks[0][1], self._chunks[-1][1]
             until_ms = min(newest_ms, oldest_ms + self._hold_ms) + self._hold_ms
             if now_ms < until_ms:

@@ -27,17 +27,8 @@ from dataclasses import dataclass
 from narrows.gate.outlet import Outlet
 from narrows.gate.timing import UNITS_PER_BYTE
 from narrows.ledger.api import Denied, Lease, LeaseSource
+from narrows.wire.gatestate import REASONS
 
-REASONS = (
-    "depleted",
-    "window",
-    "witness",
-    "behind",
-    "store",
-    "clock",
-    "unknown_account",
-    "kernel",
-)
 DENIED_RETRY_S = 1.0
 MAX_RETRY_S = 5.0
 TRIM_FACTOR = 8

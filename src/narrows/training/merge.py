@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from narrows.training.job import read_best, read_recipe_of
 from narrows.training.recipe import Recipe
 from narrows.training.speech import Speech
 from narrows.training.tune import base_facts, tuned_student
-from narrows.weak.pack import pack
+from narrows.weak.pack import Progress, pack
 from narrows.weak.runtime import Runtime
 from narrows.weak.source import SourceModel
 
@@ -47,8 +47,13 @@ class Tuned:
     run_bits: tuple[float, ...] = ()
 
 
-def merged(source: SourceModel, runs: Sequence[Path]) -> SourceModel:
-    """The base with the mean of the runs' best weights in its place, in float32.
+def merged(
+    source: SourceModel,
+    runs: Sequence[Path],
+    look: Callable[[SourceModel], None] = lambda model: None,
+) -> SourceModel:
+    """The base with the mean of the runs' best weights in its place, in float32. ``look`` gets
+    the model of each run, one at a time: two models are in memory, however many runs.
 
     InputError: a folder without a finished fine-tuning, of another base, or named twice."""
     if not runs:
@@ -57,20 +62,36 @@ def merged(source: SourceModel, runs: Sequence[Path]) -> SourceModel:
         raise InputError("a run is named twice", "name each once: all count alike")
     known = base_facts(source)["tensors_sha256"]
     total: dict[str, NDArray[np.float32]] = {}
+    facts = []
     for run in runs:
-        recipe = read_recipe_of(run)
-        if recipe.method == "scratch":
-            raise InputError(f"{run} is no fine-tuning", "the mean is of runs from one base")
-        if _base(run).get("tensors_sha256") != known:
-            raise InputError(f"{run} is of another base", "give the base that it was trained from")
-        student = tuned_student(recipe, source)
-        student.restore(read_best(run)[0]["model"])
+        model = _of_run(source, run, known)
+        look(model)
+        facts.append(model.metadata)
         for name in source.tensors():
-            value = merged_tensor(student.inner, name)
+            value = model.tensor(name)
             total[name] = total[name] + value if name in total else value
     share = np.float32(len(runs))
     mean = {name: value / share for name, value in total.items()}
-    return dataclasses.replace(source, loader=lambda name: mean[name], metadata=_facts(runs))
+    return dataclasses.replace(
+        source,
+        loader=lambda name: mean[name],
+        metadata=facts[0] if len(facts) == 1 else {"mean_of": facts},
+    )
+
+
+def _of_run(source: SourceModel, run: Path, known: str) -> SourceModel:
+    """The base with a run's best weights in its place, and its facts."""
+    recipe = read_recipe_of(run)
+    if recipe.method == "scratch":
+        raise InputError(f"{run} is no fine-tuning", "the mean is of runs from one base")
+    if _base(run).get("tensors_sha256") != known:
+        raise InputError(f"{run} is of another base", "give the base that it was trained from")
+    best, facts = read_best(run)
+    student = tuned_student(recipe, source)
+    student.restore(best["model"])
+    return dataclasses.replace(
+        source, loader=lambda name: merged_tensor(student.inner, name), metadata=facts
+    )
 
 
 def pack_runs(
@@ -81,16 +102,24 @@ def pack_runs(
     name: str,
     answers: Sequence[Path],
     provenance: dict[str, Any],
+    progress: Progress = lambda done, total: None,
 ) -> Tuned:
-    """Merge, pack, and measure both on the held-out part of ``answers``."""
-    model = merged(source, runs)
+    """Merge, pack, and measure both on the held-out part of ``answers``. ``progress`` counts
+    models that have been measured."""
     recipes = [read_recipe_of(run) for run in runs]
     recipe = dataclasses.replace(recipes[0], dev_percent=min(r.dev_percent for r in recipes))
     dev = Speech.of_source(source).data_of(recipe, shards=None, answers=answers).dev
     tokens = sum(len(example.answer) for example in dev)
+    each: list[float] = []
+
+    def look(model: SourceModel) -> None:
+        if len(runs) > 1:
+            each.append(_float_bits(recipe, model, dev) / tokens)
+            progress(len(each), len(runs) + 2)
+
+    model = merged(source, runs, look)
     bits = {"float32": _float_bits(recipe, model, dev) / tokens}
-    several = runs if len(runs) > 1 else []
-    each = [_float_bits(recipe, merged(source, [run]), dev) / tokens for run in several]
+    progress(len(each) + 1, len(each) + 2)
 
     def measure(packed: Runtime) -> dict[str, Any]:
         bits["packed"] = exact_bits(packed, dev) / tokens
@@ -113,9 +142,3 @@ def _base(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{run} holds no fine-tuning: {error!s:.100}") from error
     return facts if isinstance(facts, dict) else {}
-
-
-def _facts(runs: Sequence[Path]) -> dict[str, Any]:
-    """A run's facts, or those of all."""
-    facts = [read_best(run)[1] for run in runs]
-    return facts[0] if len(facts) == 1 else {"mean_of": facts}

@@ -37,10 +37,12 @@ def from_runs(
 ) -> Origin:
     """Trained outside, in one run or as the mean of several: data first (cheap), then the runs'
     weights are packed again. Raises InputError, ArtifactError."""
-    wanted: list[str] = []
-    for run in runs:
-        wanted += find_data(claimed_data(_record(run)), data, progress)
-    digests = tuple(dict.fromkeys(wanted))
+    wanted = {
+        f"{run}: {name}" if len(runs) > 1 else name: digest
+        for run in runs
+        for name, digest in claimed_data(_record(run)).items()
+    }
+    digests = tuple(find_data(wanted, data, progress))
     _compare(artifact, rebuild)
     what = "a run" if len(runs) == 1 else f"the mean of {len(runs)} runs"
     return Origin("outside", f"packed again from {what} over {len(digests)} files", digests)

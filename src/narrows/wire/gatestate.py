@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from narrows.errors import PeerError
 from narrows.wire.pins import check_peer
 
-STATES = (
-    "ok",
+REASONS = (
     "depleted",
     "window",
     "witness",
@@ -29,6 +28,7 @@ STATES = (
     "unknown_account",
     "kernel",
 )
+STATES = ("ok", *REASONS)
 MAX_STATE_BYTES = 4096
 MAX_RETRY_AFTER_S = 10**7
 _MAX_PORTS = 16

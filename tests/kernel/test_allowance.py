@@ -13,6 +13,7 @@ from kernel.fakes import FakeKernel, Leases, send
 from narrows.errors import InputError
 from narrows.gate import kernel as kernel_module
 from narrows.gate.allowance import (
+    ANNOUNCED_AHEAD_BYTES,
     BARE_BURST_BYTES,
     BOUND_PACKETS,
     CLASSES,
@@ -30,6 +31,7 @@ from narrows.gate.backstop import Backstop
 from narrows.gate.backstop_config import BackstopConfig, make_plan
 from narrows.gate.config import GateConfig, PortConfig, TlsFiles
 from narrows.gate.main import open_backstop
+from narrows.gate.tcpinfo import _unwrapped
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.etcd_http import EtcdConfig
 
@@ -242,6 +244,23 @@ def test_control_grows_with_calls_and_bare_with_time(box: Box) -> None:
     assert box.kernel.over["control"] == CONTROL_BURST_BYTES + passed, "full again, not fuller"
 
 
+def test_control_grows_with_what_the_store_is_about_to_be_sent(box: Box) -> None:
+    """A snapshot is written in pieces of 700 kB: none of them may wait for the next reading, and
+    what was announced and not sent leaves a bounded allowance."""
+    limit = box.kernel.over["control"]
+    for number in range(1, 4):
+        box.backstop.announce(700_000)
+        assert box.kernel.over["control"] >= limit + number * 700_000
+    for _ in range(100):
+        box.backstop.announce(700_000)
+    assert box.kernel.over["control"] == CONTROL_BURST_BYTES + ANNOUNCED_AHEAD_BYTES
+    box.kernel.reading = send(box.kernel.reading, "control", 1_000_000, 700)
+    assert not box.backstop.reconcile()
+    box.kernel.fail = "the rules are gone"
+    box.backstop.announce(1)
+    assert "the quota could not be raised" in box.backstop.alarm
+
+
 def test_an_orderly_end_seals(box: Box) -> None:
     box.backstop.close()
     assert box.kernel.sealed == [("links", "control")]
@@ -334,3 +353,10 @@ def test_a_configuration_that_cannot_work_says_why(change: dict[str, object], wo
     with pytest.raises(InputError) as caught:
         replace(GOOD, **change).check()  # type: ignore[arg-type]
     assert any(word in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_count_of_32_bits_goes_on_beyond_them() -> None:
+    seen = 0
+    for counted in (5, (1 << 31) - 1, (1 << 32) - 10, 20, 19):
+        seen = _unwrapped(seen, counted)
+    assert seen == (1 << 32) + 20

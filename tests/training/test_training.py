@@ -187,7 +187,7 @@ data = TrainingData(t.RECIPE, shards=None, text=t._examples(60, 4), vocab=t.VOCA
                     byte_length=lambda ids: 4 * len(ids))
 classes = common_classes(data.mass(), t.RECIPE.keep_tokens)
 torch.manual_seed(1)
-run = Training(new_student(t.SHAPE, classes), classes, data, t.RECIPE, folder)
+run = Training(new_student(t.SHAPE, classes), data, t.RECIPE, folder)
 def each(p):
     if p.step == stop:
         import os, signal
@@ -239,7 +239,7 @@ def test_epochs_are_times_through_the_examples_interrupted_or_not(tmp_path: Path
 
     def run() -> int:
         torch.manual_seed(1)
-        training = Training(new_student(SHAPE, classes), classes, data, recipe, tmp_path)
+        training = Training(new_student(SHAPE, classes), data, recipe, tmp_path)
         training.run(each, checkpoint_s=-1.0)
         return training.step
 

@@ -116,7 +116,8 @@ def compare(
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """The whole report, ready for JSON."""
-    read_answers(answers, rows)  # mistakes are told before anything is loaded
+    if len(read_answers(answers, rows)) < 2:  # told before anything is loaded
+        raise InputError("one answer has no spread", "give two rows at least")
     results: list[Measured] = []
     for name in models:
 
@@ -124,8 +125,6 @@ def compare(
             progress(len(results) * of + done, len(models) * of)
 
         results.append(_apart(name, answers, rows, behind))
-    if len(results[0].bits) < 2:
-        raise InputError("one answer has no spread", "give two rows at least")
     return {
         "answers": len(results[0].bits),
         "utf8_bytes": sum(results[0].bytes),

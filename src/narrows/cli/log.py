@@ -113,8 +113,11 @@ def prove(
 def _store(state: Path | None, file: Path | None) -> AbstractContextManager[Store]:
     from contextlib import closing
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.cli.state import existing_state_dir, ledger_etcd
+    from narrows.ledger.opening import open_store
     from narrows.ledger.sqlite_store import SqliteStore
 
-    path = file if file is not None else existing_state_dir(state) / "ledger" / "ledger.db"
-    return closing(SqliteStore(path, read_only=True))
+    if file is not None:
+        return closing(SqliteStore(file, read_only=True))
+    folder = existing_state_dir(state)
+    return closing(open_store(folder, ledger_etcd(folder), read_only=True))

@@ -45,12 +45,13 @@ def ledger_etcd(folder: Path) -> EtcdConfig | None:
     path = config_file(folder)
     if path is None:
         return None
-    from narrows.cli.config import load_config
+    from narrows.cli.config_gate import load_gate
+    from narrows.gate.config import store_problems
 
-    gate = load_config(path).gate
-    if (gate.store == "etcd") != (gate.etcd is not None):
-        raise InputError(f"{path}: store = 'etcd' and the table [gate.etcd] belong together")
-    return gate.etcd.check() if gate.etcd is not None else None
+    gate = load_gate(path)
+    if problems := store_problems(gate):
+        raise InputError(f"{path}: its store is wrong", problems=tuple(problems))
+    return gate.etcd
 
 
 def has_ledger(folder: Path) -> bool:

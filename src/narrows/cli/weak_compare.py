@@ -55,9 +55,10 @@ def compare(
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from narrows.cli.console import report_console
 
     title = f"{report['answers']} answers, {report['utf8_bytes']:,} bytes of UTF-8"
     table = Table(title=title)
@@ -75,18 +76,16 @@ def _show(report: dict[str, Any]) -> None:
             f"{model['rss_bytes'] / 1e6:,.0f}",
             f"{model['cost_per_million_tokens']:.3f}",
         )
-    console = Console()
+    console = report_console()
     console.print(table)
     for one in report["differences"]:
         console.print(
             f"{one['b']} against {one['a']}: {one['bits_per_byte']:+.3f} bits/byte "
             f"({one['low']:+.3f}..{one['high']:+.3f}), {one['share']:+.1%}",
-            highlight=False,
             markup=False,
         )
     console.print(
         "* no other model beats it in both bits and speed (kB of text a second). cost/M: a million "
         "of the model's own tokens, processor time of both ends at "
-        f"{report['price_per_core_hour']:g} an hour and core.",
-        highlight=False,
+        f"{report['price_per_core_hour']:g} an hour and core."
     )

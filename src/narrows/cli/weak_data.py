@@ -29,7 +29,7 @@ def data(
 
     A running edge's folder may be named: it waits meanwhile.
     """
-    from narrows.edge.transcripts import reading
+    from narrows.edge.transcripts import is_kept_by_an_edge, reading
     from narrows.errors import InputError
     from narrows.training.transcripts import import_transcripts
     from narrows.weak.registry import progress_bar
@@ -37,7 +37,12 @@ def data(
     with contextlib.ExitStack() as held:
         found: list[Path] = []
         for path in files:
-            found += held.enter_context(reading(path)) if path.is_dir() else [path]
+            if is_kept_by_an_edge(path):
+                found += held.enter_context(reading(path))
+            elif path.is_dir():
+                found += sorted(path.glob("[!.]*.jsonl"))
+            else:
+                found.append(path)
         if not found:
             raise InputError(
                 "there are no transcripts", "the edge keeps some: [edge.transcripts] keep = true"

@@ -44,8 +44,9 @@ def export(
         grant = price * 102 // 100 + 65536
         typer.echo(
             "  1. operators grant it: narrows budget propose --lineage L --lifetime TOTAL "
-            f"--account answers --account exports:lifetime={grant} --out export.json; "
-            "k of n sign; apply\n"
+            f"--account answers --account exports:lifetime={grant} --out export.json, with an "
+            "--account for each one that stays: an account that is not named is closed "
+            "(narrows budget show); k of n sign; apply\n"
             "  2. gate: a port of its own, [[gate.ports]] name = 'exports', account = 'exports'\n"
             f"  3. inside: narrows weak export {file} --listen HOST:PORT\n"
             f"  4. outside: narrows weak receive --gate HOST:PORT --at-most {price} --out FILE\n"

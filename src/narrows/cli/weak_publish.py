@@ -150,16 +150,13 @@ def _origin(
 
 
 def _measure(file: Path, answers: Path, rows: int | None) -> Figures:
-    import hashlib
-
     from narrows.bench.weak_compare import measure
+    from narrows.weak.origin import sha256_of
     from narrows.weak.registry import progress_bar
     from narrows.weak.signed import Figures
 
     with progress_bar("Measuring") as progress:
         result = measure(str(file), answers, rows, progress)
-    with answers.open("rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
     low, high = result.interval()
     return Figures(round(result.bits_per_byte, 4), round(low, 4), round(high, 4),
-                   len(result.bits), digest)  # fmt: skip
+                   len(result.bits), sha256_of(answers))  # fmt: skip

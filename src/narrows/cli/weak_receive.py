@@ -13,7 +13,8 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(
-    epilog="Example:  narrows weak receive --gate 10.1.0.2:8407 --at-most 16000000 --out in.narrows"
+    epilog="Example:  narrows weak receive --config narrows.toml --gate 10.1.0.2:8407 "
+    "--at-most 16000000 --out in.narrows"
 )
 def receive(
     gate: Annotated[str, typer.Option(help="HOST:PORT of the gate's export port.")],

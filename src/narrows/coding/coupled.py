@@ -51,14 +51,6 @@ _LUCK = _luck_table()
 
 
 @njit(cache=True, nogil=True)
-def luck(row: NDArray[np.uint32], token: int, r: np.uint32) -> np.int32:
-    """Step 2: Q16 noise of ``token``, good enough to weigh by."""
-    if r >= _LUCKY:
-        return np.int32(noise.token_noise(row, token, r) >> 8)
-    return np.int32(_LUCK[r >> np.uint32(20)])
-
-
-@njit(cache=True, nogil=True)
 def weigh(
     logits: NDArray[np.int32],
     inverse_q16: int,
@@ -85,7 +77,7 @@ def weigh(
         r = words[i]
         lucks[i] = _LUCK[r >> np.uint32(20)]
         if r >= _LUCKY:
-            lucks[i] = luck(row, i, r)
+            lucks[i] = np.int32(noise.token_noise(row, i, r) >> 8)
     best = np.int64(-(1 << 40))
     for i in range(size):
         best = max(best, (b * lucks[i] - a * depths[i]) >> 16)

@@ -34,7 +34,6 @@ from narrows.edge import problems
 from narrows.edge.problems import ApiError
 from narrows.edge.text import TextDecoder
 from narrows.errors import LinkError
-from narrows.weak.api import TokenModel
 from narrows.wire.messages import Request
 from narrows.wire.stops import StopFinder
 
@@ -44,15 +43,10 @@ MAX_TOOL_NAME_CHARS = 256
 
 
 class WeakName(NamedTuple):
-    """A weak model in statistics: its name, and with the start of its digest, since two
-    versions may have one name."""
+    """A weak model in statistics: its name, and ``Offer.label``."""
 
     name: str
     label: str
-
-    @classmethod
-    def of(cls, model: TokenModel) -> WeakName:
-        return cls(model.name, f"{model.name} {model.digest.hex()[:8]}")
 
 
 class Piece(NamedTuple):

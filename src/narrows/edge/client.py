@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -78,6 +79,7 @@ class LinkClient:
         self._link: Link | None = None
         self._serving: dict[asyncio.Task[None], Link] = {}
         self._settling: dict[asyncio.Task[None], Link] = {}
+        self._turns: dict[bytes, threading.Lock] = {}  # by weak model, see DecodeWorker
         self._patience = Patience()
         self._up = asyncio.Event()
         self._waiting = 0  # requests that wait for a link
@@ -103,8 +105,7 @@ class LinkClient:
     @property
     def weak(self) -> Offer:
         """The weak model of the current link, or the newest."""
-        own = self._shelf.find(self._link.model.digest) if self._link else None
-        return own or self._shelf.offers[0]
+        return self._link.offer if self._link else self._shelf.offers[0]
 
     def models_changed(self) -> None:
         """There may be something newer on the shelf, or at the enclave: try at once."""
@@ -261,7 +262,8 @@ class LinkClient:
         except BaseException:
             wire.close()
             raise
-        return Link(wire, model, self._make_decoder(model), self._ended), first
+        turn = self._turns.setdefault(model.digest, threading.Lock())
+        return Link(wire, offer, model, self._make_decoder(model), turn, self._ended), first
 
     async def _open_newer(self) -> tuple[Link, bytes]:
         """Waits for a newer model here, then tries until the enclave has it too."""

@@ -13,6 +13,7 @@ ends when the last of its own is over inside.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from narrows.edge.dial import Wire
 from narrows.edge.worker import Decoder, DecodeWorker, Events
 from narrows.errors import LinkError, NarrowsError
 from narrows.weak.api import TokenModel
+from narrows.weak.shelf import Offer
 from narrows.wire.messages import Cancel, Message, encode_frame
 from narrows.wire.spec import answer_spec
 
@@ -32,17 +34,21 @@ MAX_OPEN = 1000  # below what an enclave takes (1,024) and a decoder holds by de
 
 
 class Link:
-    """``ended``: told each answer whose last event came, with nothing of it open inside."""
+    """``offer``: the weak model as it was greeted with. ``turn``: see ``DecodeWorker``.
+    ``ended``: told each answer whose last event came, with nothing of it open inside."""
 
     def __init__(
         self,
         wire: Wire,
+        offer: Offer,
         model: TokenModel,
         decoder: Decoder,
+        turn: threading.Lock,
         ended: Callable[[Answer], None],
     ) -> None:
+        self.offer = offer
         self.model = model
-        self.weak = WeakName.of(model)
+        self.weak = WeakName(offer.name, offer.label)
         self.last_read_s = time.monotonic()
         self.completed = False
         self._wire = wire
@@ -58,7 +64,7 @@ class Link:
         self._unnumbered: list[Answer] = []
         self._closed = False
         self._uncharged_bits = 0.0
-        self._worker = DecodeWorker(decoder, self._post, self._on_events, self._on_error)
+        self._worker = DecodeWorker(decoder, turn, self._post, self._on_events, self._on_error)
 
     @property
     def answers(self) -> list[Answer]:

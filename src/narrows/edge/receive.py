@@ -20,13 +20,13 @@ from typing import BinaryIO
 
 from narrows.edge.config import EdgeConfig
 from narrows.edge.dial import Gate, Wire
+from narrows.edge.lines import append_lines
 from narrows.edge.store import edge_dir
 from narrows.errors import InputError, LinkError, PeerError
 from narrows.weak.artifact import Artifact
 from narrows.wire.address import parse_address
+from narrows.wire.export import LENGTH_BYTES, RECEIVED
 
-LENGTH_BYTES = 8
-RECEIVED = b"\x06"
 GOODBYE_S = 5.0
 MAX_JOURNAL_BYTES = 1 << 24
 
@@ -54,8 +54,8 @@ async def receive(
     progress: Progress = lambda done, total: None,
 ) -> Receipt:
     """Read the file from the gate's port ``gate`` (host:port) into ``out``. Raises PeerError,
-    LinkError (larger than ``at_most_bytes``, cut short), ArtifactError (no artifact);
-    what was read until then is paid all the same."""
+    InputError (no TLS to a gate elsewhere), LinkError (larger than ``at_most_bytes``, cut
+    short), ArtifactError (no artifact); what was read until then is paid all the same."""
     if out.exists():
         raise InputError(f"{out} exists", "name another file with --out")
     host, port = parse_address(gate)
@@ -65,7 +65,7 @@ async def receive(
         nonlocal link_bytes
         link_bytes += size_bytes
 
-    place = dataclasses.replace(config, gate_host=host, gate_port=port)
+    place = dataclasses.replace(config, gate_host=host, gate_port=port).check()
     wire = await Gate(place).connect(count)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -138,8 +138,11 @@ def receipts(state_dir: Path) -> list[Receipt]:
         return []
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_JOURNAL_BYTES)
-        return [Receipt(**json.loads(line)) for line in data.splitlines()]
+            data = file.read(MAX_JOURNAL_BYTES + 1)
+        if len(data) > MAX_JOURNAL_BYTES:
+            raise InputError(f"{path} is over {MAX_JOURNAL_BYTES:,} bytes", "move it away")
+        whole = data[: data.rfind(b"\n") + 1]  # a torn last line was never acknowledged
+        return [Receipt(**json.loads(line)) for line in whole.splitlines()]
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"cannot read {path}: {error!s:.100}") from error
 
@@ -150,14 +153,4 @@ def _journal(state_dir: Path) -> Path:
 
 def _append(path: Path, receipt: Receipt) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(descriptor, json.dumps(dataclasses.asdict(receipt)).encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    append_lines(path, json.dumps(dataclasses.asdict(receipt)).encode() + b"\n")

@@ -65,7 +65,8 @@ class Service:
         counts = self.stats.traffic(answer.weak.name)
         counts.answers += 1
         counts.tokens += tokens
-        self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
+        if not answer.resumes:  # else its bits hold what came twice, under another model perhaps
+            self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
 
     def keep(self, answer: Answer, completion_id: str, choice: int, created_s: int) -> None:
         """A complete answer with its prompt, where transcripts are wanted."""

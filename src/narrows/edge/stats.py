@@ -111,8 +111,7 @@ class StatsRecorder:
     def models_seen(self, offers: Sequence[Offer]) -> None:
         """Weak models that are there, with what their operators signed."""
         for offer in offers:
-            label = f"{offer.name} {offer.digest.hex()[:8]}"
-            self._new.stated[label] = offer.bits_per_byte
+            self._new.stated[offer.label] = offer.bits_per_byte
 
     def key_used(self, key_id: int, answers: int, bits: int) -> None:
         entry = self._new.keys.setdefault((key_id, self._today()), [0, 0])

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from narrows.edge.lines import sync_folder
 from narrows.errors import NarrowsError
 
 SCHEMA_VERSION = 1
@@ -145,11 +146,7 @@ def load_secret(state_dir: Path) -> bytes:
             pass  # the other edge's secret counts
         finally:
             aside.unlink()
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(path.parent)
     secret = path.read_bytes()
     if len(secret) != SECRET_BYTES:
         raise NarrowsError(f"{path} is not {SECRET_BYTES} bytes", "delete it; a new one is made")

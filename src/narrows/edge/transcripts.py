@@ -26,14 +26,16 @@ import fcntl
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from narrows.edge.answer import Answer
 from narrows.edge.config import TranscriptConfig
+from narrows.edge.lines import append_lines, sync_folder, whole_lines
 from narrows.edge.stats import utc_day
 from narrows.edge.store import edge_dir
 from narrows.errors import NarrowsError
@@ -47,6 +49,7 @@ FILE_BYTES = 8 << 20
 LOCK_S = 5.0
 NOTE_S = 2 * 86_400  # no answer takes that long
 _SUFFIX = ".jsonl"
+_LOCK = ".lock"
 _NOTES = "redactions"
 
 
@@ -55,7 +58,7 @@ def transcripts_dir(state_dir: Path) -> Path:
 
 
 class TranscriptLog:
-    """``add`` on the loop's thread, ``flush`` on any one thread."""
+    """``add`` on the loop's thread, ``flush`` on any one thread; what both change is guarded."""
 
     def __init__(
         self, folder: Path, config: TranscriptConfig, wall_s: Callable[[], float] = time.time
@@ -63,7 +66,8 @@ class TranscriptLog:
         self._folder = folder
         self._config = config
         self._wall_s = wall_s
-        self._pending: list[tuple[dict[str, Any], bytes]] = []
+        self._guard = threading.Lock()
+        self._pending: list[tuple[dict[str, Any], bytes]] = []  # what redaction asks for, line
         self._pending_bytes = 0
         self._dropped = 0
         self._room_bytes = min(PENDING_BYTES, config.max_bytes // 2)
@@ -75,62 +79,43 @@ class TranscriptLog:
         response = "".join(answer.record or ())
         if key in self._config.exclude_keys or not response or answer.finish is None:
             return
-        row = {
-            "id": completion_id,
+        names = {"id": completion_id, "key": key, "time_s": created_s}
+        row = names | {
             "choice": choice,
-            "key": key,
-            "time_s": created_s,
             "weak": answer.weak.label,
             "finish": answer.finish.name.lower(),
-        } | prompt_fields(answer.request.body["messages"])
-        line = json.dumps(row | {"response": response}, separators=(",", ":")).encode("ascii")
-        if len(line) >= MAX_LINE_BYTES or self._pending_bytes + len(line) > self._room_bytes:
-            self._dropped += 1
-            return
-        self._pending.append((row, line + b"\n"))
-        self._pending_bytes += len(line)
+        }
+        row |= prompt_fields(answer.request.body["messages"]) | {"response": response}
+        line = json.dumps(row, separators=(",", ":")).encode("ascii")
+        with self._guard:
+            if len(line) >= MAX_LINE_BYTES or self._pending_bytes + len(line) > self._room_bytes:
+                self._dropped += 1
+                return
+            self._pending.append((names, line + b"\n"))
+            self._pending_bytes += len(line)
 
     def flush(self) -> bool:
         """Write what waits; false, with a log line, where that fails. Blocks for ``LOCK_S``
         at most where someone holds the lock."""
-        if self._dropped:
-            log.warning("%d answers were not kept: too large, or not written", self._dropped)
-            self._dropped = 0
-        pending, self._pending, self._pending_bytes = self._pending, [], 0
+        with self._guard:
+            pending, self._pending, self._pending_bytes = self._pending, [], 0
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("%d answers were not kept: too large, or not written", dropped)
         try:
             with locked(self._folder, wait_s=LOCK_S):
                 notes = _read_notes(self._folder)
                 lines = b"".join(line for row, line in pending if not _noted(row, notes))
                 self._expire(len(lines))
                 if lines:
-                    self._append(lines)
+                    append_lines(self._current(), lines)
         except OSError as error:
             log.error("transcripts are not written, kept for the next try: %s", error)
-            self._pending = pending + self._pending
-            self._pending_bytes = sum(len(line) for _, line in self._pending)
+            with self._guard:
+                self._pending = pending + self._pending
+                self._pending_bytes = sum(len(line) for _, line in self._pending)
             return False
         return True
-
-    def _append(self, data: bytes) -> None:
-        path = self._current()
-        fresh = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            end = _whole_lines(descriptor)
-            os.ftruncate(descriptor, end)
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-                os.fdatasync(descriptor)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, end)
-                raise
-        finally:
-            os.close(descriptor)
-        if fresh:
-            _sync_folder(self._folder)
 
     def _current(self) -> Path:
         day = utc_day(self._wall_s())
@@ -171,7 +156,7 @@ def files(folder: Path) -> list[Path]:
 def locked(folder: Path, *, shared: bool = False, wait_s: float = 600.0) -> Iterator[None]:
     """Hold the folder's lock. Raises OSError where it is not free in time."""
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     end_s = time.monotonic() + wait_s
     try:
         while True:
@@ -190,18 +175,24 @@ def locked(folder: Path, *, shared: bool = False, wait_s: float = 600.0) -> Iter
 @contextmanager
 def reading(folder: Path) -> Iterator[list[Path]]:
     """The files, whole lines only, while nothing writes to them. Raises NarrowsError."""
-    try:
-        with locked(folder, shared=True):
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder, shared=True))
             present = files(folder)
             for path in present:
                 descriptor = os.open(path, os.O_RDWR)
                 try:
-                    os.ftruncate(descriptor, _whole_lines(descriptor))
+                    os.ftruncate(descriptor, whole_lines(descriptor))
                 finally:
                     os.close(descriptor)
-            yield present
-    except OSError as error:
-        raise NarrowsError(f"cannot read the transcripts in {folder}: {error}") from error
+        except OSError as error:
+            raise NarrowsError(f"cannot read the transcripts in {folder}: {error}") from error
+        yield present
+
+
+def is_kept_by_an_edge(folder: Path) -> bool:
+    """Whether it is an edge's own folder of transcripts, to be read with ``reading`` alone."""
+    return (folder / _LOCK).exists()
 
 
 def redact(folder: Path, *, ids: Sequence[str] = (), keys: Sequence[int] = (), now_s: float) -> int:
@@ -267,24 +258,4 @@ def _replace(path: Path, lines: Sequence[bytes]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _whole_lines(descriptor: int) -> int:
-    """The length of a file up to its last line's end."""
-    end = os.fstat(descriptor).st_size
-    while end:
-        start = max(0, end - 65536)
-        at = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
-        end = start
-    return 0
+    sync_folder(path.parent)

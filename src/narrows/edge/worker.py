@@ -53,7 +53,10 @@ Events = Sequence[tuple[int, Event]]
 
 
 class DecodeWorker:
-    """``post`` runs a callable on the owner's thread (``loop.call_soon_threadsafe``).
+    """``turn``: one for all decoders of a weak model, since the arrays that a model returns hold
+    until its next call, whoever makes it: a lost link may decode its last slice while the next
+    link decodes already. ``post`` runs a callable on the owner's thread
+    (``loop.call_soon_threadsafe``).
 
     ``on_events(events, fed_bytes)`` and ``on_error(error)`` are posted; behind an error the
     thread ends."""
@@ -61,11 +64,13 @@ class DecodeWorker:
     def __init__(
         self,
         decoder: Decoder,
+        turn: threading.Lock,
         post: Callable[[Callable[[], None]], object],
         on_events: Callable[[Events, int], None],
         on_error: Callable[[Exception], None],
     ) -> None:
         self._decoder = decoder
+        self._turn = turn
         self._post = post
         self._on_events = on_events
         self._on_error = on_error
@@ -149,7 +154,8 @@ class DecodeWorker:
         self._post(lambda: done(outcome))
 
     def _decode(self, data: bytes) -> None:
-        events = _joined(self._decoder.feed(data))
+        with self._turn:
+            events = _joined(self._decoder.feed(data))
         with self._wake:
             self._reports += 1
             if self._closed:

@@ -9,14 +9,12 @@ costs nothing inward, that it has it all; then this ends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from narrows.errors import InputError
+from narrows.wire.export import LENGTH_BYTES, RECEIVED
 
-LENGTH_BYTES = 8
-RECEIVED = b"\x06"
 CHUNK_BYTES = 1 << 16
 
 
@@ -35,19 +33,25 @@ async def send_once(
     listening: Callable[[int], None],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Serve the file to the first reader that takes all of it."""
-    done = asyncio.Event()
+    """Serve the file to the first reader that takes all of it. InputError: it cannot be read."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            if await _send(path, reader, writer, progress):
-                done.set()
-        writer.close()
+        try:
+            if await _send(path, reader, writer, progress) and not done.done():
+                done.set_result(None)
+        except (ConnectionError, TimeoutError):
+            pass  # the reader left early, and may come again
+        except OSError as error:
+            if not done.done():
+                done.set_exception(InputError(f"cannot read {path}: {error.strerror}"))
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(serve, host, port)
     listening(server.sockets[0].getsockname()[1])
     try:
-        await done.wait()
+        await done
     finally:
         server.close()
 

@@ -98,11 +98,16 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, look.set)
     watching = asyncio.create_task(watch(server.shelf, look))
-    await stop.wait()
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    failure = watching.exception() if watching.done() else None  # a bug, or no memory
     watching.cancel()
+    stopping.cancel()
     if telemetry is not None:
         telemetry.stop()
     await server.stop()
+    if failure is not None:
+        raise failure
 
 
 def say_ready(**facts: Any) -> None:

@@ -40,6 +40,8 @@ SMALL_FRAME_BYTES = IPV6_HEADERS_BYTES + SACK_BYTES  # the longest segment witho
 BOUND_PACKETS = 64
 
 CONTROL_BURST_BYTES = 256 << 10
+ANNOUNCED_AHEAD_BYTES = 8 << 20  # beyond the burst; a store's largest write is under 3 MiB
+ANNOUNCED_HEADERS_BYTES = 4096  # of one request: HTTP, TLS, and a new connection's handshake
 BARE_BURST_BYTES = 32 << 10
 BARE_BYTES_PER_S = 32
 BARE_BYTES_PER_CONNECTION = 2 * 94  # a SYN-ACK and a RST

@@ -25,6 +25,8 @@ from pathlib import Path
 
 from narrows.errors import InputError, PeerError
 from narrows.gate.allowance import (
+    ANNOUNCED_AHEAD_BYTES,
+    ANNOUNCED_HEADERS_BYTES,
     BARE_BURST_BYTES,
     BARE_BYTES_PER_CONNECTION,
     BARE_BYTES_PER_S,
@@ -146,6 +148,24 @@ class Backstop:
     def note_call(self) -> None:
         """The gate is about to answer on its state port."""
         self._calls += 1
+
+    def announce(self, size_bytes: int) -> None:
+        """The ledger is about to send so much to its store: a write of a snapshot is larger
+        than what calls alone bring. Headers are an eighth at most, in segments of 536 bytes."""
+        size_bytes += size_bytes // 8 + ANNOUNCED_HEADERS_BYTES
+        with self._lock:
+            if self.alarm:
+                return
+            self._limits["control"] = bucket_limit(
+                self._limits["control"],
+                self._last.flows["control"].size_bytes,
+                size_bytes,
+                CONTROL_BURST_BYTES + ANNOUNCED_AHEAD_BYTES,
+            )
+            try:
+                self._raise()
+            except PeerError as error:
+                self._stop(f"the quota could not be raised: {error.message}")
 
     def denial(self) -> Denied:
         return Denied(REASON, f"the kernel backstop stopped this gate: {self.alarm}")

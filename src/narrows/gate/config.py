@@ -88,7 +88,7 @@ class GateConfig:
 
     def check(self) -> GateConfig:
         """Itself, or ``InputError`` with every problem."""
-        problems = [*_gate_problems(self), *_port_problems(self), *_store_problems(self)]
+        problems = [*_gate_problems(self), *_port_problems(self), *store_problems(self)]
         if problems:
             raise InputError("the gate's configuration is wrong", problems=tuple(problems))
         return self
@@ -133,7 +133,8 @@ def _gate_problems(config: GateConfig) -> list[str]:
     return problems
 
 
-def _store_problems(config: GateConfig) -> list[str]:
+def store_problems(config: GateConfig) -> list[str]:
+    """Why the ledger's place, or this gate's name in it, cannot be so."""
     problems = []
     if not is_name(config.name) or config.name == OPERATOR:
         problems.append(f"name is {config.name!r}, must be a lower-case word, not {OPERATOR!r}")

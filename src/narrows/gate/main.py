@@ -45,14 +45,19 @@ def facts(gate: Gate) -> Facts:
     }
 
 
-def open_ledger(config: GateConfig, state_dir: Path) -> Ledger:
+def open_ledger(
+    config: GateConfig, state_dir: Path, announce: Callable[[int], None] = lambda size_bytes: None
+) -> Ledger:
     """The ledger of ``state_dir``, after counting as spent what a gate that died had leased.
+    ``announce`` hears what is about to be sent to its store.
     ``BudgetError`` where it cannot be trusted to be the newest one."""
     witness = None
     if config.witness:
         verifier = witness_verifier(bytes.fromhex(config.witness_key))
         witness = HttpWitness(*parse_address(config.witness), verifier)
-    ledger = Ledger.open(state_dir, witness=witness, gate=config.name, etcd=config.etcd)
+    ledger = Ledger.open(
+        state_dir, witness=witness, gate=config.name, etcd=config.etcd, announce=announce
+    )
     try:
         ledger.recover_dead_leases()
     except BudgetError:
@@ -94,7 +99,8 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
         if backstop is not None:
             stack.callback(backstop.close)
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ledger"))
-        ledger = executor.submit(open_ledger, config, state_dir).result()
+        heard = (backstop.announce,) if backstop is not None else ()
+        ledger = executor.submit(open_ledger, config, state_dir, *heard).result()
         stack.callback(lambda: executor.submit(ledger.close).result())
         source = backstop.guard(ledger) if backstop is not None else ledger
         gate = Gate(config, source, executor, state_dir, backstop)

@@ -133,9 +133,16 @@ class TcpSockets:
         if not name:
             return cookie, None
         headers = IPV4_HEADERS_BYTES if remote.version == 4 else IPV6_HEADERS_BYTES
-        [segments] = struct.unpack_from("=I", info, _SEGMENTS_AT)
+        [counted] = struct.unpack_from("=I", info, _SEGMENTS_AT)
+        segments = _unwrapped(known[1].segments if known else 0, counted)
         sent, repeated = struct.unpack_from("=QQ", info, _SENT_AT)
         return cookie, (name, Tcp(1, segments, sent, repeated, segments * headers))
+
+
+def _unwrapped(before: int, counted: int) -> int:
+    """A count of which the kernel has 32 bits; an older one changes nothing."""
+    step = (counted - before) % (1 << 32)
+    return before + (step if step < 1 << 31 else 0)
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

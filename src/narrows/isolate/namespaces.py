@@ -109,12 +109,20 @@ def new_user_namespace(uid: int) -> int:
         raise PeerError(
             f"this kernel makes no user namespace: {error}", "see sysctl user.max_user_namespaces"
         ) from error
-    with holder:
-        for name in ("uid_map", "gid_map"):
-            descriptor = os.open(f"/proc/{holder.pid}/{name}", os.O_WRONLY)
-            os.write(descriptor, f"0 {uid} 1\n".encode())  # one write, or the kernel refuses
-            os.close(descriptor)
-        return os.open(f"/proc/{holder.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with holder:
+            for name in ("uid_map", "gid_map"):
+                descriptor = os.open(f"/proc/{holder.pid}/{name}", os.O_WRONLY)
+                try:
+                    os.write(descriptor, f"0 {uid} 1\n".encode())  # one write: the kernel's rule
+                finally:
+                    os.close(descriptor)
+            return os.open(f"/proc/{holder.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise PeerError(
+            f"no user namespace can have {uid} of this one: {error.strerror}",
+            "run it outside of an unprivileged container",
+        ) from error
 
 
 def _become_user_namespace() -> None:

@@ -20,6 +20,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +100,16 @@ def decode_bytes(text: object) -> bytes:
         raise StoreError("etcd's answer holds broken base64") from error
 
 
-class EtcdClient:
-    """One connection at a time, kept; thread-safe."""
+Announce = Callable[[int], None]
 
-    def __init__(self, config: EtcdConfig) -> None:
+
+class EtcdClient:
+    """One connection at a time, kept; thread-safe. ``announce`` hears how many bytes of a
+    request are about to be sent, before each time that they are."""
+
+    def __init__(self, config: EtcdConfig, announce: Announce = lambda size_bytes: None) -> None:
         config.check()
+        self._announce = announce
         self._endpoints = [parts for text in config.endpoints if (parts := _split(text))]
         self._timeout_s = config.timeout_s
         self._tls = _tls_context(config)
@@ -133,6 +139,7 @@ class EtcdClient:
                 except (OSError, ValueError) as error:
                     failures.append(self._failed(error))
                     continue
+                self._announce(len(body))
                 try:
                     return connection.exchange(path, body, deadline)
                 except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:

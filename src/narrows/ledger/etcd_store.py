@@ -30,7 +30,7 @@ from typing import Any
 from narrows.errors import BudgetError
 from narrows.ledger import etcd_layout as layout
 from narrows.ledger.codec import Fields, decode, encode, unhex
-from narrows.ledger.etcd_http import EtcdClient, EtcdConfig, decode_bytes, encode_bytes
+from narrows.ledger.etcd_http import Announce, EtcdClient, EtcdConfig, decode_bytes, encode_bytes
 from narrows.ledger.store import ConflictError, Head, Snapshot, StoreError
 
 PIECE_BYTES = 1 << 19
@@ -46,8 +46,8 @@ class EtcdStore:
 
     shared = True
 
-    def __init__(self, config: EtcdConfig) -> None:
-        self._client = EtcdClient(config)
+    def __init__(self, config: EtcdConfig, announce: Announce = lambda size_bytes: None) -> None:
+        self._client = EtcdClient(config, announce)
         self._prefix = config.prefix
         self._claim: tuple[str, bytes] | None = None  # gate, and what its key must hold
 

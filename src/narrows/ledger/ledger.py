@@ -30,7 +30,7 @@ from narrows.ledger.api import Denied, Lease
 from narrows.ledger.balances import Balances, balances_of
 from narrows.ledger.clock import Clock, ClockError, SystemClock
 from narrows.ledger.codec import Document
-from narrows.ledger.etcd_http import EtcdConfig
+from narrows.ledger.etcd_http import Announce, EtcdConfig
 from narrows.ledger.keys import load_private
 from narrows.ledger.opening import lock_gate, open_as
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
@@ -80,15 +80,19 @@ class Ledger:
         clock: Clock | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         etcd: EtcdConfig | None = None,
+        announce: Announce = lambda size_bytes: None,
     ) -> Ledger:
-        """The ledger of ``state_dir``; ``etcd``: where it lies if not there. ``BudgetError`` where
-        it is missing, damaged, in use by another gate of that name, or where its genesis names
-        a witness and none, or another one, is given. Call ``recover_dead_leases`` next."""
+        """The ledger of ``state_dir``; ``etcd``: where it lies if not there; ``announce`` hears
+        what is about to be sent to it. ``BudgetError`` where it is missing, damaged, in use by
+        another gate of that name, or where its genesis names a witness and none, or another
+        one, is given. Call ``recover_dead_leases`` next."""
         directory = state_dir / "ledger"
         key = load_private(directory / "log.key")
         lock_file = lock_gate(directory / f"{gate}.lock")
         try:
-            store = open_as(state_dir, etcd, gate)  # only the lock's holder may take the name
+            store = open_as(
+                state_dir, etcd, gate, announce
+            )  # only the lock's holder may take the name
         except BudgetError:
             os.close(lock_file)
             raise

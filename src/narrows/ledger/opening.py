@@ -12,7 +12,7 @@ from pathlib import Path
 from narrows.errors import BudgetError
 from narrows.ledger import sqlite_store
 from narrows.ledger.codec import unhex
-from narrows.ledger.etcd_http import EtcdConfig
+from narrows.ledger.etcd_http import Announce, EtcdConfig
 from narrows.ledger.etcd_store import EtcdStore
 from narrows.ledger.sqlite_store import SqliteStore
 from narrows.ledger.store import Store, StoreError
@@ -28,12 +28,17 @@ def open_store(state_dir: Path, etcd: EtcdConfig | None, read_only: bool = False
     return SqliteStore(state_dir / "ledger" / "ledger.db", read_only)
 
 
-def open_as(state_dir: Path, etcd: EtcdConfig | None, gate: str) -> Store:
-    """The same, to append to as ``gate``. Errors: ``BudgetError`` where another machine has
-    that name."""
+def open_as(
+    state_dir: Path,
+    etcd: EtcdConfig | None,
+    gate: str,
+    announce: Announce = lambda size_bytes: None,
+) -> Store:
+    """The same, to append to as ``gate``; ``announce`` hears what is about to be sent over the
+    network. Errors: ``BudgetError`` where another machine has that name."""
     if etcd is None:
         return open_store(state_dir, None)
-    store = EtcdStore(etcd)
+    store = EtcdStore(etcd, announce)
     try:
         if gate != OPERATOR:
             store.claim(gate, machine_id(state_dir / "ledger" / f"{gate}.id"))

@@ -105,8 +105,8 @@ class Session:
         """Append what ``decide`` says of the newest state; decide again if others came first.
         ``StoreError``: the outcome is unknown, the replica is void, and the next ``ready``
         reads what is there."""
-        for _ in range(tries):
-            if self.store.shared:
+        for attempt in range(tries):
+            if attempt or self.store.shared:
                 self.replica.reload()  # decided on an old state, most appends would conflict
             leaves = decide()
             if not leaves:
@@ -114,7 +114,6 @@ class Session:
             try:
                 self.replica.append(leaves, self._cosigned)
             except ConflictError:
-                self.replica.reload()
                 continue
             self._cosigned = None
             return

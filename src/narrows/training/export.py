@@ -23,18 +23,20 @@ def export_rows(
 ) -> int:
     """Write all rows of ``files`` to ``out``, by its suffix ``.jsonl`` or ``.parquet``; how
     many. In Parquet ``messages`` is JSON text. Mode 0600. InputError: a malformed row, another
-    suffix, no pyarrow, or a file that is there already."""
+    suffix, no pyarrow, a file that is there already, or a disk that takes none."""
     if out.exists():
         raise InputError(f"{out} exists", "name another file")
     if out.suffix not in (".jsonl", ".parquet"):
         raise InputError(f"{out.name} is neither .jsonl nor .parquet")
     write = _write_jsonl if out.suffix == ".jsonl" else _write_parquet
     aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
+        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         rows = write(_rows(files, progress), aside)
         os.replace(aside, out)
         return rows
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error}") from error
     finally:
         aside.unlink(missing_ok=True)
 

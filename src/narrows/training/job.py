@@ -6,7 +6,6 @@ rows), the recipe, the checkpoint, the best weights, and the digests of the data
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -26,6 +25,7 @@ from narrows.training.loop import Progress, Training
 from narrows.training.recipe import Recipe, StudentShape
 from narrows.training.speech import Speech
 from narrows.training.student import new_student, to_source
+from narrows.weak.origin import named_digests
 from narrows.weak.pack import pack
 
 
@@ -46,9 +46,7 @@ def train_job(
     data = Speech.of_artifact(teacher).data_of(recipe, shards=shards, answers=answers)
     classes = _classes(folder, data, recipe)
     student = new_student(recipe.student, classes)
-    best = Training(student, classes, data, recipe, folder).run(
-        on_progress, checkpoint_s=checkpoint_s
-    )
+    best = Training(student, data, recipe, folder).run(on_progress, checkpoint_s=checkpoint_s)
     files = [*sorted(shards.glob("[!.]*.npz"))] if shards else []
     write_facts(folder, recipe, [*files, *answers])
     return best
@@ -67,7 +65,7 @@ def pack_job(
 
 def write_facts(folder: Path, recipe: Recipe, files: Sequence[Path]) -> None:
     """``run.json``: what a finished run was made of."""
-    digests = {path.name: sha256_of(path) for path in files}
+    digests = named_digests(files)
     facts = {"recipe": asdict(recipe), "data_sha256": digests, "versions": _versions()}
     write_json(folder / "run.json", facts)
 
@@ -118,8 +116,3 @@ def read_classes(folder: Path) -> TokenClasses:
 def _versions() -> dict[str, str]:
     names = ("narrows", "numpy", "torch", "transformers", "accelerate", "peft")
     return {n: importlib.metadata.version(n) for n in names} | {"python": platform.python_version()}
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,6 @@ import torch
 
 from narrows.errors import InputError
 from narrows.training.batches import collate, groups
-from narrows.training.classes import TokenClasses
 from narrows.training.data import TrainingData
 from narrows.training.examples import Example
 from narrows.training.recipe import Recipe
@@ -50,7 +49,6 @@ class Training:
     def __init__(
         self,
         student: Student,
-        classes: TokenClasses,
         data: TrainingData,
         recipe: Recipe,
         folder: Path,
@@ -60,7 +58,7 @@ class Training:
         from accelerate import Accelerator
 
         self._mixed = Accelerator(mixed_precision="bf16" if recipe.bf16 else "no")
-        self._classes, self._data, self._recipe = classes, data, recipe
+        self._data, self._recipe = data, recipe
         self._folder, self._clock = folder, clock
         self._student = student
         self._wrapped = self._mixed.prepare(student)
@@ -141,7 +139,9 @@ class Training:
                 part["lr"] = rate * factor
         self._student.train()
         self._round(share >= recipe.rounded_from)
-        batch = collate(group, self._classes, prompt_weight=recipe.prompt_weight, distil=True)
+        batch = collate(
+            group, self._student.classes, prompt_weight=recipe.prompt_weight, distil=True
+        )
         device = self._mixed.device
         with self._mixed.autocast():
             nats = self._wrapped(*(torch.from_numpy(x).to(device) for x in batch.arrays))
@@ -188,7 +188,7 @@ class Training:
         total = tokens = 0.0
         with torch.no_grad(), self._mixed.autocast():
             for group in self._data.dev_groups:
-                batch = collate(group, self._classes, prompt_weight=0.0, distil=True)
+                batch = collate(group, self._student.classes, prompt_weight=0.0, distil=True)
                 nats = self._student(
                     *(torch.from_numpy(x).to(self._mixed.device) for x in batch.arrays)
                 )

@@ -53,7 +53,7 @@ def merged(
     look: Callable[[SourceModel], None] = lambda model: None,
 ) -> SourceModel:
     """The base with the mean of the runs' best weights in its place, in float32. ``look`` gets
-    the model of each run, one at a time: two models are in memory, however many runs.
+    the model of each run, one at a time: memory does not grow with the number of runs.
 
     InputError: a folder without a finished fine-tuning, of another base, or named twice."""
     if not runs:
@@ -71,10 +71,9 @@ def merged(
             value = model.tensor(name)
             total[name] = total[name] + value if name in total else value
     share = np.float32(len(runs))
-    mean = {name: value / share for name, value in total.items()}
     return dataclasses.replace(
         source,
-        loader=lambda name: mean[name],
+        loader=lambda name: total[name] / share,
         metadata=facts[0] if len(facts) == 1 else {"mean_of": facts},
     )
 
@@ -88,7 +87,7 @@ def _of_run(source: SourceModel, run: Path, known: str) -> SourceModel:
         raise InputError(f"{run} is of another base", "give the base that it was trained from")
     best, facts = read_best(run)
     student = tuned_student(recipe, source)
-    student.restore(best["model"])
+    student.restore(best.pop("model"))
     return dataclasses.replace(
         source, loader=lambda name: merged_tensor(student.inner, name), metadata=facts
     )

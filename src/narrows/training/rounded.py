@@ -25,12 +25,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from narrows.weak.numerics import FFN_ROTATION, power_of_two_block
 from narrows.weak.quantize import hadamard_matrix, rotation_norm
 from narrows.weak.source import ModelConfig
 
 ATTENTION = "narrows"  # what a model's attn_implementation must be
 _LIMIT = 127.0
-_MAX_FFN_BLOCK = 512
 
 
 class Rotation:
@@ -67,8 +67,8 @@ class Rounding:
         self._errors: dict[Any, Tensor] = {}
         self._refreshers: list[Callable[[], None]] = []
         state = Rotation(config.d_model)
-        head = Rotation(config.head_dim & -config.head_dim)
-        ffn = Rotation(min(_MAX_FFN_BLOCK, config.d_ff & -config.d_ff))
+        head = Rotation(power_of_two_block(config.head_dim, config.head_dim))
+        ffn = Rotation(power_of_two_block(config.d_ff, FFN_ROTATION))
         self._after(causal.model.embed_tokens, state)
         for layer in causal.model.layers:
             attention, mlp = layer.self_attn, layer.mlp

@@ -38,7 +38,7 @@ class Speech:
             case {"template": str(template), "bos_token": str(bos), "eos_token": str(eos)}:
                 text = artifact.tensor(TOKENIZER_TENSOR).tobytes().decode("utf-8")
                 ids = tuple(cast(Any, artifact.header["eos_ids"]))
-                vocab = BpeTokenizer.from_artifact(artifact).vocab_size
+                vocab = cast(Any, artifact.header["numerics"])["vocab"]
                 return cls(TokenizerData(text, ids, template, bos, eos), vocab)
         raise ArtifactError(f"{artifact.path.name} has no chat template")
 
@@ -54,8 +54,8 @@ class Speech:
     def data_of(
         self, recipe: Recipe, *, shards: Path | None, answers: Sequence[Path]
     ) -> TrainingData:
-        """The examples of a job. Text answers end as the link ends them: with the first of the
-        end tokens, whichever the model's own chats use."""
+        """The examples of a job. Text answers end with the first of the end tokens, whichever the
+        model's own chats use; the link takes the one that the model then holds likelier."""
         text: list[Example] = []
         for path in answers:
             text += read_answers(path, self, self.tokenizer, min(self.data.eos_ids))

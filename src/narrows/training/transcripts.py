@@ -2,7 +2,8 @@
 
 Rows are kept as they are, once each. Which file a row goes to is decided by its prompt alone
 (white space at the ends aside), so all answers to one prompt are on one side, in every import.
-``data.json`` names inputs and outputs by digest: publishing a model asks for them.
+``data.json`` says which files, by digest, were made of which: a record for people, no program
+reads it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 
 from narrows.errors import InputError
 from narrows.training.examples import read_rows
+from narrows.weak.origin import named_digests
 
 SPLITS = ("train", "dev")
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
@@ -52,10 +54,17 @@ def import_transcripts(
     progress: Progress = lambda done, total: None,
 ) -> Imported:
     """Write ``train.jsonl``, ``dev.jsonl`` (mode 0600) and ``data.json`` to ``out``.
-    InputError: a malformed row, or files that are there already."""
+    InputError: a malformed row, files that are there already, or a disk that takes none."""
     for name in SPLITS:
         if (out / f"{name}.jsonl").exists():
             raise InputError(f"{out / name}.jsonl exists", "use another folder")
+    try:
+        return _import(files, out, dev_percent, progress)
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error}") from error
+
+
+def _import(files: Sequence[Path], out: Path, dev_percent: float, progress: Progress) -> Imported:
     out.mkdir(parents=True, exist_ok=True)
     drafts = {name: out / f".{name}.jsonl.draft" for name in SPLITS}
     with _private(drafts["train"]) as train, _private(drafts["dev"]) as dev:
@@ -65,8 +74,8 @@ def import_transcripts(
     facts = {
         "report": dataclasses.asdict(report),
         "dev_percent": dev_percent,
-        "inputs_sha256": {path.name: _file_digest(path) for path in files},
-        "data_sha256": {f"{name}.jsonl": _file_digest(out / f"{name}.jsonl") for name in SPLITS},
+        "inputs_sha256": named_digests(files),
+        "data_sha256": named_digests(out / f"{name}.jsonl" for name in SPLITS),
     }
     (out / "data.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
     return report
@@ -119,8 +128,3 @@ def _private(path: Path) -> Iterator[BinaryIO]:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -45,9 +45,7 @@ def tune_job(
     _check_base(folder, source)
     data = Speech.of_source(source).data_of(recipe, shards=None, answers=answers)
     student = tuned_student(recipe, source)
-    best = Training(student, all_classes(source.config.vocab_size), data, recipe, folder).run(
-        on_progress, checkpoint_s=checkpoint_s
-    )
+    best = Training(student, data, recipe, folder).run(on_progress, checkpoint_s=checkpoint_s)
     write_facts(folder, recipe, answers)
     return best
 

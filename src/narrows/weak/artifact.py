@@ -19,7 +19,6 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -38,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError, InputError
+from narrows.weak.durable import replacing
 
 MAGIC = b"NARROWSW"
 LAYOUT_VERSION = 1
@@ -138,31 +138,18 @@ def write_artifact(
     except ArtifactError as error:
         raise InputError(f"cannot be written: {error.message}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     digest = hashlib.sha256()
-    try:
-        with temporary.open("wb") as file:
+    with replacing(path) as file:
 
-            def put(chunk: bytes | memoryview) -> None:
-                file.write(chunk)
-                digest.update(chunk)
+        def put(chunk: bytes | memoryview) -> None:
+            file.write(chunk)
+            digest.update(chunk)
 
-            put(prefix)
-            for entry in entries:
-                flat = np.ascontiguousarray(tensors[entry.name], entry.dtype).reshape(-1)
-                put(flat.view(np.uint8).data)
-                put(bytes(_padded(entry.size_bytes) - entry.size_bytes))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        put(prefix)
+        for entry in entries:
+            flat = np.ascontiguousarray(tensors[entry.name], entry.dtype).reshape(-1)
+            put(flat.view(np.uint8).data)
+            put(bytes(_padded(entry.size_bytes) - entry.size_bytes))
     return digest.digest()
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from narrows.errors import ArtifactError, InputError
 from narrows.weak.artifact import Artifact
+from narrows.weak.durable import replacing
 from narrows.weak.signed import signed_path
 
 
 def install(file: Path, folder: Path) -> tuple[bytes, bool]:
     """Copy an artifact and its signature, if it has one; its digest and whether it has.
 
-    Written aside, synced, renamed; the folder is synced at the end. Raises ArtifactError (no
+    Raises ArtifactError (no
     artifact), InputError (the folder cannot be written, or holds another one of this name)."""
     artifact = Artifact.open(file)
     signature = signed_path(file)
@@ -28,11 +28,6 @@ def install(file: Path, folder: Path) -> tuple[bytes, bool]:
         if signature.exists():
             _copy(signature, signed_path(target))
         _copy(file, target)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         Artifact.open(target, expect=artifact.digest)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -42,12 +37,5 @@ def install(file: Path, folder: Path) -> tuple[bytes, bool]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with source.open("rb") as data, aside.open("wb") as file:
-            shutil.copyfileobj(data, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with source.open("rb") as data, replacing(target) as file:
+        shutil.copyfileobj(data, file, 1 << 20)

@@ -56,7 +56,7 @@ def find_data(
         files += sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
     present = set()
     for count, path in enumerate(files, 1):
-        present.add(_sha256(path))
+        present.add(sha256_of(path))
         progress(count, len(files))
     missing = tuple(
         f"{name}: no file here has SHA-256 {digest}"
@@ -82,7 +82,20 @@ def claimed_data(record: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in digests.items()}
 
 
-def _sha256(path: Path) -> str:
+def named_digests(files: Iterable[Path]) -> dict[str, str]:
+    """Name to digest, each file's own: those whose name another one has are counted."""
+    result: dict[str, str] = {}
+    for path in files:
+        name, count = path.name, 1
+        while name in result:
+            count += 1
+            name = f"{path.name} ({count})"
+        result[name] = sha256_of(path)
+    return result
+
+
+def sha256_of(path: Path) -> str:
+    """Hex. Raises InputError."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

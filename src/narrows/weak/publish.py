@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from narrows.errors import InputError
 from narrows.weak.artifact import Artifact
-from narrows.weak.origin import claimed_data, find_data, same_model
+from narrows.weak.origin import claimed_data, find_data, same_model, sha256_of
 from narrows.weak.signed import Figures, Manifest
 
 Progress = Callable[[int, int], None]
@@ -74,11 +73,7 @@ def _compare(artifact: Artifact, rebuild: Rebuild) -> None:
 def source_digests(source: Path) -> list[str]:
     """SHA-256 of a checkpoint's files."""
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    digests = []
-    for path in files:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests
+    return [sha256_of(path) for path in files]
 
 
 def manifest_of(

@@ -18,6 +18,7 @@ Locks: ``_loading`` is held while files are read, ``_state`` for moments only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -47,6 +48,11 @@ class Offer:
     digest: bytes
     numerics: bytes
     bits_per_byte: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The name in statistics, with the start of the digest: two versions may share a name."""
+        return f"{self.name} {self.digest.hex()[:8]}"
 
 
 @dataclass(eq=False)
@@ -155,6 +161,7 @@ class Shelf:
             found = _scan(self._source.folder)
             known = {entry.path: entry for entry in self._entries if entry.path is not None}
             entries: list[_Entry] = []
+            newest: _Entry | None = None  # of those loaded now, the one that stays in memory
             for path, fingerprint in found.items():
                 if self._refused.get(path) == fingerprint:
                     continue
@@ -162,7 +169,12 @@ class Shelf:
                     entries.append(known[path])
                     continue
                 try:
-                    entries.append(self._load_file(path))
+                    entry = self._load_file(path)
+                    entries.append(entry)
+                    if newest is None or entry.order > newest.order:
+                        newest, entry = entry, newest or entry
+                    if entry is not newest:
+                        entry.model = None
                 except (NarrowsError, OSError) as error:
                     log.error("weak model refused: %s", error)
                     self._refused[path] = fingerprint
@@ -174,6 +186,9 @@ class Shelf:
                 if before and not wanted:
                     log.error("no weak model is left in the folder; going on with what was there")
                 self._entries = wanted or self._entries
+                for entry in self._named:
+                    if entry not in self._entries:  # the folder has it too
+                        entry.model = None
                 self._seen = found
                 self._unload()
                 return self.offers != before
@@ -202,8 +217,8 @@ class Shelf:
     def _load(self, name: str | Path, expect: bytes | None) -> tuple[TokenModel, Offer, int]:
         """Raises NarrowsError: not signed by an operator, damaged, other integers here."""
         if not self._source.operators or str(name) in NAMES:
+            order = 0 if str(name) in NAMES else _written_s(Path(name).expanduser())
             model = self._source.load(name, expect)
-            order = 0 if str(name) in NAMES else int(Path(name).expanduser().stat().st_mtime)
             return model, _offer(model), order
         manifest = read_signed(Path(name).expanduser(), self._source.operators)
         if expect is not None and manifest.digest != expect:
@@ -235,16 +250,28 @@ async def watch(
     """Refresh for ever: where the folder changed, and at once where ``wake`` is set (then
     ``changed`` is called in any case)."""
     while True:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(interval_s):
                 await wake.wait()
-        except TimeoutError:
-            if not await asyncio.to_thread(shelf.stale):
-                continue
         woken = wake.is_set()
         wake.clear()
-        if await asyncio.to_thread(shelf.refresh) or woken:
+        try:
+            new = (woken or await asyncio.to_thread(shelf.stale)) and await asyncio.to_thread(
+                shelf.refresh
+            )
+        except NarrowsError as error:
+            log.error("going on with the weak models that are there: %s", error)
+            new = False
+        if new or woken:
             changed()
+
+
+def _written_s(path: Path) -> int:
+    """Raises ArtifactError."""
+    try:
+        return int(path.stat().st_mtime)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _offer(model: TokenModel, bits_per_byte: float = 0.0) -> Offer:
@@ -274,11 +301,16 @@ def _once(wanted: list[_Entry], before: list[_Entry]) -> list[_Entry]:
 
 
 def _scan(folder: Path | None) -> dict[Path, Print]:
-    """The artifacts of a folder, with what shows a change of one or of its signature."""
-    if folder is None or not folder.is_dir():
+    """The artifacts of a folder, with what shows a change of one or of its signature. Raises
+    InputError where it is there and cannot be read."""
+    if folder is None:
         return {}
+    try:
+        present = sorted(folder.glob("[!.]*.narrows")) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}") from error
     found: dict[Path, Print] = {}
-    for path in sorted(folder.glob("[!.]*.narrows"))[:MAX_FILES]:
+    for path in present[:MAX_FILES]:
         try:
             one = path.stat()
             signature = signed_path(path)

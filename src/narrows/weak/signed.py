@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from narrows.errors import ArtifactError, InputError
 from narrows.weak.artifact import canonical_json
+from narrows.weak.durable import replacing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -96,36 +96,15 @@ def sign(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
 def write_signed(artifact: Path, data: bytes) -> Path:
     """Put the signature beside its artifact: written aside, synced, renamed, folder synced."""
     path = signed_path(artifact)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with replacing(path) as file:
+        file.write(data)
     return path
 
 
 def read_signed(artifact: Path, operators: Iterable[bytes]) -> Manifest:
     """The manifest of an artifact that one of ``operators`` (32-byte keys) has signed. Raises
     ArtifactError; the artifact itself is not opened."""
-    path = signed_path(artifact)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SIGNED_BYTES + 1)
-    except OSError as error:
-        raise ArtifactError(
-            f"{artifact.name} is not signed ({path.name}: {error.strerror})",
-            "an operator signs it with 'narrows weak publish'",
-        ) from error
-    return parse_signed(data, operators, path.name)
+    return parse_signed(_bytes_of(artifact), operators, signed_path(artifact).name)
 
 
 def signer_of(artifact: Path) -> tuple[str, Manifest] | None:
@@ -134,12 +113,24 @@ def signer_of(artifact: Path) -> tuple[str, Manifest] | None:
     path = signed_path(artifact)
     if not path.exists():
         return None
-    with path.open("rb") as file:
-        data = file.read(MAX_SIGNED_BYTES + 1)
+    data = _bytes_of(artifact)
     key = _canonical(data, path.name).get("key")
     if not isinstance(key, str) or not _HEX32.fullmatch(key):
         raise ArtifactError(f"{path.name} is no signed manifest", "sign the artifact again")
     return key, parse_signed(data, [bytes.fromhex(key)], path.name)
+
+
+def _bytes_of(artifact: Path) -> bytes:
+    """One byte beyond the bound at most, which ``_canonical`` refuses."""
+    path = signed_path(artifact)
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SIGNED_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(
+            f"{artifact.name} is not signed ({path.name}: {error.strerror})",
+            "an operator signs it with 'narrows weak publish'",
+        ) from error
 
 
 def parse_signed(data: bytes, operators: Iterable[bytes], name: str) -> Manifest:

@@ -61,3 +61,8 @@ class PeerError(NarrowsError):
     """Another process could not be reached, refused, or broke the protocol."""
 
     exit_code = 6
+
+
+def missing_extra(sentence: str, extra: str) -> InputError:
+    """For work that needs packages which only ``extra`` of ``pyproject.toml`` brings."""
+    return InputError(sentence, f"in the folder of narrows: .venv/bin/pip install -e '.[{extra}]'")

@@ -80,3 +80,29 @@ def test_a_whole_one_has_its_receipt(tmp_path):
     journal.write_text("nonsense\n")
     with pytest.raises(InputError, match="cannot read"):
         receipts(tmp_path / "state")
+
+
+def test_a_gate_elsewhere_is_not_believed_without_tls(tmp_path):
+    work = receive(
+        EdgeConfig(),
+        "192.0.2.1:8407",
+        tmp_path / "out.narrows",
+        at_most_bytes=1 << 20,
+        state_dir=tmp_path,
+        now_s=7.0,
+    )
+    with pytest.raises(InputError) as caught:
+        asyncio.run(work)
+    assert any("TLS" in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_torn_receipt_is_none_and_spoils_no_other(tmp_path):
+    data = artifact_path("llama").read_bytes()
+    first = take(tmp_path, [length(len(data)) + data])
+    journal = tmp_path / "state" / "edge" / "received.jsonl"
+    with journal.open("ab") as file:
+        file.write(b'{"sha256": "12')
+    assert receipts(tmp_path / "state") == [first]
+    (tmp_path / "out.narrows").unlink()
+    second = take(tmp_path, [length(len(data)) + data])
+    assert receipts(tmp_path / "state") == [first, second]

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from narrows.cli.main import main
 from narrows.errors import InputError
 from narrows.training.examples import read_rows
 from narrows.training.transcripts import import_transcripts
+from narrows.weak.origin import named_digests, sha256_of
 
 ROWS = st.lists(st.tuples(st.sampled_from(["a", "a ", "b", "ç", "\ud800"]), st.text(max_size=4)))
 
@@ -77,3 +79,30 @@ def test_a_conversation_is_learned_as_one(tmp_path: Path) -> None:
     first, second = read_answers(path, model, model.tokenizer, 2)
     assert first.prompt.tolist() == model.render_chat(turns)
     assert second.prompt.tolist() == model.render_chat(turns[1:])
+
+
+def test_a_folder_of_ones_own_is_read_whole_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any names, no line's end at the end: only an edge's own folder has torn lines to cut."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    rows = [json.dumps({"prompt": p, "response": "r"}) for p in "abc"]
+    (folder / "2026.jsonl").write_text(f"{rows[0]}\n{rows[1]}")
+    (folder / "monday.jsonl").write_text(rows[2])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SystemExit) as caught:
+        main(["weak", "data", str(folder), "--out", str(tmp_path / "out"), "--json"])
+    assert not caught.value.code
+    assert json.loads(capsys.readouterr().out)["rows"] == 3
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_two_files_of_one_name_are_both_on_record(tmp_path: Path) -> None:
+    files = []
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        files.append(_write(tmp_path / day / "train.jsonl", [(day, "r")]))
+    digests = named_digests(files)
+    assert list(digests) == ["train.jsonl", "train.jsonl (2)"]
+    assert list(digests.values()) == [sha256_of(path) for path in files]

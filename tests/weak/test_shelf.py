@@ -282,3 +282,60 @@ def test_watch_takes_what_is_installed(tmp_path):
     other = put(tmp_path / "other", "qwen3", 1).rename(tmp_path / "other" / "llama.narrows")
     with pytest.raises(InputError, match="another model"):
         install(other, folder)
+
+
+def test_a_named_model_that_the_folder_has_too_is_in_memory_once(tmp_path):
+    path = put(tmp_path, "llama", 100)
+    one = shelf(tmp_path, (str(path),))
+    assert names(one) == ["llama"]
+    assert [entry.model for entry in one._named] == [None]
+    assert one.take(one.offers[0].digest).digest == one.offers[0].digest
+
+
+def test_a_folder_is_loaded_with_one_model_at_a_time_in_memory(tmp_path):
+    alive = []
+
+    def load_one(name, expect):
+        gc.collect()
+        alive.append(sum(other() is not None for other in made))
+        model = Unread(Path(name), expect)
+        made.append(weakref.ref(model))
+        return model
+
+    made: list[weakref.ref] = []
+    for variant, at_s in (("llama", 300), ("qwen2", 100), ("qwen3", 200)):
+        put(tmp_path, variant, at_s)
+    assert names(shelf(tmp_path, load=load_one)) == ["llama", "qwen3", "qwen2"]
+    assert max(alive) <= 1
+
+
+def test_what_cannot_be_read_is_an_error_that_a_watcher_outlives(tmp_path, monkeypatch, caplog):
+    put(tmp_path, "llama", 100)
+    one = shelf(tmp_path)
+
+    def fail(self, pattern):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "glob", fail)
+    with pytest.raises(InputError, match="Permission denied"):
+        one.refresh()
+
+    async def check() -> None:
+        task = asyncio.create_task(watch(one, asyncio.Event(), interval_s=0.01))
+        async with asyncio.timeout(30):
+            while "going on" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(check())
+    assert names(one) == ["llama"]
+
+
+def test_a_file_that_goes_is_an_error_of_the_artifact(tmp_path):
+    path = put(tmp_path, "llama", 100)
+    put(tmp_path, "qwen2", 200)
+    one = shelf(tmp_path)
+    path.unlink()
+    with pytest.raises(ArtifactError, match="cannot read"):
+        one.take(one.offers[1].digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from narrows.errors import InputError
+from narrows.errors import InputError, missing_extra
 from narrows.weak.fetch import SMOLLM2_135M, fetch_gguf
 
 MAX_TOKENS = 8192
@@ -23,7 +23,7 @@ def float_bits(
         import torch
         from transformers import AutoModelForCausalLM
     except ImportError as error:
-        raise InputError("--float needs torch and transformers", "pip install .[bench]") from error
+        raise missing_extra("--float needs torch and transformers", "bench") from error
     path = fetch_gguf()
     model = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32

@@ -13,7 +13,7 @@ from typing import Any
 
 from narrows.bench.ledger import LedgerBench
 from narrows.bench.ledger_sim import CRASH_EVERY_S, MEAN_RATE, Simulation
-from narrows.errors import InputError
+from narrows.errors import InputError, missing_extra
 
 SWEEP_LEASES_S = (125.0, 250.0, 500.0, 1000.0, 2000.0)
 BUDGET_S = 20_000.0
@@ -59,7 +59,7 @@ def plot(result: Sweep, path: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise InputError("matplotlib is not installed", "pip install 'narrows[plots]'") from error
+        raise missing_extra("matplotlib is not installed", "plots") from error
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from narrows.errors import InputError
+from narrows.errors import InputError, missing_extra
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -14,7 +14,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("a plot needs matplotlib", "pip install 'narrows[plots]'") from error
+        raise missing_extra("a plot needs matplotlib", "plots") from error
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     models = report["models"]

@@ -17,7 +17,10 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Budgets: show, propose, sign, apply, history.",
-    epilog="Raising takes k of n operators: propose a change, each signs the file, one applies it.",
+    epilog="Raising takes k of n operators: propose a change, each signs the file, one applies it. "
+    "With the demonstration's budget:  narrows budget propose --lineage demo --lifetime 20MB "
+    "--account answers --account telemetry --out raise.json   |   "
+    "narrows budget sign raise.json --key demo   |   narrows budget apply raise.json",
 )
 
 
@@ -79,7 +82,11 @@ def propose(
         found = budget_limits.read_block(block)
         lineage, limits, accounts = found.lineage, found.limits, accounts or found.accounts
     elif lineage is None or lifetime is None or not accounts:
-        raise InputError("give --lineage, --lifetime and --account", "or --from FILE")
+        given = {"--lineage": lineage, "--lifetime": lifetime, "--account": accounts}
+        missing = ", ".join(name for name, value in given.items() if not value)
+        raise InputError(
+            f"{missing} is missing", "see 'narrows budget show' for what there is; or --from FILE"
+        )
     else:
         limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
     folder = existing_state_dir(state)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from narrows.errors import InputError
+from narrows.errors import missing_extra
 
 NameOption = Annotated[str, typer.Option("--name", help="The model's name.")]
 LicenceOption = Annotated[str, typer.Option("--licence", help="Licence, for the provenance.")]
@@ -32,7 +32,7 @@ def training_extra(threads: int = 0) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise InputError(f"training needs {error.name}", "pip install 'narrows[train]'") from error
+        raise missing_extra(f"training needs {error.name}", "train") from error
     if threads:
         import torch
 

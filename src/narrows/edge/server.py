@@ -37,7 +37,8 @@ def bind(host: str, port: int) -> socket.socket:
         return listener
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"cannot listen on {host}:{port}: {error}", "choose another address with --listen"
+            f"cannot listen on {host}:{port}: {error}",
+            "choose another: --port of 'narrows up', --listen of 'narrows edge'",
         ) from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from narrows.errors import InputError
+from narrows.errors import InputError, missing_extra
 from narrows.plan import show
 from narrows.plan.analysis import Plan
 from narrows.plan.series import day_marks, exceedance, fan, tornado, waterfall_bars
@@ -138,7 +138,7 @@ def write_png(plan: Plan, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise InputError("--png needs matplotlib", "pip install 'narrows[plots]'") from error
+        raise missing_extra("--png needs matplotlib", "plots") from error
     figure = Figure(figsize=(16, 12), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(plan.forecast.scenario.description or plan.forecast.scenario.name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from narrows.cli.status import collect
+from narrows.cli.status import collect, table
 from narrows.errors import InputError
 from narrows.ledger.demo import create_demo
 
@@ -25,3 +27,17 @@ def test_a_changed_stats_file_is_named(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError):
             collect(tmp_path, NOW_S)
+
+
+def test_figures_of_a_gate_that_has_ended_are_not_shown_as_its_state(tmp_path: Path) -> None:
+    create_demo(tmp_path, 1000)
+    path = tmp_path / "gate" / "stats.json"
+    path.parent.mkdir()
+    path.write_text('{"ports": {"answers": {"timing_bytes": 5, "state": "ok"}}}')
+    for age_s, said in ((1.0, "state ok"), (90.0, "no gate runs here: silent for 90 s")):
+        os.utime(path, (NOW_S - age_s, NOW_S - age_s))
+        assert collect(tmp_path, NOW_S)["gate_silent_s"] == pytest.approx(age_s, abs=0.01)
+        console = Console(width=200)
+        with console.capture() as told:
+            console.print(table(collect(tmp_path, NOW_S)))
+        assert said in told.get()

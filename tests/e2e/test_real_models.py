@@ -103,15 +103,20 @@ def test_narrows_up_serves_and_stops(tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(**ask, tools=[_TOOL])  # type: ignore[call-overload]
 
-        second = narrows_up("--state", state, "--budget", "2000000")
-        refusal = second.communicate(timeout=120)[1]
-        assert second.returncode == 2
-        assert "a flag never changes a budget" in refusal
+        assert "another 'narrows up' runs" in refusal(state)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+        assert "a flag never changes a budget" in refusal(state)
     finally:
         process.kill()
         process.wait()
+
+
+def refusal(state: str) -> str:
+    second = narrows_up("--state", state, "--budget", "2000000")
+    told = second.communicate(timeout=120)[1]
+    assert second.returncode == 2
+    return told
 
 
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -129,6 +134,7 @@ def test_a_role_that_dies_is_named(tmp_path: Path) -> None:
         assert process.stderr is not None
         rest = process.stderr.read()
         assert "the gate was killed by SIGKILL" in rest
+        assert str(tmp_path / "s" / "log" / "gate.log") in rest
         assert process.wait(60) == 1
     finally:
         process.kill()

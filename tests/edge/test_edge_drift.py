@@ -72,10 +72,10 @@ def test_status_says_so(tmp_path):
     assert "narrows weak train" in one["remedy"]
     from rich.console import Console
 
-    from narrows.cli.status import _table
+    from narrows.cli.status import table
 
     console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(_table(collect(tmp_path, now[0])))
+    console.print(table(collect(tmp_path, now[0])))
     assert "33.3% worse" in console.export_text()
     assert collect(tmp_path, now[0] + 30 * 86_400)["weak_models"] == []
 

@@ -42,6 +42,8 @@ def check(answer, status, code, retry=False):
         (b'{"a":' * 2000 + b"1" + b"}" * 2000, "invalid_json"),
         (b'{"n": ' + b"9" * 5000 + b"}", "invalid_json"),
         (b'{"n": ' + b"9" * 30 + b"}", "invalid_json"),
+        (b'{"model": "a", "model": "b"}', "invalid_json"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "invalid_json"),
         (b"{}", "missing_required_parameter"),
         (chat(messages=[]), "invalid_value"),
         (chat(messages=[{"role": "king", "content": "x"}]), "invalid_value"),

@@ -18,7 +18,7 @@ from rich.console import Console
 from kernel.frames import flooding, send_frames
 from kernel.netns import DEVICE, GATE, GATE6, OUTSIDE, Machine, needs_kernel, wait_until
 from kernel.site import Child, Edge, Site, site
-from narrows.cli.status import _table, collect
+from narrows.cli.status import collect, table
 from narrows.wire.gatestate import PortState
 
 pytestmark = needs_kernel
@@ -140,7 +140,7 @@ def test_something_else_that_sends_stops_the_gate() -> None:
         figures = collect(made.state, time.time())
         assert figures["gate_kernel"]["alarm"] == alarm
         console = Console(file=io.StringIO(), width=400)
-        console.print(_table(figures))
+        console.print(table(figures))
         assert alarm in console.file.getvalue()  # type: ignore[attr-defined]
         assert f"ALARM: kernel backstop: {alarm}" in made.log()
         wait_until(edge.ended.is_set)

@@ -145,8 +145,9 @@ class InsideRole(Role):
     the attacker's, and not counted."""
 
     def log_tail(self) -> str:
-        told = super().log_tail()  # bubblewrap's words, and inside.py's, if it came no further
-        return told or "    what it says stays inside; run without --isolated to see why"
+        if not self.log_path.stat().st_size:
+            return "what it says stays inside; run without --isolated to see why"
+        return super().log_tail()  # bubblewrap's words, and inside.py's, if it came no further
 
     def death(self) -> str | None:
         return None if self.process.poll() is None else "has ended"
@@ -164,7 +165,7 @@ def await_listening(role: Role, network: net.Network, port: int, timeout_s: floa
     deadline = time.monotonic() + timeout_s
     while not network.gate.run(listens):
         if (how := role.death()) is not None:
-            raise PeerError(f"the {role.name} {how}; the end of its log:\n{role.log_tail()}")
+            raise PeerError(f"the {role.name} {how}; {role.log_tail()}")
         if time.monotonic() > deadline:
             raise PeerError(f"the {role.name} was not ready within {timeout_s:.0f} s")
         time.sleep(_PROBE_S)

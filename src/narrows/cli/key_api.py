@@ -32,13 +32,14 @@ def key_new(
     from narrows.edge.keys import create_key
     from narrows.edge.store import open_database
 
-    with closing(open_database(state_dir(state))) as database:
+    folder = state_dir(state)
+    with closing(open_database(folder)) as database:
         key_id, text = create_key(database, name, int(time.time()), share)
     if as_json:
         typer.echo(json.dumps({"id": key_id, "name": name, "key": text}))
         return
     typer.echo(text)
-    typer.echo(f"  number {key_id}, for {name}; it is not shown again", err=True)
+    typer.echo(f"  number {key_id}, for {name}, in {folder}; it is not shown again", err=True)
 
 
 def key_list(state: State = None, as_json: Json = False) -> None:

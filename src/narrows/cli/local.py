@@ -15,7 +15,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from rich.console import Console
 from narrows.cli.config import Config, load_config
 from narrows.cli.state import state_dir
 from narrows.cli.supervise import Supervisor
+from narrows.edge.keys import any_key
+from narrows.edge.store import open_database
 from narrows.errors import InputError
 from narrows.gate.config import PortConfig
 from narrows.ledger.demo import create_demo, demo_budget, demo_witness_key
@@ -64,7 +66,9 @@ class LocalDeployment:
         folder = state_dir(state)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = _with_weak_folder(config, folder / "weak")
-        return cls(folder, config, ensure_ledger(folder, budget))
+        with _only_one(folder):
+            created_bytes = ensure_ledger(folder, budget)
+        return cls(folder, config, created_bytes)
 
     def run(self) -> None:
         """Serve until Ctrl-C or until a role dies, which is an error that names it."""
@@ -123,12 +127,16 @@ class LocalDeployment:
                 "nothing more does. 'narrows budget --help' says how operators raise it."
             )
         err.print(f"\n[bold green]Serving[/bold green] {model} at http://127.0.0.1:{port}/v1\n")
+        with closing(open_database(self.state)) as database:
+            needs_key = any_key(database)
+        key = "nk-..." if needs_key else "none"
+        header = f"-H 'authorization: Bearer {key}' " if needs_key else ""
         err.print(
-            f"  curl -N http://127.0.0.1:{port}/v1/chat/completions "
+            f"  curl -N http://127.0.0.1:{port}/v1/chat/completions {header}"
             "-H 'content-type: application/json' \\\n"
             f'    -d \'{{"model": "{model}", "stream": true, "max_tokens": 200,\n'
             '         "messages": [{"role": "user", "content": "Why is the sky blue?"}]}\'\n\n'
-            f"  OpenAI(base_url='http://127.0.0.1:{port}/v1', api_key='none')    # Python\n"
+            f"  OpenAI(base_url='http://127.0.0.1:{port}/v1', api_key='{key}')    # Python\n"
             f"  narrows status --state {self.state}\n\n"
             f"State and logs: {self.state}   Ctrl-C stops everything.",
             markup=False,

@@ -37,17 +37,18 @@ def status(
     from rich.live import Live
 
     if not watch:
-        Console().print(_table(collect(folder, time.time())))
+        Console().print(table(collect(folder, time.time())))
         return
     with Live(refresh_per_second=2) as live:
         while True:
-            live.update(_table(collect(folder, time.time())))
+            live.update(table(collect(folder, time.time())))
             time.sleep(1.0)
 
 
 def collect(folder: Path, now_s: float) -> dict[str, Any]:
     """All figures of a state folder, read-only, whether or not its roles run.
 
+    ``gate_silent_s``: since when no gate has written its figures; None where none ever has.
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte."""
     import dataclasses
@@ -57,7 +58,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     from narrows.edge.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.balances import read_balances
-    from narrows.wire.gatestats import read_gate_kernel, read_gate_ports
+    from narrows.wire.gatestats import gate_silent_s, read_gate_kernel, read_gate_ports
 
     if not has_ledger(folder):
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
@@ -89,15 +90,19 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for line in balances.lineages
             for window in line.windows
         ],
+        "gate_silent_s": gate_silent_s(folder, now_s),
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
         "gate_kernel": read_gate_kernel(folder),
     }
 
 
-def _table(figures: dict[str, Any]) -> Any:
+def table(figures: dict[str, Any]) -> Any:
+    """What ``collect`` found, for people."""
     from rich.markup import escape
     from rich.table import Table
+
+    from narrows.wire.gatestats import RUNNING_S
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -124,8 +129,11 @@ def _table(figures: dict[str, Any]) -> Any:
         grid.add_row(name, f"{one['bits_per_byte']:.3f} bits/B", _imitation(one))
     for name, port in figures["gate_ports"].items():
         timing = f"{port.get('timing_bytes', 0):,} B"
-        denied = port.get("last_denial") or ""
-        why = f"since the gate's start; state {port.get('state', '?')} {denied}".rstrip()
+        why = f"since the gate's start; state {port.get('state', '?')}"
+        if (silent_s := figures["gate_silent_s"]) > RUNNING_S:
+            why = f"no gate runs here: silent for {silent_s:,.0f} s"
+        if denied := port.get("last_denial"):
+            why += f"; last denial: {denied}"
         grid.add_row(f"timing, port {name}", timing, why)
     if kernel := figures["gate_kernel"]:
         note = kernel.get("alarm") or "the gate's machine may send what the gate's code does not"

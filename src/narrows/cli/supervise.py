@@ -28,6 +28,7 @@ from typing import Any
 from narrows.errors import PeerError
 
 LOG_TAIL_LINES = 12
+MAX_TAIL_BYTES = 1 << 16
 MAX_READY_LINE_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
 
@@ -39,11 +40,18 @@ class Role:
     name: str
     process: subprocess.Popen[bytes]
     log_path: Path
+    log_start: int = 0  # what is before it is of earlier runs
     facts: dict[str, Any] = field(default_factory=dict)
 
     def log_tail(self) -> str:
-        lines = self.log_path.read_text(errors="replace").splitlines()
-        return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
+        """Where its log lies, and the end of it that it wrote in this run."""
+        with self.log_path.open("rb") as log:
+            log.seek(max(self.log_start, self.log_path.stat().st_size - MAX_TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+        if not lines:
+            return f"it wrote nothing to {self.log_path}"
+        told = "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
+        return f"the end of its log, {self.log_path}:\n{told}"
 
     def death(self) -> str | None:
         """How it ended, in words; None while it runs."""
@@ -74,6 +82,7 @@ class Supervisor:
         or says nothing for ``timeout_s``. ``enter``: called in the child before it starts."""
         log_path = self._log_dir / f"{name}.log"
         with log_path.open("ab") as log:
+            log_start = log.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", "narrows.cli.main", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -83,7 +92,7 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=die_with(os.getpid(), enter),  # no thread runs here yet
             )
-        role = Role(name, process, log_path)
+        role = Role(name, process, log_path, log_start)
         self.add(role)
         role.facts = self._wait_ready(role, timeout_s)
         return role
@@ -114,7 +123,7 @@ class Supervisor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 role.process.wait(5)
         how = role.death() or f"was not ready within {timeout_s:.0f} s"
-        raise PeerError(f"the {role.name} {how}; the end of its log:\n{role.log_tail()}")
+        raise PeerError(f"the {role.name} {how}; {role.log_tail()}")
 
     def dead(self) -> Role | None:
         """A role that has ended by itself, if any."""

@@ -2,7 +2,8 @@
 
 In: strict UTF-8, no NaN, every number finite and at most 64 bits, nesting bounded (an
 unchecked 1e999 would travel inward as ``Infinity``, break the enclave's parser, and with it
-the link of all clients). Lone surrogate escapes are text and kept.
+the link of all clients), no key twice in an object (a proxy before the edge may read the first
+where the edge reads the last). Lone surrogate escapes are text and kept.
 
 Out: ASCII with escapes, so that NUL, controls and lone surrogates arrive as what they are;
 key order is the edge's own.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from narrows.edge.problems import ApiError, bad_request
@@ -29,14 +31,29 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+class _TwiceError(Exception):
+    """A key that an object has twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return found
+
+
 def parse_object(data: bytes) -> dict[str, Any]:
     """The object in ``data``. Raises ``ApiError`` (400)."""
     try:
-        parsed = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        parsed = json.loads(
+            data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object
+        )
     except UnicodeDecodeError as error:
         raise _bad_json(f"byte {error.start} is not UTF-8") from error
     except json.JSONDecodeError as error:
         raise _bad_json(f"{error.msg} at character {error.pos}") from error
+    except _TwiceError as error:
+        raise _bad_json(f"an object has the key {ascii(str(error))[:80]} twice") from error
     except (ValueError, RecursionError) as error:
         raise _bad_json("a number or its nesting is out of bounds") from error
     if not isinstance(parsed, dict):

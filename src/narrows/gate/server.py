@@ -3,7 +3,8 @@
 Anything unexpected in any part ends the whole gate (fail closed): leases that are not
 settled count as spent. An orderly end closes all links and returns what was not used.
 The stats file holds only counts that were charged, numbers of the edge's doing, and the
-ledger's answers: ``STATE/gate/stats.json``, replaced atomically once a second if changed.
+ledger's answers: ``STATE/gate/stats.json``, replaced atomically once a second: its time of
+modification says that the gate runs.
 Who modifies it can mislead ``narrows status``, and no one else: nothing reads it back.
 """
 
@@ -221,12 +222,9 @@ class Gate:
         }
 
     async def _write_stats(self) -> None:
-        loop, written = asyncio.get_running_loop(), dict[str, object]()
+        loop = asyncio.get_running_loop()
         while True:
-            stats = self.stats()
-            if stats != written:
-                await loop.run_in_executor(self._disk, self._replace_stats, stats)
-                written = stats
+            await loop.run_in_executor(self._disk, self._replace_stats, self.stats())
             await asyncio.sleep(STATS_EVERY_S)
 
     def _replace_stats(self, stats: dict[str, object]) -> None:

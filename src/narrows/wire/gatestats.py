@@ -1,4 +1,6 @@
-"""The gate's stats file as others read it: ``STATE/gate/stats.json``, counts since its start."""
+"""The gate's stats file as others read it: ``STATE/gate/stats.json``, counts since its start.
+
+A gate that runs replaces it once a second."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 from narrows.errors import InputError
 
 MAX_FILE_BYTES = 1 << 20
+RUNNING_S = 10.0  # a gate that runs is not silent for longer, whatever its disk does
 _COUNTS = ("sent_bytes", "timing_bytes")
 _REMEDY = "delete it: a gate makes it anew"
 
@@ -30,6 +33,14 @@ def read_gate_kernel(state_dir: Path) -> dict[str, Any]:
     if not isinstance(kernel, dict) or not (kernel == {} or _is_kernel(kernel)):
         raise InputError(f"{_path(state_dir)} says nothing of the kernel", _REMEDY)
     return kernel
+
+
+def gate_silent_s(state_dir: Path, now_s: float) -> float | None:
+    """For how long no gate has written here; None where none ever has. ``now_s``: Unix time."""
+    try:
+        return max(0.0, now_s - _path(state_dir).stat().st_mtime)
+    except FileNotFoundError:
+        return None
 
 
 def _path(state_dir: Path) -> Path:

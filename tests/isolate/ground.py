@@ -122,6 +122,9 @@ class Sniffer:
             sniffing = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
             sniffing.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
             sniffing.bind((device, 3))
+            # A device that is not up yet leaves ENETDOWN here; frames come once it is up. Asked
+            # for now, it is forgotten: a device that goes down later still ends the reading.
+            sniffing.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             return sniffing
 
         self._socket = namespace.run(make) if namespace else make()

@@ -41,3 +41,5 @@ def test_figures_of_a_gate_that_has_ended_are_not_shown_as_its_state(tmp_path: P
         with console.capture() as told:
             console.print(table(collect(tmp_path, NOW_S)))
         assert said in told.get()
+    first = collect(tmp_path, NOW_S) | {"gate_silent_s": None}  # written between two readings
+    console.print(table(first))

@@ -127,10 +127,11 @@ def table(figures: dict[str, Any]) -> Any:
     for one in figures["weak_models"]:
         name = escape(f"weak {one['weak']}")
         grid.add_row(name, f"{one['bits_per_byte']:.3f} bits/B", _imitation(one))
+    silent_s = figures["gate_silent_s"] or 0.0  # None beside ports: it wrote its first just now
     for name, port in figures["gate_ports"].items():
         timing = f"{port.get('timing_bytes', 0):,} B"
         why = f"since the gate's start; state {port.get('state', '?')}"
-        if (silent_s := figures["gate_silent_s"]) > RUNNING_S:
+        if silent_s > RUNNING_S:
             why = f"no gate runs here: silent for {silent_s:,.0f} s"
         if denied := port.get("last_denial"):
             why += f"; last denial: {denied}"

@@ -122,7 +122,6 @@ def _job(
     threads: int,
 ) -> _Job:
     """What to call for a new model (no ``base``) or a tuned one."""
-
     with training_extra(threads):
         from narrows.training.job import pack_job, train_job
         from narrows.training.merge import pack_runs

@@ -7,6 +7,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from narrows.weak.durable import sync_folder
+
 
 def append_lines(path: Path, data: bytes) -> None:
     """Put whole lines at the end of ``path`` (made with mode 0600) and sync. Raises OSError;
@@ -41,12 +43,3 @@ def whole_lines(descriptor: int) -> int:
             return start + at + 1
         end = start
     return 0
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -105,7 +105,7 @@ class StatsRecorder:
         return self._new.traffic.setdefault((self._today(), weak), Counts())
 
     def imitation(self, label: str) -> Imitation:
-        """The same of how it imitates; ``label``: name and digest (``WeakName.label``)."""
+        """The same of how it imitates; ``label``: name and digest (``Offer.label``)."""
         return self._new.imitation.setdefault((self._today(), label), Imitation())
 
     def models_seen(self, offers: Sequence[Offer]) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from narrows.edge.lines import sync_folder
 from narrows.errors import NarrowsError
+from narrows.weak.durable import sync_folder
 
 SCHEMA_VERSION = 1
 SECRET_BYTES = 32

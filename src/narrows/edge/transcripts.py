@@ -35,10 +35,11 @@ from typing import Any
 
 from narrows.edge.answer import Answer
 from narrows.edge.config import TranscriptConfig
-from narrows.edge.lines import append_lines, sync_folder, whole_lines
+from narrows.edge.lines import append_lines, whole_lines
 from narrows.edge.stats import utc_day
 from narrows.edge.store import edge_dir
 from narrows.errors import NarrowsError
+from narrows.weak.durable import sync_folder
 from narrows.wire.spec import message_text
 
 log = logging.getLogger("narrows.edge.transcripts")

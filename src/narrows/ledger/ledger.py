@@ -90,9 +90,8 @@ class Ledger:
         key = load_private(directory / "log.key")
         lock_file = lock_gate(directory / f"{gate}.lock")
         try:
-            store = open_as(
-                state_dir, etcd, gate, announce
-            )  # only the lock's holder may take the name
+            # only the lock's holder may take the name
+            store = open_as(state_dir, etcd, gate, announce)
         except BudgetError:
             os.close(lock_file)
             raise

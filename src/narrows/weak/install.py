@@ -14,8 +14,8 @@ from narrows.weak.signed import signed_path
 def install(file: Path, folder: Path) -> tuple[bytes, bool]:
     """Copy an artifact and its signature, if it has one; its digest and whether it has.
 
-    Raises ArtifactError (no
-    artifact), InputError (the folder cannot be written, or holds another one of this name)."""
+    Raises ArtifactError (no artifact), InputError (the folder cannot be written, or holds
+    another one of this name)."""
     artifact = Artifact.open(file)
     signature = signed_path(file)
     target = folder / file.name

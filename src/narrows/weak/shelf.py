@@ -171,10 +171,10 @@ class Shelf:
                 try:
                     entry = self._load_file(path)
                     entries.append(entry)
-                    if newest is None or entry.order > newest.order:
-                        newest, entry = entry, newest or entry
-                    if entry is not newest:
-                        entry.model = None
+                    if newest is not None:
+                        older, entry = sorted((newest, entry), key=lambda one: one.order)
+                        older.model = None
+                    newest = entry
                 except (NarrowsError, OSError) as error:
                     log.error("weak model refused: %s", error)
                     self._refused[path] = fingerprint

@@ -36,11 +36,14 @@ def read_gate_kernel(state_dir: Path) -> dict[str, Any]:
 
 
 def gate_silent_s(state_dir: Path, now_s: float) -> float | None:
-    """For how long no gate has written here; None where none ever has. ``now_s``: Unix time."""
+    """For how long no gate has written here; None where none ever has. ``now_s``: Unix time.
+    Errors: ``InputError``."""
     try:
         return max(0.0, now_s - _path(state_dir).stat().st_mtime)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise InputError(f"cannot read {_path(state_dir)}: {error}", _REMEDY) from error
 
 
 def _path(state_dir: Path) -> Path:

@@ -9,7 +9,9 @@ The scalars, int64 Q16, one set per class of answers (``answer_class``):
     [0] slope       factor on the listed tokens' log2 probabilities
     [1] escape      log2 factor on the mass of the tokens that are not listed
     [2..17] match   log2 bonus of a token that would continue a repetition of 0..15 tokens
-    [18, 19]        exponents of the weak model's probability and of the noise (coupled.py)
+    [18, 19] gain   factors on what the answer taught of a token, and of a pair of tokens: a
+                    model that knows the writer's ways has less to learn from each answer
+    [20, 21]        exponents of the weak model's probability and of the noise (coupled.py)
 
 They say how good the weak model's probabilities are, not which tokens came: no content of one
 API key's answers reaches another's.
@@ -24,7 +26,8 @@ from narrows.coding.events import AnswerSpec, Coding
 
 SLOPE, ESCAPE, MATCH = 0, 1, 2
 MATCH_LENGTHS = 16
-EXPONENTS = MATCH + MATCH_LENGTHS
+GAIN = MATCH + MATCH_LENGTHS
+EXPONENTS = GAIN + 2
 SCALARS = EXPONENTS + 2
 _ONE = 1 << 16
 # An answer of so many tokens moves a scalar half-way to its own end. The exponents start far
@@ -36,11 +39,11 @@ Scalars = NDArray[np.int64]
 
 # Starting points, from development data (docs/coupled.md).
 _START_MATCH = (-14000, -13000, 16000, 27000, 12000, 13000, 9500, 10000) + (4000,) * 8
-_START = {
-    "greedy": (int(1.25 * _ONE), 0),
-    "cool": (int(1.15 * _ONE), 0),
-    "plain": (_ONE, 0),
-    "coupled": (_ONE, 0),
+_START = {  # slope, escape, gains
+    "greedy": (int(1.25 * _ONE), 0, _ONE, _ONE),
+    "cool": (int(1.15 * _ONE), 0, int(0.8 * _ONE), int(0.5 * _ONE)),
+    "plain": (int(0.95 * _ONE), 0, int(0.8 * _ONE), int(0.5 * _ONE)),
+    "coupled": (_ONE, 0, _ONE, _ONE),
 }
 _START_EXPONENTS = (int(1.4 * _ONE), int(1.25 * _ONE))
 
@@ -64,9 +67,10 @@ class Calibration:
 
     def __init__(self) -> None:
         self._scalars: dict[str, Scalars] = {}
-        for name, start in _START.items():
+        for name, (slope, escape, *gains) in _START.items():
             match = (0,) * MATCH_LENGTHS if name == "coupled" else _START_MATCH
-            self._scalars[name] = np.array(start + match + _START_EXPONENTS, np.int64)
+            start = (slope, escape, *match, *gains, *_START_EXPONENTS)
+            self._scalars[name] = np.array(start, np.int64)
 
     def copy(self, name: str) -> Scalars:
         """The scalars that an answer of this class starts from: its own array."""

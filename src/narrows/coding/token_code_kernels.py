@@ -3,7 +3,8 @@
 A *list* holds the tokens that matter (ids ascending, at most 512), each with a base score;
 the others share the *escape*. With x a token's features (all Q16, log2 units)::
 
-    f(i) = (slope * base(i) >> 16) + match[run(i)] + own[i] + pair[previous, i]
+    f(i) = (slope * base(i) >> 16) + match[run(i)]
+         + (gain[0] * own[i] + gain[1] * pair[previous, i] >> 16)
 
     w(i) = 2**(f(i) - max f) (``dist.power_of_two``);  Z = sum of w + w(escape)
     share(i) = 1 + w(i) * M // (Z + 1),   M = 2**32 - K - V,   K listed of V tokens
@@ -13,11 +14,12 @@ each token in it; where all V are listed, the last one takes what is left. This 
 log-linear (maximum entropy) model on top of the weak one; after each token, every feature
 takes a gradient step on the code length: g = [i came] - w(i) / Z in Q16. ``own`` and ``pair``
 live in one hashed table per answer, with AdaGrad's falling rates (Duchi et al. 2011, the step
-divided by the root of the summed |g|). ``run(i)``: the longest run of tokens before here that
-also stands before an earlier i, prompt included.
+divided by the root of the summed |g|) and as if the gains were 1. ``run(i)``: the longest run
+of tokens before here that also stands before an earlier i, prompt included.
 
-Ranges: |base| <= 2**23; slope in [2**13, 2**19]; biases within +-2**20; f fits int64 with
-room, depths are clipped at 2**23 by the power. w <= 2**32, K <= 512: Z < 2**42.
+Ranges: |base| <= 2**23; slope in [2**13, 2**19]; biases within +-2**20; gains in [0, 2**18],
+and |sum of g * bias| <= 2**37, since the |g| sum to at most 2**17; f fits int64 with room,
+depths are clipped at 2**23 by the power. w <= 2**32, K <= 512: Z < 2**42.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from narrows.coding import noise
-from narrows.coding.calibrate import ESCAPE, MATCH, MATCH_LENGTHS, SLOPE
+from narrows.coding.calibrate import ESCAPE, GAIN, MATCH, MATCH_LENGTHS, SLOPE
 from narrows.weak import distribution as dist
 
 LIST_MAX = 512
@@ -39,6 +41,8 @@ _LIST_SHIFT = 11  # tokens above 2**-11 are listed
 _BIAS_MAX = 1 << 20
 _SLOPE_MIN, _SLOPE_MAX = 1 << 13, 1 << 19
 _SLOPE_SHIFT = 11
+_GAIN_MAX = 1 << 18
+_GAIN_SHIFT = 5
 _TINY = 64  # gradients below 2**-10 teach nothing
 
 # Rates of the hashed biases by summed |g| in quarters: 0.43 / sqrt(1 + n), Q16.
@@ -135,8 +139,13 @@ def score(
         f[k] = (
             ((scalars[SLOPE] * base[k]) >> 16)
             + scalars[MATCH + marks[i]]
-            + table[_slot(i, -1)]
-            + table[_slot(i, previous)]
+            + (
+                (
+                    scalars[GAIN] * table[_slot(i, -1)]
+                    + scalars[GAIN + 1] * table[_slot(i, previous)]
+                )
+                >> 16
+            )
         )
         best = max(best, f[k])
     total = np.uint64(0)
@@ -227,22 +236,27 @@ def learn(
 ) -> None:
     """One gradient step of every feature. ``chances``: w / Z in Q16, escape last."""
     at = locate(ids, count, token)
-    slope = np.int64(0)
+    slope = own = pair = np.int64(0)
     for k in range(count):
         g = -chances[k]
         if k == at:
             g += 65536
         slope += g * base[k]
         mark = MATCH + matched[k]
-        scalars[mark] = clamp(scalars[mark] + (g >> 7), -_BIAS_MAX, _BIAS_MAX)
+        scalars[mark] = clamp(scalars[mark] + (g >> 6), -_BIAS_MAX, _BIAS_MAX)
         if g >= _TINY or g <= -_TINY:
-            _adapt(table, sums, _slot(ids[k], -1), g)
-            _adapt(table, sums, _slot(ids[k], previous), g)
+            alone, after = _slot(ids[k], -1), _slot(ids[k], previous)
+            own += g * table[alone]
+            pair += g * table[after]
+            _adapt(table, sums, alone, g)
+            _adapt(table, sums, after, g)
     g = -chances[count]
     if at < 0:
         g += 65536
         _adapt(table, sums, _slot(token, -1), np.int64(32768))
         _adapt(table, sums, _slot(token, previous), np.int64(32768))
-    scalars[ESCAPE] = clamp(scalars[ESCAPE] + (g >> 8), -_BIAS_MAX, _BIAS_MAX)
+    scalars[ESCAPE] = clamp(scalars[ESCAPE] + (g >> 6), -_BIAS_MAX, _BIAS_MAX)
     slope = slope >> (16 + _SLOPE_SHIFT)
     scalars[SLOPE] = clamp(scalars[SLOPE] + slope, _SLOPE_MIN, _SLOPE_MAX)
+    scalars[GAIN] = clamp(scalars[GAIN] + (own >> (16 + _GAIN_SHIFT)), 0, _GAIN_MAX)
+    scalars[GAIN + 1] = clamp(scalars[GAIN + 1] + (pair >> (16 + _GAIN_SHIFT)), 0, _GAIN_MAX)

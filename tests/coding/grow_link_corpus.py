@@ -1,0 +1,61 @@
+"""Write data/link_corpus anew: one hostile stream per kind of refusal, found by mutation.
+
+    PYTHONPATH=tests python -m coding.grow_link_corpus [--seed 1] [--tries 20000]
+
+Needed where a change of the coded probabilities gives old streams another meaning; the test of
+the corpus compares each file's name with the refusal, so that it says when. Fewer kinds than
+before are an error: raise --tries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+
+from coding.test_hostile_link import CORPUS, MAX_TOKENS, honest_stream, hostile, kind_of
+
+
+def mutated(rnd: random.Random) -> bytes:
+    if rnd.random() < 0.01:
+        return bytes([255]) * rnd.randrange(1, 60)  # above every interval's end
+    longer = 2 * MAX_TOKENS if rnd.random() < 0.2 else MAX_TOKENS
+    stream = bytearray(honest_stream(rnd.randrange(12), longer))
+    for _ in range(rnd.randrange(1, 4)):
+        at = rnd.randrange(len(stream))
+        stream[at] ^= 1 << rnd.randrange(8)
+        if rnd.random() < 0.3:
+            stream[at:at] = rnd.randbytes(rnd.randrange(1, 6))
+        if rnd.random() < 0.3:
+            del stream[at + 1 :]
+            stream += rnd.randbytes(rnd.randrange(1, 120))
+    return bytes(stream)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tries", type=int, default=20_000)
+    args = parser.parse_args()
+    rnd = random.Random(args.seed)
+    found = {f"accepted-honest-{seed}": (0, honest_stream(seed)) for seed in (0, 1)}
+    for _ in range(args.tries):
+        data = mutated(rnd)
+        events, error = hostile(data, 1)
+        kind = kind_of(error)
+        # The one that gets furthest before it is refused.
+        if len(events) > found.get(kind, (-1, b""))[0]:
+            found[kind] = len(events), data
+    lost = {path.stem for path in CORPUS.glob("*.bin")} - set(found)
+    for kind, (events_before, data) in sorted(found.items()):
+        print(f"{kind}: {len(data)} bytes, {events_before} events before it")
+    if lost:
+        print(f"not found again: {', '.join(sorted(lost))}", file=sys.stderr)
+        return 1
+    for kind, (_, data) in found.items():
+        (CORPUS / f"{kind}.bin").write_bytes(data)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,8 @@
 """A second implementation of the online model in plain Python integers, bit for bit.
 
-Written from the formulas in ``token_code_kernels``' docstring; only the weak model's
-probabilities and the integer powers of two come from the code under test (they have second
-implementations of their own).
+Written from the formulas in ``token_code_kernels``' docstring. The weak model's weights, integer
+powers of two and logarithms are taken from ``distribution`` and ``noise``, whose own tests hold
+them; listing, scores, shares and all that is learned are written again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import isqrt
 import numpy as np
 import pytest
 
-from narrows.coding import token_code_kernels as kernels
+from narrows.coding import noise
 from narrows.coding.calibrate import EXPONENTS, GAIN, Calibration
 from narrows.coding.events import AnswerSpec, Coding
 from narrows.coding.token_code import TokenCode
@@ -29,6 +29,10 @@ def clip(value: int, low: int, high: int) -> int:
 def slot(token: int, previous: int) -> int:
     h = token * 0x9E3779B1 % 2**32 ^ (previous + 1) * 0x85EBCA6B % 2**32
     return ((h ^ h >> 15) * 0x2C1B3C6D % 2**32) >> 17
+
+
+def log2_share(part: int, whole: int) -> int:
+    return (int(noise.log2_q40(np.uint64(part))) - int(noise.log2_q40(np.uint64(whole)))) >> 24
 
 
 class Mirror:
@@ -59,10 +63,13 @@ class Mirror:
         total = dist.weigh(
             logits, dist.ONE_Q12, weights, np.zeros(dist.block_count(size), np.uint64)
         )
-        ids, base = np.zeros(512, np.int32), np.zeros(512, np.int64)
-        count, escape = kernels.list_likely(weights, np.uint64(total), ids, base)
-        self.ids = [int(x) for x in ids[:count]]
-        self.base = [int(x) for x in base[:count]]
+        mass, shift = int(total), 11
+        while sum(int(w) > mass >> shift for w in weights) > 512:
+            shift -= 1
+        self.ids = [i for i, w in enumerate(weights) if int(w) > mass >> shift]
+        count = len(self.ids)
+        rest = mass - sum(int(weights[i]) for i in self.ids)
+        self.base = [log2_share(int(weights[i]), mass) for i in self.ids]
         self.runs = [self.run(token) for token in self.ids]
         last = self.history[-1]
         scalars = self.scalars
@@ -76,7 +83,7 @@ class Mirror:
             )
             for token, b, r in zip(self.ids, self.base, self.runs, strict=True)
         ]
-        scores.append(int(escape) + scalars[1])
+        scores.append(log2_share(max(rest, 1), mass) + scalars[1])
         top = max(scores)
         w = [
             int(dist.power_of_two(np.int32(min(top - f, 1 << 23)), np.int32(dist.ONE_Q12)))
@@ -127,7 +134,13 @@ class Mirror:
 
 @pytest.mark.parametrize(
     ("size", "alphabet", "spread"),
-    [(40, 5, 80_000), (400, 30, 150_000), (3000, 40, 300_000), (3000, 3000, 300_000)],
+    [
+        (40, 5, 80_000),
+        (400, 30, 150_000),
+        (3000, 40, 300_000),
+        (3000, 3000, 300_000),
+        (1200, 60, 10_000),  # more than 512 are above 2**-11: fewer bits for the limit
+    ],
 )
 def test_both_give_the_same_shares_and_learn_the_same(
     size: int, alphabet: int, spread: int

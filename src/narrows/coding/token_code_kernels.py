@@ -40,9 +40,10 @@ WINDOW_TOKENS = 8192  # how far back repetitions are looked for
 _LIST_SHIFT = 11  # tokens above 2**-11 are listed
 _BIAS_MAX = 1 << 20
 _SLOPE_MIN, _SLOPE_MAX = 1 << 13, 1 << 19
-_SLOPE_SHIFT = 11
+_SLOPE_SHIFT = 11  # steps of 2**-11 of the gradient, and so on
 _GAIN_MAX = 1 << 18
 _GAIN_SHIFT = 5
+_MATCH_SHIFT = _ESCAPE_SHIFT = 6
 _TINY = 64  # gradients below 2**-10 teach nothing
 
 # Rates of the hashed biases by summed |g| in quarters: 0.43 / sqrt(1 + n), Q16.
@@ -243,7 +244,7 @@ def learn(
             g += 65536
         slope += g * base[k]
         mark = MATCH + matched[k]
-        scalars[mark] = clamp(scalars[mark] + (g >> 6), -_BIAS_MAX, _BIAS_MAX)
+        scalars[mark] = clamp(scalars[mark] + (g >> _MATCH_SHIFT), -_BIAS_MAX, _BIAS_MAX)
         if g >= _TINY or g <= -_TINY:
             alone, after = _slot(ids[k], -1), _slot(ids[k], previous)
             own += g * table[alone]
@@ -255,7 +256,7 @@ def learn(
         g += 65536
         _adapt(table, sums, _slot(token, -1), np.int64(32768))
         _adapt(table, sums, _slot(token, previous), np.int64(32768))
-    scalars[ESCAPE] = clamp(scalars[ESCAPE] + (g >> 6), -_BIAS_MAX, _BIAS_MAX)
+    scalars[ESCAPE] = clamp(scalars[ESCAPE] + (g >> _ESCAPE_SHIFT), -_BIAS_MAX, _BIAS_MAX)
     slope = slope >> (16 + _SLOPE_SHIFT)
     scalars[SLOPE] = clamp(scalars[SLOPE] + slope, _SLOPE_MIN, _SLOPE_MAX)
     scalars[GAIN] = clamp(scalars[GAIN] + (own >> (16 + _GAIN_SHIFT)), 0, _GAIN_MAX)

@@ -8,9 +8,10 @@ from collections import deque
 
 from narrows.bench.codec_replay import ReplayCode, ReplayModel, replayed
 from narrows.bench.codec_run import Run, RunResult, Traffic
-from narrows.coding.events import Coding
-from narrows.coding.link import LinkOptions
+from narrows.coding.events import AnswerSpec, Coding, Tokens
+from narrows.coding.link import LinkEncoder, LinkOptions
 from narrows.coding.link_answer import Item, Kind
+from narrows.coding.rounds import REST
 from narrows.coding.schedule import Schedule
 
 RND = random.Random(9)
@@ -66,12 +67,64 @@ class Waiting:
         self.queue, self.complete, self.expected = deque(items), False, True
 
 
-def test_what_the_tokeniser_held_back_does_not_use_up_the_patience_of_a_round() -> None:
-    """Text whose age counted from its last byte was an exception as soon as it was released."""
+def tokens(count: int, came_ms: float = 100.0) -> list[Item]:
+    return [Item(Kind.TOKEN, came_ms=came_ms) for _ in range(count)]
+
+
+def test_the_rest_of_an_answer_is_an_exception_only_where_it_is_long_or_new() -> None:
     schedule = Schedule(40.0, 256)
-    text = Waiting(Item(Kind.TOKEN, came_ms=100.0, held_ms=45.0))
-    token = Waiting(Item(Kind.TOKEN, came_ms=100.0))
-    assert schedule.due_ms([text, Waiting()]) == 185.0
-    assert schedule.due_ms([token, Waiting()]) == 140.0
-    assert schedule.due_ms([text, token]) == 100.0, "at once where all are there"
-    assert schedule.due_ms([text]) == 100.0
+    going = Waiting(*tokens(7))
+    going.complete = True
+    assert schedule.plan([Waiting(*tokens(1)), going], 100.0) == [1, 1]
+    going.queue.extend(tokens(1))
+    assert schedule.plan([Waiting(*tokens(1)), going], 100.0) == [1, REST]
+    new = Waiting(*tokens(4))
+    new.complete, new.expected = True, False
+    assert schedule.plan([Waiting(*tokens(1)), new], 100.0) == [1, REST], "a short answer"
+    going.queue.extend(tokens(300))
+    assert schedule.plan([Waiting(*tokens(1)), going], 100.0) == [1, 256], "as the format bounds"
+
+
+def test_the_rest_of_an_answer_does_not_wait_for_ever_behind_a_stalled_one() -> None:
+    """Rounds at the pace of the hold: seven items take no longer than they may."""
+    schedule, now_ms, passed = Schedule(40.0, 256), 100.0, 0
+    going = Waiting(*tokens(7))
+    going.complete = True
+    while going.queue:
+        answers = [Waiting(), going]
+        due_ms = schedule.due_ms(answers)
+        assert due_ms is not None
+        now_ms = max(now_ms, due_ms)
+        counts = schedule.plan(answers, now_ms)
+        assert counts is not None
+        for _ in range(counts[1]):
+            going.queue.popleft()
+            passed += 1
+    assert (passed, now_ms) == (7, 180.0)
+
+
+def test_while_rounds_are_regular_an_item_may_be_half_as_old_again() -> None:
+    schedule = Schedule(40.0, 256)
+    for came_ms, count in ((100.0, 1), (99.0, 2)):
+        stock = Waiting(*tokens(2, came_ms))
+        assert schedule.plan([stock, Waiting(*tokens(1, 150.0))], 160.0 - 1e-9) == [count, 1]
+
+
+def test_answers_that_bring_more_together_cost_little_more_than_one() -> None:
+    """One late answer holds a round up, and each of the others then has two items."""
+    assert signals_of_pairs(16) < 1.5 * signals_of_pairs(1)
+
+
+def signals_of_pairs(pairs: int) -> float:
+    lines = [[2.0] * 300 for _ in range(17)]
+    encoder = LinkEncoder(ReplayModel(lines), LinkOptions(), ReplayCode)
+    for row in range(17):
+        encoder.open(encoder.request(AnswerSpec((row,), 1 << 20)), Coding.PLAIN)
+    for start_ms in range(0, 20_000, 100):
+        held_up = start_ms % 1000 == 0
+        for number in range(16):
+            encoder.put(number, Tokens((0,) * (2 if held_up and number < pairs else 1)))
+        encoder.poll(start_ms)
+        encoder.put(16, Tokens((0,)))
+        encoder.poll(start_ms + (70.0 if held_up else 10.0))
+    return encoder.stats.bits["signals"]

@@ -39,6 +39,9 @@ from narrows.weak.api import TokenModel
 MAX_AGE = 24
 """Rounds that the far side cannot decide yet, as a context: many mean that a push is near."""
 _WASTES = 4
+_SEVERAL = 3
+"""Answers of a round that bring more than one item, as a context, up to this many: what held
+the round up has held up all of them."""
 REST = -1
 """As a count: everything through the answer's end, at most ``max_run`` items."""
 
@@ -87,7 +90,7 @@ class Grammar:
         self._coding = [Choice(3) for _ in range(3)]
         self._last_coding = 0
         self._any: dict[tuple[int, int, int], Bit] = {}
-        self._more = [Bit(4, 28) for _ in range(4)]
+        self._more = [[Bit(4, 28) for _ in range(4)] for _ in range(_SEVERAL + 1)]
         self._rest = [Bit(12, 20, 512) for _ in range(2)]
         self._full = Bit(4, 28, 512)
         self._extra = Count()
@@ -190,11 +193,12 @@ class Grammar:
 
     def _round(self, counts: Sequence[int] | None) -> Step:
         turn: list[tuple[Answer, int]] = []
-        silent = 0
-        for index, answer in enumerate(list(self.active)):
+        silent = several = 0
+        for index, answer in enumerate(self.active):
             wanted = None if counts is None else counts[index]
-            count = yield from self._count(answer, wanted, silent, index)
+            count = yield from self._count(answer, wanted, silent, several)
             silent = min(silent + 1, 2) if count == 0 else 0
+            several = min(several + (count not in (0, 1)), _SEVERAL)
             if count:
                 turn.append((answer, count))
         if not turn:
@@ -232,8 +236,9 @@ class Grammar:
             answer.rows.clear()
         self._side.coded(answer, item)
 
-    def _count(self, answer: Answer, count: int | None, silent: int, index: int) -> IntStep:
-        """0, 1, ... , ``max_run``, or REST."""
+    def _count(self, answer: Answer, count: int | None, silent: int, several: int) -> IntStep:
+        """0, 1, ... , ``max_run``, or REST. ``silent``: answers just before this one that bring
+        none; ``several``: answers of the round so far that bring more than one."""
         fresh = 0 if answer.started else 1
         steady = min(answer.steady_rounds.bit_length(), 6)
         pause = min(answer.silent_rounds, 7)
@@ -247,7 +252,7 @@ class Grammar:
             context = fresh * 2 + int(answer.last_count > 1)
             more = None if count is None else int(count != 1)
             result = 1
-            if (yield from self.port.bit(self._more[context], more)):
+            if (yield from self.port.bit(self._more[several][context], more)):
                 result = yield from self._several(fresh, count)
         answer.silent_rounds = 0 if present else answer.silent_rounds + 1
         answer.last_count = 2 if result == REST else min(result, 2)

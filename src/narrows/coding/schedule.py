@@ -26,7 +26,19 @@ from typing import Protocol
 from narrows.coding.link_answer import Item
 from narrows.coding.rounds import REST
 
-WORTH_REST = 4
+WORTH_REST = 8
+"""Items of a finished answer that are worth an exception. Fewer come one a round: free of cost,
+and a few token intervals later at most. The last text of an answer leaves the tokeniser
+together, so most answers end with four or five items in stock."""
+
+WORTH_REST_NEW = 4
+"""The same of an answer that was not in the last round: it is an exception already, and may be
+a short one, complete at once."""
+
+_EVEN_PATIENCE = 1.5
+"""Even mode: holds after which an item is late. More than the one for which a round waits,
+since what a wait has heaped up is mostly gone by rounds that follow at once, free of cost."""
+
 _SMOOTH_ABOVE = 0.03
 _EVEN_BELOW = 0.001
 _WINDOW_ROUNDS = 48.0
@@ -83,11 +95,12 @@ class Schedule:
 
     def _count(self, answer: Queued, now_ms: float) -> int:
         waiting = len(answer.queue)
-        if answer.complete and waiting >= WORTH_REST:
+        if answer.complete and waiting >= (WORTH_REST if answer.expected else WORTH_REST_NEW):
             return REST if waiting <= self._max_run else self._max_run
         late = 0
+        patience_ms = self._hold_ms * (1.0 if self._smooth else _EVEN_PATIENCE)
         for item in answer.queue:
-            if item.ready_ms + self._hold_ms > now_ms or late >= self._max_run:
+            if item.ready_ms + patience_ms > now_ms or late >= self._max_run:
                 break
             late += 1
         if self._smooth and late > 1 and not answer.complete:

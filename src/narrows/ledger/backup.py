@@ -15,7 +15,7 @@ from pathlib import Path
 from narrows.errors import BudgetError
 from narrows.ledger.opening import hold_folder
 from narrows.ledger.setup import sync_names
-from narrows.ledger.sqlite_store import SqliteStore
+from narrows.ledger.sqlite_store import SqliteStore, remove
 from narrows.ledger.verify import Verified, verify_path
 
 
@@ -27,7 +27,7 @@ def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
     directory = state_dir / "ledger"
     target, copy = directory / "ledger.db", directory / "ledger.db.restoring"
     with hold_folder(directory):
-        _remove_stale(copy)  # of a restore that was killed
+        remove(copy)  # of a restore that was killed
         store = SqliteStore(source, read_only=True)
         try:
             store.backup(copy)
@@ -37,11 +37,6 @@ def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
         _rename(copy, target)
         sync_names(directory)
     return found, kept
-
-
-def _remove_stale(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _rename(path: Path, target: Path) -> None:

@@ -13,8 +13,6 @@ from narrows.ledger.opening import open_store
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
 
-DAY_MS = 86_400_000
-
 
 @dataclass(frozen=True, slots=True)
 class WindowBalance:

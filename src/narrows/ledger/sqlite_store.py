@@ -105,12 +105,12 @@ def create(path: Path) -> None:
         finally:
             os.close(directory)
     except (OSError, *FILE_ERRORS) as error:
-        _remove(path)
+        remove(path)
         raise StoreError(f"cannot make {path}: {error}") from error
 
 
-def _remove(path: Path) -> None:
-    """Take away what this process began to make."""
+def remove(path: Path) -> None:
+    """Take away a file that was begun and not finished, with SQLite's files beside it."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -215,7 +215,7 @@ class SqliteStore:
             finally:
                 copy.close()
         except FILE_ERRORS as error:
-            _remove(target)
+            remove(target)
             raise self._failed("back up", error) from error
 
     def close(self) -> None:

@@ -21,8 +21,6 @@ from typing import Protocol
 
 from narrows.errors import BudgetError
 
-MAX_LEAVES_PER_APPEND = 4096
-
 
 class StoreError(BudgetError):
     """A read failed, or a write has an unknown outcome."""

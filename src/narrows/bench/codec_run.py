@@ -62,7 +62,6 @@ class RunResult:
     encode_s: float = 0.0
     decode_s: float = 0.0
     costs: list[list[float]] = field(default_factory=list)
-    virtual_ms: float = 0.0
 
     @property
     def ideal_bits(self) -> float:
@@ -159,7 +158,6 @@ class Run:
         while until_drained and (due := self._encoder.next_poll_ms(now_ms)) is not None:
             now_ms = max(now_ms, due)
             self._poll(now_ms)
-        self.result.virtual_ms = now_ms
         self.result.bits = dict(self._encoder.stats.bits)
         self.result.costs = [[] for _ in self._answers]
         for number, costs in self._encoder.costs.items():

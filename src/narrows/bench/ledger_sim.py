@@ -54,7 +54,7 @@ class Simulation:
         self.budget_bytes = int(sum(self._rates) * (budget_s or self.lease_s * rounds))
         self._state = _budgeted(self.budget_bytes)
         self._held = [deque[tuple[bytes, int]]() for _ in range(gates)]
-        self._fates: dict[int, tuple[int, str, float]] = {}  # of the first lease that is held
+        self._fates: dict[int, tuple[int, str]] = {}  # of the first lease that is held
         self._ops_s: list[float] = []  # when an operation was, ascending
         self._ops_gate: list[int] = []  # and whose
         self.sent_bytes = self.leases = self.crashes = self.refusals = 0
@@ -83,8 +83,9 @@ class Simulation:
         while len(held) < LEASES_AT_ONCE and self._begin(now_s, gate):
             pass
         if held:
-            self._fates[gate] = self._fate(gate, held[0][1])
-            return now_s + self._fates[gate][2]
+            used, end, lasts_s = self._fate(gate, held[0][1])
+            self._fates[gate] = used, end
+            return now_s + lasts_s
         return now_s + self.lease_s / 4 if self._state.leases else None
 
     def _begin(self, now_s: float, gate: int) -> bool:
@@ -113,7 +114,7 @@ class Simulation:
             return int(rate * lasts_s), "idle", lasts_s
         return size, "used", lasts_s
 
-    def _end(self, now_s: float, gate: int, used: int, end: str, lasted_s: float) -> float:
+    def _end(self, now_s: float, gate: int, used: int, end: str) -> float:
         """Settle or die, with all that is held unless only the first lease is used up; returns
         for how long the gate then asks for nothing."""
         held, now_ms = self._held[gate], int(now_s * 1000)

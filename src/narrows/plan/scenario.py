@@ -53,10 +53,6 @@ class Scenario:
     def has(self, path: str) -> bool:
         return path in self.numbers
 
-    def with_number(self, path: str, value: Distribution) -> Scenario:
-        """The same scenario with one field set."""
-        return replace(self, numbers={**self.numbers, path: value}, given=self.given | {path})
-
 
 @dataclass(slots=True)
 class _Layer:

@@ -103,7 +103,7 @@ def test_the_rest_of_an_answer_does_not_wait_for_ever_behind_a_stalled_one() -> 
     assert (passed, now_ms) == (7, 180.0)
 
 
-def test_while_rounds_are_regular_an_item_may_be_half_as_old_again() -> None:
+def test_while_rounds_are_regular_an_item_may_be_20_ms_older() -> None:
     schedule = Schedule(40.0, 256)
     for came_ms, count in ((100.0, 1), (99.0, 2)):
         stock = Waiting(*tokens(2, came_ms))

@@ -35,9 +35,9 @@ WORTH_REST_NEW = 4
 """The same of an answer that was not in the last round: it is an exception already, and may be
 a short one, complete at once."""
 
-_EVEN_PATIENCE = 1.5
-"""Even mode: holds after which an item is late. More than the one for which a round waits,
-since what a wait has heaped up is mostly gone by rounds that follow at once, free of cost."""
+_EVEN_MS = 20.0
+"""Even mode: an item is late this long after the time for which a round waits, since what a wait
+has heaped up is mostly gone by rounds that follow at once, free of cost."""
 
 _SMOOTH_ABOVE = 0.03
 _EVEN_BELOW = 0.001
@@ -98,7 +98,7 @@ class Schedule:
         if answer.complete and waiting >= (WORTH_REST if answer.expected else WORTH_REST_NEW):
             return REST if waiting <= self._max_run else self._max_run
         late = 0
-        patience_ms = self._hold_ms * (1.0 if self._smooth else _EVEN_PATIENCE)
+        patience_ms = self._hold_ms + (0.0 if self._smooth else _EVEN_MS)
         for item in answer.queue:
             if item.ready_ms + patience_ms > now_ms or late >= self._max_run:
                 break

@@ -71,6 +71,17 @@ def tokens(count: int, came_ms: float = 100.0) -> list[Item]:
     return [Item(Kind.TOKEN, came_ms=came_ms) for _ in range(count)]
 
 
+def test_what_the_tokeniser_held_back_does_not_use_up_the_patience_of_a_round() -> None:
+    """Text whose age counted from its last byte was an exception as soon as it was released."""
+    schedule = Schedule(40.0, 256)
+    text = Waiting(Item(Kind.TOKEN, came_ms=100.0, held_ms=45.0))
+    token = Waiting(Item(Kind.TOKEN, came_ms=100.0))
+    assert schedule.due_ms([text, Waiting()]) == 185.0
+    assert schedule.due_ms([token, Waiting()]) == 140.0
+    assert schedule.due_ms([text, token]) == 100.0, "at once where all are there"
+    assert schedule.due_ms([text]) == 100.0
+
+
 def test_the_rest_of_an_answer_is_an_exception_only_where_it_is_long_or_new() -> None:
     schedule = Schedule(40.0, 256)
     going = Waiting(*tokens(7))

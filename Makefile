@@ -40,19 +40,19 @@ test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.test-ready
-	$(BIN)/ruff check src tests model
-	$(BIN)/ruff format --check src tests model
+	$(BIN)/ruff check src tests spin
+	$(BIN)/ruff format --check src tests spin
 	$(BIN)/mypy src
 
 format: $(VENV)/.test-ready
-	$(BIN)/ruff check --fix src tests model
-	$(BIN)/ruff format src tests model
+	$(BIN)/ruff check --fix src tests spin
+	$(BIN)/ruff format src tests spin
 
 torture: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -m torture -p no:xdist --timeout 0 $(ARGS)
 
 check-model:
-	$(PYTHON) model/check.py $(ARGS)
+	$(PYTHON) spin/check.py $(ARGS)
 
 bench: $(VENV)/.test-ready
 	$(BIN)/narrows bench ledger
@@ -67,7 +67,7 @@ weak-default: $(VENV)/.test-ready
 	@test -n "$(PROMPTS)" || { echo "say PROMPTS=prompts.jsonl (rows with id and prompt)"; exit 2; }
 	test -d build/weak/shards || $(BIN)/narrows weak sample $(PROMPTS) --out build/weak/shards
 	$(BIN)/narrows weak train --shards build/weak/shards --run build/weak/run --name default \
-	  --licence Apache-2.0 --threads 1 --out src/narrows/weak/data/default.narrows
+	  --licence Apache-2.0 --threads 1 --out src/narrows/models/data/default.narrows
 
 clean:
 	rm -rf $(VENV) build dist

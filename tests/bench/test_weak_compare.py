@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from narrows.bench.weak_compare import Measured, compare, frontier
-from narrows.bench.weak_plot import draw
+from models.models import artifact_path
 from narrows.cli.main import main
 from narrows.errors import InputError
-from weak.models import artifact_path
+from narrows.measure.compare import Measured, compare, frontier
+from narrows.measure.plot import draw
 
 WORDS = [
     "the",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from narrows.cli.config import load_config
 from narrows.config import load_sections
+from narrows.deploy.config import load_config
 from narrows.errors import InputError
 
 
@@ -109,7 +109,7 @@ def test_a_gate_reads_its_section_without_the_other_roles(tmp_path: Path) -> Non
         "import sys\n"
         "import narrows.cli.gate, narrows.gate.main\n"
         "from pathlib import Path\n"
-        "from narrows.cli.config_gate import load_gate\n"
+        "from narrows.deploy.gate_section import load_gate\n"
         f"assert load_gate(Path({str(path)!r})).tick_ms == 30\n"
         "roles = ('coding', 'weak', 'edge', 'enclave')\n"
         "print([m for m in sys.modules if m.startswith('narrows.') and m.split('.')[1] in roles])\n"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from narrows import isolate
-from narrows.cli.config import load_config
+from narrows.deploy.config import load_config
 from narrows.isolate.namespaces import NetNamespace
 from narrows.isolate.network import RULES
 

@@ -57,7 +57,7 @@ def test_paragraphs_are_as_wide_as_the_terminal(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         app(["weak", "publish", "--help"])
     shown = capsys.readouterr().out
-    source = importlib.import_module("narrows.cli.weak_publish").publish.__doc__ or ""
+    source = importlib.import_module("narrows.cli.weak.publish").publish.__doc__ or ""
     paragraph = " ".join(source.split("\n\n")[1].split())
     lines = [line.strip() for line in shown.splitlines()]
     first = next(n for n, line in enumerate(lines) if line.startswith("What an artifact"))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from narrows.cli.config import load_config
-from narrows.cli.deployment import write_deployment
+from narrows.deploy.config import load_config
+from narrows.deploy.files import write_deployment
 from narrows.errors import InputError
 from narrows.wire.pins import client_context, read_pins, server_context
 

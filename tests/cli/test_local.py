@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from narrows.cli.config import load_config
-from narrows.cli.local import LocalDeployment
+from narrows.deploy.config import load_config
+from narrows.deploy.local import LocalDeployment
 from narrows.enclave.config import UpstreamConfig
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from narrows.cli.status import collect, table
 from narrows.errors import InputError
-from narrows.ledger.demo import create_demo
+from narrows.ledger.office.demo import create_demo
 
 NOW_S = 1_800_000_000.0
 

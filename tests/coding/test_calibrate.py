@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from narrows.coding.calibrate import SCALARS, SLOPE, Calibration, answer_class, is_coupled
 from narrows.coding.events import AnswerSpec, Coding
-from narrows.coding.token_code import TokenCode
+from narrows.coding.tokens.calibrate import SCALARS, SLOPE, Calibration, answer_class, is_coupled
+from narrows.coding.tokens.code import TokenCode
 
 
 def spec(temperature: int) -> AnswerSpec:

@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from narrows.coding import coupled, noise, sampler
-from narrows.weak import distribution as dist
+from narrows.coding.tokens import coupled, noise, sampler
+from narrows.models import distribution as dist
 
 ONE = 1 << 16
 

@@ -24,7 +24,7 @@ from narrows.coding.events import (
     Tokens,
 )
 from narrows.coding.link import LinkDecoder, LinkLimits, LinkOptions
-from narrows.coding.range_kernels import DIGEST
+from narrows.coding.range.kernels import DIGEST
 from narrows.errors import InputError, LinkError
 
 CORPUS = Path(__file__).parent / "data" / "link_corpus"

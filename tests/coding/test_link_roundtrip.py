@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coding.link_fakes import Pair, TinyModel, merge
-from narrows.coding import link_encoder
 from narrows.coding.events import (
     AnswerSpec,
     Channel,
@@ -26,6 +25,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.link import LinkLimits, LinkOptions
+from narrows.coding.link import encoder as link_encoder
 from narrows.errors import InputError, LinkError
 
 

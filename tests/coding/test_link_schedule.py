@@ -6,13 +6,13 @@ import itertools
 import random
 from collections import deque
 
-from narrows.bench.codec_replay import ReplayCode, ReplayModel, replayed
-from narrows.bench.codec_run import Run, RunResult, Traffic
 from narrows.coding.events import AnswerSpec, Coding, Tokens
 from narrows.coding.link import LinkEncoder, LinkOptions
-from narrows.coding.link_answer import Item, Kind
-from narrows.coding.rounds import REST
-from narrows.coding.schedule import Schedule
+from narrows.coding.link.answer import Item, Kind
+from narrows.coding.link.rounds import REST
+from narrows.coding.link.schedule import Schedule
+from narrows.measure.replay import ReplayCode, ReplayModel, replayed
+from narrows.measure.run import Run, RunResult, Traffic
 
 RND = random.Random(9)
 COSTS = [

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from narrows.bench.codec_replay import ReplayCode, ReplayModel
 from narrows.coding.events import (
     AnswerSpec,
     Channel,
@@ -29,6 +28,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.link import LinkDecoder, LinkEncoder, LinkOptions
+from narrows.measure.replay import ReplayCode, ReplayModel
 
 PATH = Path(__file__).parent / "data" / "link_vectors.json"
 VECTORS: list[dict[str, Any]] = json.loads(PATH.read_text())

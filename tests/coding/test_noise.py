@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
-from narrows.coding import noise
+from narrows.coding.tokens import noise
 from narrows.errors import InputError
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from narrows.coding.range_coder import RangeDecoder, RangeEncoder
-from narrows.coding.range_kernels import (
+from narrows.coding.range.coder import RangeDecoder, RangeEncoder
+from narrows.coding.range.kernels import (
     POSITION,
     TAIL,
     decode_symbols,

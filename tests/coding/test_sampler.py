@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from narrows.coding import noise, sampler
+from narrows.coding.tokens import noise, sampler
 from narrows.errors import InputError
-from narrows.weak import distribution as dist
+from narrows.models import distribution as dist
 
 DRAWS = 100_000
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coding.link_fakes import TinyModel, TinyTokenizer
-from narrows.coding.calibrate import Calibration
 from narrows.coding.events import AnswerSpec, Coding, Text
-from narrows.coding.link_answer import Answer
-from narrows.coding.link_options import LinkLimits
-from narrows.coding.link_source import Source
-from narrows.coding.text import MAX_BUFFER_BYTES, TextTokens
-from narrows.coding.token_code import TokenCode
+from narrows.coding.link.answer import Answer
+from narrows.coding.link.options import LinkLimits
+from narrows.coding.link.source import Source
+from narrows.coding.link.text import MAX_BUFFER_BYTES, TextTokens
+from narrows.coding.tokens.calibrate import Calibration
+from narrows.coding.tokens.code import TokenCode
 
 NASTY = [
     b"\0",

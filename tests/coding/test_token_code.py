@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from narrows.coding.calibrate import Calibration
 from narrows.coding.events import AnswerSpec, Coding
-from narrows.coding.sampler import sample
-from narrows.coding.token_code import TokenCode
-from narrows.coding.token_code_kernels import LIST_MAX
+from narrows.coding.tokens.calibrate import Calibration
+from narrows.coding.tokens.code import TokenCode
+from narrows.coding.tokens.kernels import LIST_MAX
+from narrows.coding.tokens.sampler import sample
 from narrows.errors import LinkError
 
 KEY = bytes(range(32))

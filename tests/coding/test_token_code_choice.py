@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narrows.coding.events import AnswerSpec, Coding
-from narrows.coding.token_code_choice import CodingChoice
+from narrows.coding.tokens.choice import CodingChoice
 
 WARM = AnswerSpec((1,), 10)
 GREEDY = AnswerSpec((1,), 10, temperature=0)

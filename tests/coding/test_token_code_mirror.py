@@ -13,11 +13,11 @@ from math import isqrt
 import numpy as np
 import pytest
 
-from narrows.coding import noise
-from narrows.coding.calibrate import EXPONENTS, GAIN, Calibration
 from narrows.coding.events import AnswerSpec, Coding
-from narrows.coding.token_code import TokenCode
-from narrows.weak import distribution as dist
+from narrows.coding.tokens import noise
+from narrows.coding.tokens.calibrate import EXPONENTS, GAIN, Calibration
+from narrows.coding.tokens.code import TokenCode
+from narrows.models import distribution as dist
 
 ONE = 1 << 16
 

@@ -14,13 +14,13 @@ from typing import Any
 import openai
 
 from e2e.fakes import CountingWire
-from narrows.cli.config import Config, load_config
-from narrows.cli.local import to_toml
 from narrows.cli.status import collect
-from narrows.cli.supervise import Role, Supervisor
+from narrows.deploy.config import Config, load_config
+from narrows.deploy.local import to_toml
+from narrows.deploy.supervise import Role, Supervisor
 from narrows.enclave.config import UpstreamConfig
 from narrows.gate.config import PortConfig
-from narrows.ledger.demo import create_demo, demo_witness_key
+from narrows.ledger.office.demo import create_demo, demo_witness_key
 from ports import free_port
 
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from e2e.chain import Chain, free_port
-from narrows.cli.config import load_config
-from narrows.cli.local import to_toml
+from models.test_hf import write_folder
+from models.tiny import tiny_source
 from narrows.cli.main import main
+from narrows.deploy.config import load_config
+from narrows.deploy.local import to_toml
 from narrows.gate.config import PortConfig
-from narrows.weak.artifact import Artifact, write_artifact
-from narrows.weak.pack import pack
-from narrows.weak.registry import load_source
-from narrows.weak.signed import read_signed, signed_path
-from weak.test_hf import write_folder
-from weak.tiny import tiny_source
+from narrows.models.artifact import Artifact, write_artifact
+from narrows.models.checkpoint.pack import pack
+from narrows.models.registry import load_source
+from narrows.models.shelf.signed import read_signed, signed_path
 
 
 def narrows(*arguments: object) -> int:
@@ -57,7 +57,7 @@ def altered(path: Path, **header: Any) -> None:
     said = {k: v for k, v in old.header.items() if k != "conformance"}
     draft = path.with_name("draft.narrows")
     write_artifact(draft, said | header, tensors)
-    from narrows.weak.runtime import load_runtime
+    from narrows.models.runtime.runtime import load_runtime
 
     numerics = load_runtime(Artifact.open(draft), threads=1).numerics.hex()
     write_artifact(path, said | header | {"conformance": numerics}, tensors)

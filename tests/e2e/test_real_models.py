@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from e2e.chain import Chain
-from narrows.weak.fetch import fetch_gguf
+from narrows.models.checkpoint.fetch import fetch_gguf
 from ports import free_port
 
 Chains = Callable[..., Chain]

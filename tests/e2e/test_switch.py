@@ -14,10 +14,10 @@ import pytest
 
 from e2e.chain import Chain
 from e2e.fakes import HOLD, ScriptedModel
+from models.tiny import tiny_source
 from narrows.cli.main import main
-from narrows.edge.stats import read_stats
-from narrows.weak.pack import pack
-from weak.tiny import tiny_source
+from narrows.edge.books.stats import read_stats
+from narrows.models.checkpoint.pack import pack
 
 STREAMS = 64
 

@@ -10,8 +10,8 @@ from edge.harness import Drop, FakeEnclave, Hang, Until
 from edge.standin import FlatModel
 from narrows.coding.events import Finish, Finished, Opened
 from narrows.coding.link import LinkEncoder, LinkOptions
+from narrows.coding.spec import answer_spec
 from narrows.wire.messages import Cancel, FrameReader, Hello, Request
-from narrows.wire.spec import answer_spec
 
 
 class RealEnclave(FakeEnclave):

@@ -14,12 +14,12 @@ import pytest
 
 from edge.harness import FakeEnclave, Rig, chat, native, wait_until
 from edge.standin import FlatModel, LineDecoder
-from narrows.edge.client import LinkClient
+from narrows.edge.books.stats import read_stats
 from narrows.edge.config import EdgeConfig, TlsFiles
-from narrows.edge.dial import Unreachable
-from narrows.edge.stats import read_stats
+from narrows.edge.link.dial import Unreachable
+from narrows.edge.link.upkeep import LinkClient
 from narrows.errors import PeerError
-from narrows.weak.shelf import Shelf
+from narrows.models.shelf.shelf import Shelf
 from narrows.wire.gatestate import PortState
 from narrows.wire.messages import Greeting
 from narrows.wire.padding import frame_bytes, pad
@@ -237,8 +237,8 @@ def test_an_enclave_that_ends_nothing_loses_its_link(tmp_path, monkeypatch):
         async def _play(self, writer, number, request, cancelled):
             await asyncio.sleep(3600)
 
-    monkeypatch.setattr("narrows.edge.client.MAX_OPEN", 6)
-    monkeypatch.setattr("narrows.edge.link.MAX_OPEN", 6)
+    monkeypatch.setattr("narrows.edge.link.upkeep.MAX_OPEN", 6)
+    monkeypatch.setattr("narrows.edge.link.link.MAX_OPEN", 6)
     rig = Rig(tmp_path)
     rig.enclave = Hoarder()
     with rig:

@@ -8,12 +8,12 @@ import pytest
 
 from edge.harness import Rig, native
 from narrows.cli.status import collect
+from narrows.edge.books.drift import judge, read_drift, save_bounds
+from narrows.edge.books.stats import Imitation, StatsRecorder
+from narrows.edge.books.store import database_path, open_database
 from narrows.edge.config import DriftConfig
-from narrows.edge.drift import judge, read_drift, save_bounds
-from narrows.edge.stats import Imitation, StatsRecorder
-from narrows.edge.store import database_path, open_database
-from narrows.ledger.demo import create_demo
-from narrows.weak.shelf import Offer
+from narrows.ledger.office.demo import create_demo
+from narrows.models.shelf.shelf import Offer
 
 BOUNDS = DriftConfig(worse_percent=10, days=3, min_bytes=1000)
 

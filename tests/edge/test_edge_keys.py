@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from edge.harness import MODEL, Hang, Rig, chat, native, wait_until
 from narrows.cli.key_api import key_list, key_new, key_revoke
-from narrows.edge.keys import any_key, bits_used, create_key, find_key, list_keys, revoke_key
-from narrows.edge.stats import Counts, StatsRecorder, read_stats, utc_day
-from narrows.edge.store import SCHEMA_VERSION, database_path, load_secret, open_database
+from narrows.edge.books.keys import any_key, bits_used, create_key, find_key, list_keys, revoke_key
+from narrows.edge.books.stats import Counts, StatsRecorder, read_stats, utc_day
+from narrows.edge.books.store import SCHEMA_VERSION, database_path, load_secret, open_database
 from narrows.errors import InputError, NarrowsError
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from edge.harness import MODEL, Hang, Rig, Until, chat, foreign, native, wait_until
 from narrows.coding.events import Coding, Opened
-from narrows.edge import jsonio
+from narrows.edge.api import jsonio
+from narrows.edge.api.request import parse_chat
 from narrows.edge.config import EdgeConfig, Limits
 from narrows.edge.problems import ApiError
-from narrows.edge.request import parse_chat
 from narrows.edge.text import TextDecoder
 from narrows.errors import InputError, LinkError
 from narrows.wire.messages import FrameReader, Request, encode_frame

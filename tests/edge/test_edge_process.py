@@ -19,7 +19,7 @@ import pytest
 
 from edge.harness import FakeEnclave, Hang, chat, native, wait_until
 from narrows.coding.events import Coding, Opened, Tokens
-from narrows.edge.stats import read_stats
+from narrows.edge.books.stats import read_stats
 
 TESTS = Path(__file__).parent.parent
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edge.harness import MODEL, Drop, Hang, Rig, Until, chat, foreign, native, wait_until
 from edge.real_enclave import RealEnclave
 from narrows.coding.events import Channel, Coding, Finish, Finished, Opened, Switch, Text, Usage
-from narrows.edge.stats import read_stats
+from narrows.edge.books.stats import read_stats
 
 
 @pytest.fixture(scope="module")

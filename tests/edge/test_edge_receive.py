@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
+from models.models import artifact_path
 from narrows.edge.config import EdgeConfig
-from narrows.edge.receive import receipts, receive
+from narrows.edge.pull.receive import receipts, receive
 from narrows.errors import ArtifactError, InputError, LinkError, PeerError
-from weak.models import artifact_path
 
 
 def take(tmp_path, chunks, at_most=1 << 20):

@@ -14,16 +14,16 @@ import pytest
 from edge.harness import MODEL, Drop, FakeEnclave, Hang, Rig, native, wait_until
 from edge.real_enclave import RealEnclave
 from edge.standin import ByteTokenizer, FlatModel
+from models.models import artifact_path
 from narrows.coding.events import Coding, Finish, Finished, Opened, Tokens
-from narrows.edge.stats import read_stats
-from narrows.edge.switching import Patience
+from narrows.edge.books.stats import read_stats
+from narrows.edge.link.patience import Patience
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.server import EnclaveServer
-from narrows.weak.registry import load_model
-from narrows.weak.shelf import Shelf, Shelving
+from narrows.models.registry import load_model
+from narrows.models.shelf.shelf import Shelf, Shelving
 from narrows.wire.messages import Greeting
-from weak.models import artifact_path
 
 
 def load(name, expect):
@@ -252,7 +252,7 @@ def test_an_enclave_that_ends_nothing_does_not_hold_an_old_link(tmp_path, monkey
         async def _play(self, writer, number, request, cancelled):
             await asyncio.sleep(3600)
 
-    monkeypatch.setattr("narrows.edge.client.UNWANTED_S", 0.5)
+    monkeypatch.setattr("narrows.edge.link.upkeep.UNWANTED_S", 0.5)
     shelf = Shelf.of([FlatModel()])
     rig = Rig(tmp_path, models=shelf)
     rig.enclave = Hoarder()

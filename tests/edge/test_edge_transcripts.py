@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from edge.harness import Hang, Rig, chat, native, wait_until
 from narrows.cli.main import main
 from narrows.coding.events import Coding, Failed, Failure, Opened, Tokens
-from narrows.edge.config import TranscriptConfig
-from narrows.edge.keys import create_key
-from narrows.edge.store import open_database
-from narrows.edge.transcripts import (
+from narrows.edge.books.keys import create_key
+from narrows.edge.books.store import open_database
+from narrows.edge.books.transcripts import (
     TranscriptLog,
     files,
     locked,
@@ -25,6 +24,7 @@ from narrows.edge.transcripts import (
     redact,
     transcripts_dir,
 )
+from narrows.edge.config import TranscriptConfig
 
 KEEP = TranscriptConfig(keep=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from narrows.edge.worker import DecodeWorker
+from narrows.edge.link.worker import DecodeWorker
 
 
 class Slow:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from models.tiny import tiny_source
 from narrows.coding.events import (
     Coding,
     Event,
@@ -23,10 +24,9 @@ from narrows.coding.events import (
 )
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.builtin import BuiltinBackend
-from narrows.weak.api import TokenModel
-from narrows.weak.pack import pack
-from narrows.weak.registry import load_model
-from weak.tiny import tiny_source
+from narrows.models.api import TokenModel
+from narrows.models.checkpoint.pack import pack
+from narrows.models.registry import load_model
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,12 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.link import LinkDecoder, LinkOptions
+from narrows.coding.spec import answer_spec
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.server import EnclaveServer
-from narrows.weak.api import Tokenizer
-from narrows.weak.bytemodel import ByteModel
+from narrows.models.api import Tokenizer
+from narrows.models.bytemodel import ByteModel
 from narrows.wire.messages import (
     PROTOCOL,
     Cancel,
@@ -34,7 +35,6 @@ from narrows.wire.messages import (
     WeakOffer,
     encode_frame,
 )
-from narrows.wire.spec import answer_spec
 
 OPTIONS = LinkOptions(max_hold_ms=20, round_hold_ms=0)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from narrows.edge.config import EdgeConfig
-from narrows.edge.telemetry import LineReader, printable, read_lines
+from narrows.edge.pull.telemetry import LineReader, printable, read_lines
 from narrows.enclave.telemetry import MAX_LINES, LineRing, TelemetryServer
 from narrows.errors import LinkError
 

@@ -19,14 +19,14 @@ from narrows.bench.gate_peers import (
     enclave_process,
     start,
 )
-from narrows.cli.config import load_config
+from narrows.deploy.config import load_config
 from narrows.errors import InputError, PeerError
 from narrows.gate.config import GateConfig
-from narrows.ledger.copying import copy_log
-from narrows.ledger.etcd_http import EtcdConfig
-from narrows.ledger.etcd_store import EtcdStore
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.opening import open_store
+from narrows.ledger.office.copying import copy_log
+from narrows.ledger.stores.etcd import EtcdStore
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.place import open_store
 from narrows.wire.gatestate import fetch_state
 
 BUDGET_BYTES = 1 << 40

@@ -20,7 +20,7 @@ from narrows.gate.outlet import SEND_BUFFER_BYTES
 from narrows.ledger.changes import sign_change
 from narrows.ledger.keys import load_private
 from narrows.ledger.limits import Limits
-from narrows.ledger.propose import budget_document
+from narrows.ledger.office.propose import budget_document
 from narrows.wire.gatestate import PortState, fetch_state
 
 

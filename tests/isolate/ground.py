@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from narrows.cli.supervise import die_with
+from narrows.deploy.supervise import die_with
 from narrows.isolate.namespaces import CLONE_NEWNET, TOOL_PATH, NetNamespace, setns
 from narrows.isolate.network import ENCLAVE, Network
 from narrows.isolate.sandbox import Sandbox

@@ -29,7 +29,7 @@ from isolate.ground import (
 from narrows.isolate.namespaces import run_tool
 from narrows.isolate.network import ENCLAVE, GATE_INNER, Network, wired
 from narrows.isolate.user import enclave_uid
-from narrows.ledger.demo import create_demo
+from narrows.ledger.office.demo import create_demo
 
 pytestmark = needs_isolation
 libc = ctypes.CDLL(None, use_errno=True)

@@ -22,13 +22,13 @@ import openai
 import pytest
 
 from isolate.ground import NetworkOf, Sniffer, needs_isolation, wait_for
-from narrows.cli.isolated import IsolatedDeployment
 from narrows.cli.status import collect
+from narrows.deploy.isolated import IsolatedDeployment
 from narrows.errors import InputError
 from narrows.isolate.namespaces import run_tool
 from narrows.isolate.network import ENCLAVE_PORTS, GATE_PORTS, device_name
 from narrows.isolate.user import deployment_tag, enclave_uid
-from narrows.weak.registry import DEFAULT_ARTIFACT
+from narrows.models.registry import DEFAULT_ARTIFACT
 
 pytestmark = needs_isolation
 SERVER = Path(__file__).with_name("inside_server.py")
@@ -391,7 +391,7 @@ def test_who_is_not_root_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("narrows.cli.isolated.TOOL_PATH", str(tmp_path))
+    monkeypatch.setattr("narrows.deploy.isolated.TOOL_PATH", str(tmp_path))
     with pytest.raises(InputError) as caught:
         IsolatedDeployment.prepare(None, tmp_path / "s", None, None)
     assert "bwrap, ip, nft" in str(caught.value)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from narrows.errors import PeerError
-from narrows.gate.allowance import CLASSES, Flow, Reading, Tcp
+from narrows.gate.backstop.allowance import CLASSES, Flow, Reading, Tcp
 from narrows.ledger.api import Denied, Lease
 
 

@@ -25,8 +25,8 @@ from typing import Any
 
 import pytest
 
-from narrows.gate.allowance import CLASSES
-from narrows.gate.kernel import unavailable
+from narrows.gate.backstop.allowance import CLASSES
+from narrows.gate.backstop.kernel import unavailable
 
 GATE, OUTSIDE = "10.77.0.1", "10.77.0.2"
 GATE6, OUTSIDE6 = "fd77::1", "fd77::2"

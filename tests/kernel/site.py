@@ -17,9 +17,9 @@ from typing import Any
 
 from kernel.netns import DEVICE, GATE, OUTSIDE, OUTSIDE6, Machine, two_machines, wait_until
 from narrows.bench.gate_peers import Child, StoppableWitness
-from narrows.ledger.demo import create_demo, demo_witness_key
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import open_witness
+from narrows.ledger.office.demo import create_demo, demo_witness_key
+from narrows.ledger.office.setup import open_witness
 from narrows.wire.gatestate import PortState, decode_state
 from narrows.wire.pins import client_context, make_identity
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from kernel.fakes import FakeKernel, Leases, send
 from narrows.errors import InputError
-from narrows.gate import kernel as kernel_module
-from narrows.gate.allowance import (
+from narrows.gate.backstop import kernel as kernel_module
+from narrows.gate.backstop.allowance import (
     ANNOUNCED_AHEAD_BYTES,
     BARE_BURST_BYTES,
     BOUND_PACKETS,
@@ -27,13 +27,13 @@ from narrows.gate.allowance import (
     difference,
     overhead_bytes,
 )
-from narrows.gate.backstop import Backstop
-from narrows.gate.backstop_config import BackstopConfig, make_plan
+from narrows.gate.backstop.config import BackstopConfig, make_plan
+from narrows.gate.backstop.guard import Backstop
+from narrows.gate.backstop.tcpinfo import _unwrapped
 from narrows.gate.config import GateConfig, PortConfig, TlsFiles
 from narrows.gate.main import open_backstop
-from narrows.gate.tcpinfo import _unwrapped
 from narrows.ledger.api import Denied, Lease
-from narrows.ledger.etcd_http import EtcdConfig
+from narrows.ledger.stores.etcd_http import EtcdConfig
 
 EMPTY = Reading({name: Flow() for name in CLASSES})
 HEADROOM = 1 << 16

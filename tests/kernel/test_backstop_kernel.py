@@ -15,10 +15,10 @@ from kernel.fakes import Leases
 from kernel.frames import send_frames
 from kernel.netns import DEVICE, GATE, OUTSIDE, Machine, needs_kernel, two_machines
 from narrows.errors import InputError
-from narrows.gate.backstop import Backstop
-from narrows.gate.backstop_config import BackstopConfig
-from narrows.gate.kernel import NftKernel
-from narrows.gate.nft import Plan, Served
+from narrows.gate.backstop.config import BackstopConfig
+from narrows.gate.backstop.guard import Backstop
+from narrows.gate.backstop.kernel import NftKernel
+from narrows.gate.backstop.nft import Plan, Served
 from narrows.ledger.api import Denied, Lease
 
 pytestmark = needs_kernel

@@ -14,10 +14,10 @@ import pytest
 from kernel.frames import flooding, send_frames, serving
 from kernel.netns import DEVICE, GATE, OUTSIDE, Machine, needs_kernel, two_machines, wait_until
 from narrows.errors import PeerError
-from narrows.gate.allowance import Reading
-from narrows.gate.kernel import NftKernel
-from narrows.gate.netdev import prepare, segmentation
-from narrows.gate.nft import Plan, Served, over_commands
+from narrows.gate.backstop.allowance import Reading
+from narrows.gate.backstop.kernel import NftKernel
+from narrows.gate.backstop.netdev import prepare, segmentation
+from narrows.gate.backstop.nft import Plan, Served, over_commands
 
 pytestmark = needs_kernel
 

@@ -25,8 +25,8 @@ from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
-from narrows.ledger.store import ConflictError, Head, Snapshot, Store, StoreError
-from narrows.ledger.verify import verify_log
+from narrows.ledger.office.verify import verify_log
+from narrows.ledger.stores.store import ConflictError, Head, Snapshot, Store, StoreError
 
 CAP_BYTES = 1000
 SETTLED_MS = 1000  # by then a settlement may be written, see clock.py

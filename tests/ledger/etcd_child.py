@@ -19,10 +19,10 @@ from pathlib import Path
 
 from narrows.ledger.api import Lease
 from narrows.ledger.clock import SystemClock
-from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import witness_verifier
-from narrows.ledger.witness_http import HttpWitness
+from narrows.ledger.office.setup import witness_verifier
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.witness.server import HttpWitness
 
 MAX_LEASE_BYTES = 20_000
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from narrows.ledger.etcd_http import EtcdConfig
+from narrows.ledger.stores.etcd_http import EtcdConfig
 
 START_TIMEOUT_S = 60.0
 _ports = itertools.count(2300, 2)

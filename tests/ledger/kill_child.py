@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from narrows.ledger.api import Lease
-from narrows.ledger.demo import demo_witness_key
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import witness_verifier
-from narrows.ledger.witness_http import HttpWitness
+from narrows.ledger.office.demo import demo_witness_key
+from narrows.ledger.office.setup import witness_verifier
+from narrows.ledger.witness.server import HttpWitness
 
 
 def main() -> None:

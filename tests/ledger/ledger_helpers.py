@@ -14,17 +14,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.ledger.api import Lease
 from narrows.ledger.changes import Operators, sign_change
-from narrows.ledger.etcd_http import EtcdConfig
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
-from narrows.ledger.propose import budget_document
-from narrows.ledger.setup import create_ledger, create_log_key, create_witness, witness_verifier
-from narrows.ledger.sqlite_store import SqliteStore
-from narrows.ledger.store import Store
-from narrows.ledger.witness import Witness
-from narrows.ledger.witness_http import HttpWitness, WitnessServer
-from narrows.ledger.witness_time import WitnessTime
+from narrows.ledger.office.propose import budget_document
+from narrows.ledger.office.setup import (
+    create_ledger,
+    create_log_key,
+    create_witness,
+    witness_verifier,
+)
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.sqlite import SqliteStore
+from narrows.ledger.stores.store import Store
+from narrows.ledger.witness.clock import WitnessTime
+from narrows.ledger.witness.server import HttpWitness, WitnessServer
+from narrows.ledger.witness.witness import Witness
 
 START_MS = 1_700_000_000_000
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000

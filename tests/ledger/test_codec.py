@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narrows.ledger.codec import Fields, MalformedError, decode, encode, is_name, unhex
+from narrows.ledger.log.canonical import Fields, MalformedError, decode, encode, is_name, unhex
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=10),

@@ -1,4 +1,4 @@
-"""Runs that the model check found (docs/model.md), replayed on the real code."""
+"""Runs that the model check found (docs/lease-protocol.md), replayed on the real code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ledger.ledger_helpers import Deployment, lease
 from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.verify import verify_path
 from narrows.ledger.replica import BehindError
-from narrows.ledger.verify import verify_path
-from narrows.ledger.witness import Witness, WitnessError
+from narrows.ledger.witness.witness import Witness, WitnessError
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ import pytest
 
 from ledger.ledger_helpers import Deployment, lease, served
 from narrows.errors import BudgetError
-from narrows.ledger import sqlite_store
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.limits import Limits
-from narrows.ledger.setup import open_witness
-from narrows.ledger.sqlite_store import SqliteStore
-from narrows.ledger.verify import verify_log, verify_path
+from narrows.ledger.office.setup import open_witness
+from narrows.ledger.office.verify import verify_log, verify_path
+from narrows.ledger.stores import sqlite as sqlite_store
+from narrows.ledger.stores.sqlite import SqliteStore
 
 SEED = 20261125
 

@@ -24,11 +24,11 @@ import pytest
 from ledger.etcd_cluster import Cluster, cluster, needs_etcd, wait_until
 from ledger.ledger_helpers import Deployment, served
 from ledger.test_kill import FarEnd
-from narrows.ledger.etcd_http import EtcdConfig
-from narrows.ledger.etcd_store import EtcdStore
 from narrows.ledger.limits import Limits
-from narrows.ledger.verify import verify_log
-from narrows.ledger.witness_http import HttpWitness
+from narrows.ledger.office.verify import verify_log
+from narrows.ledger.stores.etcd import EtcdStore
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.witness.server import HttpWitness
 
 pytestmark = needs_etcd
 

@@ -25,14 +25,14 @@ from ledger.ledger_helpers import Deployment, FakeClock, lease, make_keys
 from narrows.errors import BudgetError, InputError
 from narrows.ledger import replica
 from narrows.ledger.api import Denied
-from narrows.ledger.copying import copy_log
-from narrows.ledger.etcd_http import EtcdClient, EtcdConfig, encode_bytes
-from narrows.ledger.etcd_layout import MAX_APPEND_BYTES, pack, unpack
-from narrows.ledger.etcd_store import EtcdStore
 from narrows.ledger.limits import Limits
-from narrows.ledger.sqlite_store import SqliteStore, create
-from narrows.ledger.store import Head, Snapshot, StoreError
-from narrows.ledger.verify import verify_log
+from narrows.ledger.office.copying import copy_log
+from narrows.ledger.office.verify import verify_log
+from narrows.ledger.stores.etcd import EtcdStore
+from narrows.ledger.stores.etcd_http import EtcdClient, EtcdConfig, encode_bytes
+from narrows.ledger.stores.etcd_layout import MAX_APPEND_BYTES, pack, unpack
+from narrows.ledger.stores.sqlite import SqliteStore, create
+from narrows.ledger.stores.store import Head, Snapshot, StoreError
 
 pytestmark = needs_etcd
 

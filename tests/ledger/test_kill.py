@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from narrows.ledger.demo import create_demo, demo_witness_key
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import witness_verifier
-from narrows.ledger.verify import verify_path
-from narrows.ledger.witness_http import HttpWitness
+from narrows.ledger.office.demo import create_demo, demo_witness_key
+from narrows.ledger.office.setup import witness_verifier
+from narrows.ledger.office.verify import verify_path
+from narrows.ledger.witness.server import HttpWitness
 
 CHILD = Path(__file__).with_name("kill_child.py")
 MAX_LEASE_BYTES = 3000

@@ -21,20 +21,20 @@ from ledger.ledger_helpers import (
     served,
 )
 from narrows.errors import BudgetError
-from narrows.ledger import note
 from narrows.ledger.api import Denied, Lease, LeaseSource
-from narrows.ledger.balances import read_balances
 from narrows.ledger.changes import parse_change, sign_change
-from narrows.ledger.demo import create_demo, demo_budget
-from narrows.ledger.describe import describe
 from narrows.ledger.keys import load_private
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
-from narrows.ledger.propose import operators_document, recovery_document
+from narrows.ledger.log import note
+from narrows.ledger.office.balances import read_balances
+from narrows.ledger.office.demo import create_demo, demo_budget
+from narrows.ledger.office.describe import describe
+from narrows.ledger.office.propose import operators_document, recovery_document
+from narrows.ledger.office.setup import make_operators, open_witness
+from narrows.ledger.office.verify import verify_path
 from narrows.ledger.replica import SNAPSHOT_EVERY_LEAVES
-from narrows.ledger.setup import make_operators, open_witness
-from narrows.ledger.verify import verify_path
-from narrows.ledger.witness import WitnessError
+from narrows.ledger.witness.witness import WitnessError
 
 
 @pytest.fixture

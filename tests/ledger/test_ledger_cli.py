@@ -12,14 +12,14 @@ import pytest
 
 from ledger.etcd_cluster import Cluster, cluster, needs_etcd
 from narrows.bench.ledger_sweep import plot, sweep
-from narrows.cli.budget_limits import read_block
+from narrows.cli.ledger.limits import read_block
 from narrows.cli.main import main
 from narrows.errors import InputError
-from narrows.ledger.etcd_http import EtcdConfig
-from narrows.ledger.propose import write_change_file
-from narrows.ledger.setup import open_witness
-from narrows.ledger.sqlite_store import SqliteStore
-from narrows.ledger.store import StoreError
+from narrows.ledger.office.propose import write_change_file
+from narrows.ledger.office.setup import open_witness
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.sqlite import SqliteStore
+from narrows.ledger.stores.store import StoreError
 
 Run = Callable[..., str]
 

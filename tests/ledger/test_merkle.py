@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymerkle import InmemoryTree
 
 from narrows.errors import BudgetError
-from narrows.ledger.merkle import (
+from narrows.ledger.log.merkle import (
     EMPTY_ROOT,
     Tree,
     check_consistency,

@@ -15,7 +15,7 @@ import pytest
 
 
 def _load() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "model" / "check.py"
+    path = Path(__file__).resolve().parents[2] / "spin" / "check.py"
     spec = importlib.util.spec_from_file_location("narrows_model_check", path)
     assert spec is not None
     assert spec.loader is not None

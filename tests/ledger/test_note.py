@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.ledger_helpers import make_keys
-from narrows.ledger import note
 from narrows.ledger.keys import public_of
-from narrows.ledger.merkle import Tree
+from narrows.ledger.log import note
+from narrows.ledger.log.merkle import Tree
 
 KEY = make_keys(7, 1)[0]
 CHECKPOINT = note.Checkpoint("test.example/log", 12, bytes(range(32)), {"base": 77, "demo": 0})

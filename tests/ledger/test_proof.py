@@ -13,12 +13,12 @@ import pytest
 from ledger.ledger_helpers import Deployment, lease, make_keys
 from narrows.cli.main import main
 from narrows.errors import BudgetError
-from narrows.ledger import note
 from narrows.ledger.keys import public_of
 from narrows.ledger.limits import Limits
-from narrows.ledger.merkle import Tree, check_consistency, check_inclusion, leaf_hash
-from narrows.ledger.proof import Snapshot, consistency_proof, leaf_proof, open_log
-from narrows.ledger.verify import verify_path
+from narrows.ledger.log import note
+from narrows.ledger.log.merkle import Tree, check_consistency, check_inclusion, leaf_hash
+from narrows.ledger.office.proof import Snapshot, consistency_proof, leaf_proof, open_log
+from narrows.ledger.office.verify import verify_path
 
 LOG_KEY, WITNESS_KEY = make_keys(7, 1)[0], make_keys(9, 1)[0]
 

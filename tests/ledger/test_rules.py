@@ -19,7 +19,7 @@ from narrows.ledger import rules
 from narrows.ledger.changes import Operators, sign_change
 from narrows.ledger.keys import public_of
 from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits, fair_bytes
-from narrows.ledger.propose import budget_document, operators_document, recovery_document
+from narrows.ledger.office.propose import budget_document, operators_document, recovery_document
 
 KEYS = make_keys(3, 3)
 OPERATORS = Operators(tuple(sorted(public_of(k).hex() for k in KEYS)), 2)

@@ -23,11 +23,11 @@ from narrows.ledger.clock import SharedTime
 from narrows.ledger.keys import load_private
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.verify import verify_log
 from narrows.ledger.records import Anchor
 from narrows.ledger.rules import State
-from narrows.ledger.sqlite_store import SqliteStore
-from narrows.ledger.store import StoreError
-from narrows.ledger.verify import verify_log
+from narrows.ledger.stores.sqlite import SqliteStore
+from narrows.ledger.stores.store import StoreError
 
 WINDOW_MS, CAP_BYTES, MOST_MS = 20_000, 1000, 2500
 

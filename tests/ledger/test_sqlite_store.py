@@ -18,11 +18,11 @@ import pytest
 from ledger import conformance
 from ledger.ledger_helpers import Deployment, FakeClock, lease, make_keys
 from narrows.errors import BudgetError
-from narrows.ledger import sqlite_store
 from narrows.ledger.api import Denied, Lease
-from narrows.ledger.sqlite_store import SCHEMA_VERSION, SqliteStore
-from narrows.ledger.store import Head, StoreError
-from narrows.ledger.verify import verify_log, verify_path
+from narrows.ledger.office.verify import verify_log, verify_path
+from narrows.ledger.stores import sqlite as sqlite_store
+from narrows.ledger.stores.sqlite import SCHEMA_VERSION, SqliteStore
+from narrows.ledger.stores.store import Head, StoreError
 
 
 @dataclass

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from ledger.ledger_helpers import START_MS, Deployment, FakeClock, lease, make_keys, served
 from narrows.errors import BudgetError
-from narrows.ledger import note
 from narrows.ledger.changes import sign_change
-from narrows.ledger.codec import encode
 from narrows.ledger.keys import load_private, public_of, save_private
 from narrows.ledger.limits import Limits
-from narrows.ledger.merkle import EMPTY_ROOT, Tree
-from narrows.ledger.propose import operators_document
-from narrows.ledger.setup import make_operators
-from narrows.ledger.witness import NONCE_BYTES, Latest, Witness, WitnessError, parse_latest
-from narrows.ledger.witness_http import MAX_BODY_BYTES, parse_add_checkpoint
+from narrows.ledger.log import note
+from narrows.ledger.log.canonical import encode
+from narrows.ledger.log.merkle import EMPTY_ROOT, Tree
+from narrows.ledger.office.propose import operators_document
+from narrows.ledger.office.setup import make_operators
+from narrows.ledger.witness.server import MAX_BODY_BYTES, parse_add_checkpoint
+from narrows.ledger.witness.witness import NONCE_BYTES, Latest, Witness, WitnessError, parse_latest
 
 ORIGIN = "test.example/1"
 

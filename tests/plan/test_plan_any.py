@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from narrows.plan import figures
 from narrows.plan.analysis import analyse, as_json
+from narrows.plan.report import figures
+from narrows.plan.report.text import render
 from narrows.plan.scenario import build
-from narrows.plan.text import render
 
 _SHARES = ["0%", "1%..50%", "40%..100%", "100%"]
 _ABOVE = ["0.001%", "5%..60%", "100%"]

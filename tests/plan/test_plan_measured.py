@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from narrows.edge.stats import StatsRecorder
-from narrows.edge.store import open_database
+from narrows.cli.plan.measured import from_codec, from_ledger
+from narrows.edge.books.stats import StatsRecorder
+from narrows.edge.books.store import open_database
 from narrows.errors import InputError
-from narrows.plan.measured import from_codec, from_ledger
 from narrows.plan.scenario import build
 
 
@@ -94,7 +94,7 @@ def test_a_deployment_without_answers(tmp_path: Path) -> None:
 
 
 def test_the_ledger_is_read_where_there_is_one(tmp_path: Path) -> None:
-    from narrows.ledger.demo import create_demo
+    from narrows.ledger.office.demo import create_demo
 
     create_demo(tmp_path, 10_000)
     with pytest.raises(InputError, match="no answers"):

@@ -239,8 +239,8 @@ def test_the_budget_fits_the_ledger() -> None:
     """The block's numbers are limits that the ledger accepts, tighter windows within wider."""
     import tomllib
 
-    from narrows.ledger.codec import is_name
     from narrows.ledger.limits import parse_limits
+    from narrows.ledger.log.canonical import is_name
 
     lengths = {"1m": 60_000, "1h": 3_600_000, "1d": 86_400_000, "7d": 604_800_000}
     for name in preset_names():
@@ -256,7 +256,7 @@ def test_the_budget_fits_the_ledger() -> None:
 
 @given(st.text(max_size=100))
 def test_any_scenario_name_makes_a_lineage(name: str) -> None:
-    from narrows.ledger.codec import is_name
+    from narrows.ledger.log.canonical import is_name
 
     assert is_name(lineage_name(name))
 

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from narrows.plan.analysis import analyse
-from narrows.plan.html import render_html
+from narrows.plan.report.html import render_html
 from narrows.plan.scenario import load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""

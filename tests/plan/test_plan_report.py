@@ -13,11 +13,12 @@ import pytest
 
 from narrows.cli.main import main
 from narrows.errors import InputError
-from narrows.plan import figures, show
+from narrows.plan import show
 from narrows.plan.analysis import analyse
-from narrows.plan.compare import sweep_values
-from narrows.plan.html import render_html
-from narrows.plan.png import write_png
+from narrows.plan.report import figures
+from narrows.plan.report.compare import sweep_values
+from narrows.plan.report.html import render_html
+from narrows.plan.report.png import write_png
 from narrows.plan.scenario import build, load, preset_names
 from narrows.plan.units import UnitError
 from narrows.tomlfile import parse_toml

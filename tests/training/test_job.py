@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "weak"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 
 from tiny import tiny_source
 
 from narrows.cli.main import main
+from narrows.models.checkpoint.pack import pack
+from narrows.models.registry import load_model
 from narrows.training.recipe import Recipe, StudentShape
-from narrows.weak.pack import pack
-from narrows.weak.registry import load_model
 
 TEXT = "the gate counts every byte and a ledger writes it down before an answer leaves"
 WORDS = TEXT.split(" ")

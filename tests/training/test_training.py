@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from narrows.errors import InputError
 from narrows.training.batches import collate, groups, windows
 from narrows.training.classes import common_classes
-from narrows.training.examples import Example, is_dev, plain_example, read_shard, write_shard
-from narrows.training.prompts import read_prompts
+from narrows.training.corpus.examples import Example, is_dev, plain_example, read_shard, write_shard
+from narrows.training.corpus.prompts import read_prompts
+from narrows.training.corpus.sample import Sampled
 from narrows.training.recipe import Recipe, StudentShape, find_recipe, read_recipe
-from narrows.training.sample import Sampled
 
 VOCAB = 50
 SHAPE = StudentShape(16, 1, 2, 1, 8, 32, 64)
@@ -128,8 +128,8 @@ def test_windows_need_room_for_an_answer() -> None:
 
 def test_shared_rows_give_the_loss_of_the_full_vocabulary() -> None:
     torch = pytest.importorskip("torch")
+    from narrows.models.checkpoint.source import TokenizerData
     from narrows.training.student import new_student, to_source
-    from narrows.weak.source import TokenizerData
 
     torch.manual_seed(5)
     classes = common_classes(np.arange(VOCAB, dtype=np.float64), 20)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from narrows.cli.main import main
 from narrows.errors import InputError
-from narrows.training.examples import read_rows
-from narrows.training.transcripts import import_transcripts
-from narrows.weak.origin import named_digests, sha256_of
+from narrows.models.shelf.origin import named_digests, sha256_of
+from narrows.training.corpus.examples import read_rows
+from narrows.training.corpus.transcripts import import_transcripts
 
 ROWS = st.lists(st.tuples(st.sampled_from(["a", "a ", "b", "ç", "\ud800"]), st.text(max_size=4)))
 
@@ -64,9 +64,9 @@ def test_any_bytes_are_rows_or_refused(tmp_path: Path, data: bytes) -> None:
 
 def test_a_conversation_is_learned_as_one(tmp_path: Path) -> None:
     """Rows of the edge may hold several messages; the prompt is then the model's own rendering."""
-    from narrows.training.examples import read_answers
-    from narrows.weak.registry import load_model
-    from weak.models import artifact_path
+    from models.models import artifact_path
+    from narrows.models.registry import load_model
+    from narrows.training.corpus.examples import read_answers
 
     model = load_model(artifact_path("llama"), threads=1, kv_bytes=16 << 20)
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "weak"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 
 from tiny import LLAMA3_SCALING, tiny_source
 
@@ -49,7 +49,7 @@ def torch_logits(student: object, ids: list[int]) -> np.ndarray:
 
 def runtime_logits(path: Path, ids: list[int]) -> np.ndarray:
     """Natural log-probabilities after each id, from the exact runtime."""
-    from narrows.weak.registry import load_model
+    from narrows.models.registry import load_model
 
     model = load_model(path, threads=1)
     stream = model.open(ids[:1])
@@ -63,8 +63,8 @@ def runtime_logits(path: Path, ids: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "llama3"])
 def test_the_module_is_the_checkpoint_and_rounds_as_the_runtime(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
+    from narrows.models.checkpoint.pack import pack
     from narrows.training.tune import tuned_student
-    from narrows.weak.pack import pack
 
     stretched = {"rope_scaling": LLAMA3_SCALING} if arch == "llama3" else {}
     source = tiny_source(arch.rstrip("3") if stretched else arch, **stretched)
@@ -132,7 +132,7 @@ def hf_folder(folder: Path) -> Path:
     """The tiny model as Hugging Face writes it."""
     from safetensors.numpy import save_file
 
-    from narrows.weak.hf import hf_name
+    from narrows.models.checkpoint.hf import hf_name
 
     source, config = tiny_source(), tiny_source().config
     folder.mkdir()
@@ -191,7 +191,7 @@ def test_by_command_from_a_folder_to_an_artifact_that_knows_its_making(
 ) -> None:
     pytest.importorskip("torch")
     from narrows.cli.main import main
-    from narrows.weak.artifact import Artifact
+    from narrows.models.artifact import Artifact
 
     recipe = recipe_file(tmp_path / "r.toml", embed_rate=0.01 if method == "lora" else 0.003)
     words = arguments(tmp_path, "--method", method, "--recipe", str(recipe), "--threads", "1")
@@ -231,12 +231,12 @@ def test_the_mean_of_two_runs_is_packed_signed_for_and_measured_on_what_neither_
     weights, tensor by tensor."""
     pytest.importorskip("torch")
     from narrows.cli.main import main
+    from narrows.models.artifact import Artifact
+    from narrows.models.shelf.origin import same_model
     from narrows.training.base import load_base
     from narrows.training.merge import merged
     from narrows.training.rebuild import rebuild_job
     from narrows.training.tune import tune_job
-    from narrows.weak.artifact import Artifact
-    from narrows.weak.origin import same_model
 
     answers, base = answers_file(tmp_path / "a.jsonl"), str(hf_folder(tmp_path / "base"))
     runs, source = [tmp_path / "low", tmp_path / "full"], load_base(base)
@@ -303,8 +303,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
 
 def test_a_base_must_be_a_checkpoint(tmp_path: Path) -> None:
     pytest.importorskip("torch")
+    from narrows.models.checkpoint.pack import pack
     from narrows.training.base import load_base
-    from narrows.weak.pack import pack
 
     pack(tiny_source(), tmp_path / "x.narrows", name="x", threads=1)
     with pytest.raises(InputError, match="rounded already"):

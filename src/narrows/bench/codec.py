@@ -24,22 +24,16 @@ from typing import Any
 import numpy as np
 
 from narrows.bench.codec_peers import peers
-from narrows.bench.codec_replay import ReplayCode, ReplayModel, replayed
-from narrows.bench.codec_run import Replayed, Run, RunResult, Traffic
 from narrows.coding.events import AnswerSpec, Coding
 from narrows.coding.link import LinkOptions
-from narrows.coding.range_kernels import (
-    TAIL,
-    decode_symbols,
-    encode_symbols,
-    new_state,
-    push,
-)
+from narrows.coding.range.kernels import TAIL, decode_symbols, encode_symbols, new_state, push
+from narrows.coding.spec import render_prompt
 from narrows.errors import InputError
-from narrows.training.examples import messages_of
-from narrows.weak.api import TokenModel
-from narrows.weak.registry import load_model
-from narrows.wire.spec import render_prompt
+from narrows.measure.replay import ReplayCode, ReplayModel, replayed
+from narrows.measure.run import Replayed, Run, RunResult, Traffic
+from narrows.models.api import TokenModel
+from narrows.models.registry import load_model
+from narrows.training.corpus.examples import messages_of
 
 LIVE_MS = 20_000.0
 SINGLE_MS = 120_000.0

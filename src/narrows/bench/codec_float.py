@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from narrows.errors import InputError, missing_extra
-from narrows.weak.fetch import SMOLLM2_135M, fetch_gguf
+from narrows.models.checkpoint.fetch import SMOLLM2_135M, fetch_gguf
 
 MAX_TOKENS = 8192
 

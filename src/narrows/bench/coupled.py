@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from narrows.coding.calibrate import Calibration
 from narrows.coding.events import AnswerSpec, Coding
-from narrows.coding.sampler import sample
-from narrows.coding.token_code import TokenCode
+from narrows.coding.tokens.calibrate import Calibration
+from narrows.coding.tokens.code import TokenCode
+from narrows.coding.tokens.sampler import sample
 from narrows.errors import InputError
-from narrows.weak.api import TokenModel
-from narrows.weak.registry import load_model
-from narrows.weak.source import SourceModel
+from narrows.models.api import TokenModel
+from narrows.models.checkpoint.source import SourceModel
+from narrows.models.registry import load_model
 
 PROMPTS = (
     "Write a short story about a lighthouse keeper who finds a letter.",
@@ -156,9 +156,9 @@ def five_bits(source: SourceModel, coarse: int) -> SourceModel:
 
 def five_bit_model(answers: list[Answer], folder: Path, say: Say) -> TokenModel:
     """Search ``coarse``; raises InputError where no choice reaches the range."""
-    from narrows.weak.fetch import fetch_gguf
-    from narrows.weak.gguf_model import load_gguf
-    from narrows.weak.pack import pack
+    from narrows.models.checkpoint.fetch import fetch_gguf
+    from narrows.models.checkpoint.gguf_model import load_gguf
+    from narrows.models.checkpoint.pack import pack
 
     source = load_gguf(fetch_gguf())
     low, high = 0, source.config.n_layers

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from narrows.errors import BudgetError, PeerError
-from narrows.ledger.demo import create_demo, demo_witness_key
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import open_witness
-from narrows.ledger.verify import verify_path
-from narrows.ledger.witness import Witness
-from narrows.ledger.witness_http import WitnessServer
+from narrows.ledger.office.demo import create_demo, demo_witness_key
+from narrows.ledger.office.setup import open_witness
+from narrows.ledger.office.verify import verify_path
+from narrows.ledger.witness.server import WitnessServer
+from narrows.ledger.witness.witness import Witness
 
 CHUNK_BYTES = 1 << 20
 READY_LINE_BYTES = 1 << 16

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from narrows.errors import BudgetError
 from narrows.ledger.api import Lease
-from narrows.ledger.demo import create_demo, demo_witness_key
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import open_witness, witness_verifier
-from narrows.ledger.witness_http import HttpWitness, WitnessServer
+from narrows.ledger.office.demo import create_demo, demo_witness_key
+from narrows.ledger.office.setup import open_witness, witness_verifier
+from narrows.ledger.witness.server import HttpWitness, WitnessServer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from narrows.bench.runtime_exact import cut, exactness
 from narrows.bench.runtime_quality import Answer, exact_bits, float_bits, read_answers
 from narrows.bench.runtime_speed import SLOTS, LlamaCpp, Ours
 from narrows.errors import PeerError
-from narrows.weak.fetch import fetch_gguf
-from narrows.weak.registry import load_model, resolve
-from narrows.weak.served import ServedModel
+from narrows.models.checkpoint.fetch import fetch_gguf
+from narrows.models.registry import load_model, resolve
+from narrows.models.served import ServedModel
 
 Report = Callable[[str], None]
 MODEL = "smollm2-135m"
@@ -25,7 +25,7 @@ _KV_BYTES = 1 << 30
 _START = """
 import json, resource, sys, time
 begin = time.perf_counter()
-from narrows.weak.registry import load_model
+from narrows.models.registry import load_model
 model = load_model(sys.argv[1], threads=int(sys.argv[2]))
 start_s = time.perf_counter() - begin
 stream = model.open(list(range(1, 400)))
@@ -141,7 +141,7 @@ def _quality(
     except ImportError:
         report("transformers is not installed: no comparison with float32")
         return result
-    from narrows.weak.gguf_model import load_gguf
+    from narrows.models.checkpoint.gguf_model import load_gguf
 
     floating = float_bits(
         load_gguf(fetch_gguf()),

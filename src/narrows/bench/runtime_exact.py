@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from narrows.errors import PeerError
-from narrows.weak.api import Logits, TokenModel
-from narrows.weak.distribution import frequencies
+from narrows.models.api import Logits, TokenModel
+from narrows.models.distribution import frequencies
 
 Sequences = list[list[int]]
 Report = Callable[[str], None]
@@ -135,8 +135,8 @@ def exactness(artifact: Path, sequences: Sequences, report: Report) -> dict[str,
 
 
 def _main() -> None:
-    from narrows.weak.artifact import Artifact
-    from narrows.weak.runtime import load_runtime
+    from narrows.models.artifact import Artifact
+    from narrows.models.runtime.runtime import load_runtime
 
     artifact, file, way, threads, backend = sys.argv[1:]
     kv_bytes = KV_BYTES if backend != "reference" else 64 << 20

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from narrows.errors import InputError
-from narrows.weak.distribution import frequencies
-from narrows.weak.served import ServedModel
-from narrows.weak.source import SourceModel
+from narrows.models.checkpoint.source import SourceModel
+from narrows.models.distribution import frequencies
+from narrows.models.served import ServedModel
 
 MAX_LINE_BYTES = 1 << 24
 MAX_TOKENS = 2048  # of prompt and answer: bounds the float32 model's memory

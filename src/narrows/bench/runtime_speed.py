@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from narrows.bench.runtime_quality import Answer
-from narrows.coding.calibrate import Calibration
 from narrows.coding.events import AnswerSpec, Coding
-from narrows.coding.range_coder import RangeEncoder
-from narrows.coding.token_code import TokenCode
-from narrows.weak.api import Stream
-from narrows.weak.served import ServedModel
+from narrows.coding.range.coder import RangeEncoder
+from narrows.coding.tokens.calibrate import Calibration
+from narrows.coding.tokens.code import TokenCode
+from narrows.models.api import Stream
+from narrows.models.served import ServedModel
 
 SLOTS = 16
 PREFILL_TOKENS = 448

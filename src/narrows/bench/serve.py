@@ -19,9 +19,9 @@ from typing import Any
 
 import aiohttp
 
-from narrows.cli.local import LocalDeployment, prepare_models
-from narrows.cli.supervise import Supervisor
 from narrows.coding.events import Tokens
+from narrows.deploy.local import LocalDeployment, prepare_models
+from narrows.deploy.supervise import Supervisor
 from narrows.enclave.backend import Backend, BackendRequest
 from narrows.enclave.models import make_backend
 

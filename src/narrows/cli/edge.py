@@ -31,11 +31,11 @@ def edge(
     import logging
     import sys
 
-    from narrows.cli.config import load_config
-    from narrows.cli.state import state_dir
+    from narrows.deploy.config import load_config
+    from narrows.deploy.state import state_dir
     from narrows.edge.serve import serve
-    from narrows.weak.operators import operator_keys
-    from narrows.weak.shelf import Shelf, Shelving
+    from narrows.models.shelf.operators import operator_keys
+    from narrows.models.shelf.shelf import Shelf, Shelving
     from narrows.wire.address import parse_address
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

@@ -34,7 +34,7 @@ def enclave(
     import logging
     import os
 
-    from narrows.cli.config import load_config
+    from narrows.deploy.config import load_config
     from narrows.enclave.config import UpstreamConfig
     from narrows.enclave.models import load_weak, make_backend
     from narrows.enclave.server import serve

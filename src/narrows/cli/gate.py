@@ -38,7 +38,7 @@ def gate(
     import dataclasses
     import json
 
-    from narrows.cli.state import config_file, ledger_etcd, state_dir
+    from narrows.deploy.state import config_file, ledger_etcd, state_dir
     from narrows.gate.main import serve, single_port
 
     if bool(listen) != bool(enclave):
@@ -52,7 +52,7 @@ def gate(
                 "a ledger in etcd needs a gate with a name", "give --config instead of --listen"
             )
     elif config is not None:
-        from narrows.cli.config_gate import load_gate
+        from narrows.deploy.gate_section import load_gate
 
         chosen = load_gate(config)
     else:

@@ -33,7 +33,7 @@ def init(
     and edge/ to theirs, and delete the rest. Ledger, witness and operator keys are made where
     they stay: 'narrows key operator new', 'narrows ledger init', 'narrows witness --init'.
     """
-    from narrows.cli.deployment import write_deployment
+    from narrows.deploy.files import write_deployment
 
     for path in write_deployment(folder, gate, state_port, enclave, edge):
         typer.echo(path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from narrows.cli import key_api, key_operator
+from narrows.cli import key_api
+from narrows.cli.ledger import key_operator
 
 app = typer.Typer(
     add_completion=False,

@@ -28,9 +28,9 @@ def key_new(
     import time
     from contextlib import closing
 
-    from narrows.cli.state import state_dir
-    from narrows.edge.keys import create_key
-    from narrows.edge.store import open_database
+    from narrows.deploy.state import state_dir
+    from narrows.edge.books.keys import create_key
+    from narrows.edge.books.store import open_database
 
     folder = state_dir(state)
     with closing(open_database(folder)) as database:
@@ -53,10 +53,10 @@ def key_list(state: State = None, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from narrows.cli.state import existing_state_dir
-    from narrows.edge.keys import list_keys
-    from narrows.edge.stats import utc_day
-    from narrows.edge.store import open_database
+    from narrows.deploy.state import existing_state_dir
+    from narrows.edge.books.keys import list_keys
+    from narrows.edge.books.stats import utc_day
+    from narrows.edge.books.store import open_database
 
     with closing(open_database(existing_state_dir(state))) as database:
         keys = list_keys(database, utc_day(time.time()))
@@ -87,9 +87,9 @@ def key_revoke(
     import time
     from contextlib import closing
 
-    from narrows.cli.state import existing_state_dir
-    from narrows.edge.keys import revoke_key
-    from narrows.edge.store import open_database
+    from narrows.deploy.state import existing_state_dir
+    from narrows.edge.books.keys import revoke_key
+    from narrows.edge.books.store import open_database
 
     with closing(open_database(existing_state_dir(state))) as database:
         revoke_key(database, number, int(time.time()))

@@ -27,7 +27,7 @@ def status(
     """
     import json
 
-    from narrows.cli.state import existing_state_dir
+    from narrows.deploy.state import existing_state_dir
 
     folder = existing_state_dir(state)
     if as_json:
@@ -53,11 +53,11 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     read from the gate; None before the first byte."""
     import dataclasses
 
-    from narrows.cli.state import has_ledger, ledger_etcd
-    from narrows.edge.drift import read_drift
-    from narrows.edge.stats import read_stats
+    from narrows.deploy.state import has_ledger, ledger_etcd
+    from narrows.edge.books.drift import read_drift
+    from narrows.edge.books.stats import read_stats
     from narrows.errors import InputError
-    from narrows.ledger.balances import read_balances
+    from narrows.ledger.office.balances import read_balances
     from narrows.wire.gatestats import gate_silent_s, read_gate_kernel, read_gate_ports
 
     if not has_ledger(folder):

@@ -24,8 +24,8 @@ def telemetry(
     """
     import asyncio
 
-    from narrows.cli.config import load_config
-    from narrows.edge.telemetry import read_lines
+    from narrows.deploy.config import load_config
+    from narrows.edge.pull.telemetry import read_lines
 
     async def show() -> None:
         async for line in read_lines(load_config(config).edge, gate):

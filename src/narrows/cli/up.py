@@ -46,10 +46,10 @@ def up(
     read and use (docs/deploy.md). A server elsewhere would be a second neighbour and is refused.
     """
     if isolated:
-        from narrows.cli.isolated import IsolatedDeployment
+        from narrows.deploy.isolated import IsolatedDeployment
 
         IsolatedDeployment.prepare(config, state, budget, port).run()
         return
-    from narrows.cli.local import LocalDeployment
+    from narrows.deploy.local import LocalDeployment
 
     LocalDeployment.prepare(config, state, budget, port).run()

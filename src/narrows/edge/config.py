@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from narrows.coding.link_options import LinkOptions
+from narrows.coding.link.options import LinkOptions
+from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.errors import InputError
-from narrows.weak.operators import key_problems
+from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
 from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
-from narrows.wire.spec import MAX_ANSWER_TOKENS
 
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536

@@ -15,20 +15,20 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from narrows.coding.link_options import LinkOptions
+from narrows.coding.link.options import LinkOptions
 from narrows.edge import problems
-from narrows.edge.access import Access
-from narrows.edge.app import make_app
-from narrows.edge.client import LinkClient, MakeDecoder
+from narrows.edge.api.access import Access
+from narrows.edge.api.app import make_app
+from narrows.edge.api.granian_server import STOP_S, HttpServer, bind
+from narrows.edge.api.service import Service
+from narrows.edge.books.drift import save_bounds
+from narrows.edge.books.stats import StatsRecorder
+from narrows.edge.books.store import load_secret, open_database
+from narrows.edge.books.transcripts import TranscriptLog, transcripts_dir
 from narrows.edge.config import EdgeConfig
-from narrows.edge.drift import save_bounds
-from narrows.edge.server import STOP_S, HttpServer, bind
-from narrows.edge.service import Service
-from narrows.edge.stats import StatsRecorder
-from narrows.edge.store import load_secret, open_database
-from narrows.edge.transcripts import TranscriptLog, transcripts_dir
-from narrows.weak.api import TokenModel
-from narrows.weak.shelf import Shelf, watch
+from narrows.edge.link.upkeep import LinkClient, MakeDecoder
+from narrows.models.api import TokenModel
+from narrows.models.shelf.shelf import Shelf, watch
 
 log = logging.getLogger("narrows.edge")
 

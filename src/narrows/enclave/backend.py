@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from narrows.coding.events import Event
-from narrows.weak.api import Tokenizer
+from narrows.models.api import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,11 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
-from narrows.coding.sampler import sample
+from narrows.coding.spec import ChatModel, fixed_q16
+from narrows.coding.tokens.sampler import sample
 from narrows.enclave.backend import BackendRequest
 from narrows.errors import InputError, NarrowsError
-from narrows.weak.api import Logits, Stream, Tokenizer, TokenModel
-from narrows.wire.spec import ChatModel, fixed_q16
+from narrows.models.api import Logits, Stream, Tokenizer, TokenModel
 from narrows.wire.stops import StopFinder
 
 log = logging.getLogger("narrows.enclave.builtin")

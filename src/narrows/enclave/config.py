@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.errors import InputError
-from narrows.weak.operators import key_problems
+from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import parse_address
 
 MAX_THREADS = 256

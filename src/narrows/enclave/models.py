@@ -6,9 +6,9 @@ from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.upstream import UpstreamBackend
-from narrows.weak.operators import operator_keys
-from narrows.weak.registry import load_model
-from narrows.weak.shelf import Shelf, Shelving
+from narrows.models.registry import load_model
+from narrows.models.shelf.operators import operator_keys
+from narrows.models.shelf.shelf import Shelf, Shelving
 
 
 def make_backend(config: EnclaveConfig) -> Backend:

@@ -20,8 +20,8 @@ from narrows.enclave.backend import Backend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.session import LinkSession
 from narrows.enclave.telemetry import LineRing, TelemetryServer
-from narrows.weak.api import TokenModel
-from narrows.weak.shelf import Shelf, watch
+from narrows.models.api import TokenModel
+from narrows.models.shelf.shelf import Shelf, watch
 from narrows.wire.address import parse_address
 
 log = logging.getLogger("narrows.enclave")

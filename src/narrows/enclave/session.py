@@ -32,11 +32,12 @@ from narrows.coding.events import (
     Tokens,
 )
 from narrows.coding.link import LinkEncoder, LinkOptions
+from narrows.coding.spec import answer_spec
 from narrows.enclave.backend import Backend, BackendRequest
 from narrows.enclave.config import SessionConfig
 from narrows.errors import LinkError, NarrowsError
-from narrows.weak.api import Tokenizer, TokenModel
-from narrows.weak.shelf import Shelf, take_for
+from narrows.models.api import Tokenizer, TokenModel
+from narrows.models.shelf.shelf import Shelf, take_for
 from narrows.wire.messages import (
     PROTOCOL,
     Cancel,
@@ -46,7 +47,6 @@ from narrows.wire.messages import (
     Message,
     Request,
 )
-from narrows.wire.spec import answer_spec
 
 log = logging.getLogger("narrows.enclave.session")
 

@@ -39,7 +39,7 @@ from narrows.coding.events import (
 )
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import UpstreamConfig
-from narrows.weak.api import Tokenizer
+from narrows.models.api import Tokenizer
 
 log = logging.getLogger("narrows.enclave.upstream")
 

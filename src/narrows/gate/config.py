@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.errors import InputError
-from narrows.gate.backstop_config import BackstopConfig, backstop_problems
-from narrows.ledger.codec import is_name
-from narrows.ledger.etcd_http import EtcdConfig
-from narrows.ledger.opening import OPERATOR
+from narrows.gate.backstop.config import BackstopConfig, backstop_problems
+from narrows.ledger.log.canonical import is_name
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.place import OPERATOR
 from narrows.wire.padding import fits_tls
 
 _KEY = re.compile("[0-9a-f]{64}")

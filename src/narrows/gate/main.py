@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from narrows.errors import BudgetError, InputError, PeerError
-from narrows.gate.backstop import Backstop
-from narrows.gate.backstop_config import make_plan
+from narrows.gate.backstop.config import make_plan
+from narrows.gate.backstop.guard import Backstop
+from narrows.gate.backstop.kernel import NftKernel, unavailable
+from narrows.gate.backstop.netdev import other_devices
 from narrows.gate.config import GateConfig, PortConfig, parse_address
-from narrows.gate.kernel import NftKernel, unavailable
-from narrows.gate.netdev import other_devices
 from narrows.gate.server import Gate
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.setup import witness_verifier
-from narrows.ledger.witness_http import HttpWitness
+from narrows.ledger.office.setup import witness_verifier
+from narrows.ledger.witness.server import HttpWitness
 
 Facts = dict[str, object]
 SWITCH_INTERVAL_S = 0.0002  # the ledger's thread must not keep the loop from its ticks

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import cast
 
 from narrows.errors import PeerError
-from narrows.gate.backstop import REASON, RECONCILE_S, Backstop
+from narrows.gate.backstop.guard import REASON, RECONCILE_S, Backstop
 from narrows.gate.config import GateConfig
 from narrows.gate.meter import LeasePolicy, Meter
 from narrows.gate.port import Port

@@ -20,8 +20,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from narrows.errors import BudgetError
-from narrows.ledger.codec import MAX_INTEGER, Document, Fields, encode, is_name, unhex
 from narrows.ledger.limits import Limits, parse_limits
+from narrows.ledger.log.canonical import MAX_INTEGER, Document, Fields, encode, is_name, unhex
 
 MESSAGE_PREFIX = b"narrows change v1\n"
 MAX_OPERATORS = 32

@@ -25,19 +25,20 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
-from narrows.ledger import admin, rules
+from narrows.ledger import rules
 from narrows.ledger.api import Denied, Lease
-from narrows.ledger.balances import Balances, balances_of
 from narrows.ledger.clock import Clock, ClockError, SystemClock
-from narrows.ledger.codec import Document
-from narrows.ledger.etcd_http import Announce, EtcdConfig
 from narrows.ledger.keys import load_private
-from narrows.ledger.opening import lock_gate, open_as
+from narrows.ledger.log.canonical import Document
+from narrows.ledger.office import admin
+from narrows.ledger.office.balances import Balances, balances_of
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
 from narrows.ledger.session import PATIENT_TRIES, Session, WitnessClient
-from narrows.ledger.store import Store
-from narrows.ledger.witness import WitnessError
+from narrows.ledger.stores.etcd_http import Announce, EtcdConfig
+from narrows.ledger.stores.place import lock_gate, open_as
+from narrows.ledger.stores.store import Store
+from narrows.ledger.witness.witness import WitnessError
 
 MAX_CLOSE_WAIT_MS = 2_000
 MAX_DEAD_WAIT_MS = 60_000

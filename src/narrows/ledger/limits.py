@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from narrows.ledger.codec import MAX_INTEGER, Document, Fields, MalformedError
+from narrows.ledger.log.canonical import MAX_INTEGER, Document, Fields, MalformedError
 
 GRANULES_PER_WINDOW = 1024
 MAX_WINDOWS = 16

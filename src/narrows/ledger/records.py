@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from narrows.ledger.changes import Operators
-from narrows.ledger.codec import Document
 from narrows.ledger.limits import Meter
+from narrows.ledger.log.canonical import Document
 
 if TYPE_CHECKING:
     from narrows.ledger.rules import State

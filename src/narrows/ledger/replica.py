@@ -14,10 +14,11 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
-from narrows.ledger import note, rules
-from narrows.ledger.codec import decode
-from narrows.ledger.merkle import Tree
-from narrows.ledger.store import ConflictError, Head, Snapshot, Store, StoreError
+from narrows.ledger import rules
+from narrows.ledger.log import note
+from narrows.ledger.log.canonical import decode
+from narrows.ledger.log.merkle import Tree
+from narrows.ledger.stores.store import ConflictError, Head, Snapshot, Store, StoreError
 
 SNAPSHOT_EVERY_LEAVES = 1024
 READ_LEAVES = 4096

@@ -36,9 +36,9 @@ from narrows.ledger.changes import (
     require,
     signers,
 )
-from narrows.ledger.codec import Document, Fields, decode, encode
 from narrows.ledger.limits import Limits, Meter, Room, fair_bytes
-from narrows.ledger.merkle import leaf_hash
+from narrows.ledger.log.canonical import Document, Fields, decode, encode
+from narrows.ledger.log.merkle import leaf_hash
 from narrows.ledger.records import (
     Account,
     Anchor,

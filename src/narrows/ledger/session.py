@@ -16,12 +16,13 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
-from narrows.ledger import note, rules
+from narrows.ledger import rules
 from narrows.ledger.clock import Clock, ClockError, LedgerTime, SharedTime
 from narrows.ledger.keys import public_of
+from narrows.ledger.log import note
 from narrows.ledger.replica import BehindError, Replica
-from narrows.ledger.store import ConflictError, Head, Store, StoreError
-from narrows.ledger.witness import NONCE_BYTES, Latest, WitnessError, parse_latest
+from narrows.ledger.stores.store import ConflictError, Head, Store, StoreError
+from narrows.ledger.witness.witness import NONCE_BYTES, Latest, WitnessError, parse_latest
 
 MAX_TRIES = 16  # races lost against other processes
 PATIENT_TRIES = 512  # what people do, and a gate's start, must not starve behind busy gates

@@ -162,7 +162,7 @@ def _safetensors(path: Path) -> Iterator[StoredTensor]:
 
 
 def _gguf(path: Path) -> Iterator[StoredTensor]:
-    from narrows.weak.gguf import read_gguf
+    from narrows.models.checkpoint.gguf import read_gguf
 
     for tensor in read_gguf(path).tensors.values():
         kind = tensor.encoding

@@ -1,6 +1,6 @@
 """The small model that a fine-tuning starts from: its float32 checkpoint, as a module to train.
 
-Nothing comes from the checkpoint's own code: the weights are read by ``narrows.weak``, and the
+Nothing comes from the checkpoint's own code: the weights are read by ``narrows.models``, and the
 module is transformers' Llama, Qwen2 or Qwen3 with exactly these sizes.
 """
 
@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError, InputError
+from narrows.models.artifact import Artifact
+from narrows.models.checkpoint.fetch import SMOLLM2_135M, fetch_gguf
+from narrows.models.checkpoint.hf import hf_name
+from narrows.models.checkpoint.source import ModelConfig, SourceModel
+from narrows.models.registry import load_source
 from narrows.training.rounded import ATTENTION
-from narrows.weak.artifact import Artifact
-from narrows.weak.fetch import SMOLLM2_135M, fetch_gguf
-from narrows.weak.hf import hf_name
-from narrows.weak.registry import load_source
-from narrows.weak.source import ModelConfig, SourceModel
 
 _CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 

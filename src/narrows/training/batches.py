@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from narrows.errors import InputError
 from narrows.training.classes import TokenClasses
-from narrows.training.examples import Example
+from narrows.training.corpus.examples import Example
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

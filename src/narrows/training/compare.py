@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from narrows.models.api import TokenModel
+from narrows.models.registry import load_model
+from narrows.models.runtime.runtime import Runtime
 from narrows.training.batches import collate
-from narrows.training.examples import Example
+from narrows.training.corpus.examples import Example
 from narrows.training.job import read_classes
 from narrows.training.recipe import Recipe
 from narrows.training.speech import Speech
 from narrows.training.student import Student, new_student
-from narrows.weak.api import TokenModel
-from narrows.weak.registry import load_model
-from narrows.weak.runtime import Runtime
 
 _Q16_LN2 = np.log(2) / 65536  # logits are Q16 exponents of two
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from narrows.errors import InputError
 from narrows.training.batches import groups, windows
-from narrows.training.examples import Example, is_dev, read_shard
+from narrows.training.corpus.examples import Example, is_dev, read_shard
 from narrows.training.recipe import Recipe
 
 

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 from narrows.errors import InputError
+from narrows.models.checkpoint.pack import pack
+from narrows.models.shelf.origin import named_digests
 from narrows.training.classes import TokenClasses, common_classes
 from narrows.training.data import TrainingData
 from narrows.training.loop import Progress, Training
 from narrows.training.recipe import Recipe, StudentShape
 from narrows.training.speech import Speech
 from narrows.training.student import new_student, to_source
-from narrows.weak.origin import named_digests
-from narrows.weak.pack import pack
 
 
 def train_job(

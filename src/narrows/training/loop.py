@@ -23,8 +23,8 @@ import torch
 
 from narrows.errors import InputError
 from narrows.training.batches import collate, groups
+from narrows.training.corpus.examples import Example
 from narrows.training.data import TrainingData
-from narrows.training.examples import Example
 from narrows.training.recipe import Recipe
 from narrows.training.student import Student
 

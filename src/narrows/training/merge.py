@@ -24,16 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narrows.errors import InputError
+from narrows.models.checkpoint.pack import Progress, pack
+from narrows.models.checkpoint.source import SourceModel
+from narrows.models.runtime.runtime import Runtime
 from narrows.training.base import merged_tensor
 from narrows.training.compare import exact_bits, float_bits
-from narrows.training.examples import Example
+from narrows.training.corpus.examples import Example
 from narrows.training.job import read_best, read_recipe_of
 from narrows.training.recipe import Recipe
 from narrows.training.speech import Speech
 from narrows.training.tune import base_facts, tuned_student
-from narrows.weak.pack import Progress, pack
-from narrows.weak.runtime import Runtime
-from narrows.weak.source import SourceModel
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from narrows.errors import InputError
+from narrows.models.checkpoint.pack import pack
 from narrows.training.base import load_base
 from narrows.training.job import pack_job, read_recipe_of
 from narrows.training.merge import merged
-from narrows.weak.pack import pack
 
 
 def rebuild_job(runs: Sequence[Path], out: Path, *, teacher: str, base: str | None) -> bytes:

@@ -25,9 +25,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from narrows.weak.numerics import FFN_ROTATION, power_of_two_block
-from narrows.weak.quantize import hadamard_matrix, rotation_norm
-from narrows.weak.source import ModelConfig
+from narrows.models.checkpoint.quantize import hadamard_matrix, rotation_norm
+from narrows.models.checkpoint.source import ModelConfig
+from narrows.models.runtime.numerics import FFN_ROTATION, power_of_two_block
 
 ATTENTION = "narrows"  # what a model's attn_implementation must be
 _LIMIT = 127.0

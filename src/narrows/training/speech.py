@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from narrows.errors import ArtifactError
+from narrows.models.artifact import Artifact
+from narrows.models.checkpoint.source import SourceModel, TokenizerData
+from narrows.models.registry import resolve
+from narrows.models.text.chat import ChatRenderer
+from narrows.models.text.tokenizer import TOKENIZER_TENSOR, BpeTokenizer
+from narrows.training.corpus.examples import Example, read_answers
 from narrows.training.data import TrainingData
-from narrows.training.examples import Example, read_answers
 from narrows.training.recipe import Recipe
-from narrows.weak.artifact import Artifact
-from narrows.weak.chat import ChatRenderer
-from narrows.weak.registry import resolve
-from narrows.weak.source import SourceModel, TokenizerData
-from narrows.weak.tokenizer import TOKENIZER_TENSOR, BpeTokenizer
 
 
 class Speech:

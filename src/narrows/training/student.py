@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from narrows.errors import InputError
+from narrows.models.checkpoint.source import ModelConfig, SourceModel, TokenizerData, tensor_shapes
 from narrows.training.base import hf_config
 from narrows.training.classes import TokenClasses
 from narrows.training.recipe import StudentShape
 from narrows.training.rounded import Rounding
-from narrows.weak.source import ModelConfig, SourceModel, TokenizerData, tensor_shapes
 
 
 class Student(nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -78,8 +78,8 @@ def new_student(shape: StudentShape, classes: TokenClasses) -> Student:
 def to_source(
     state: dict[str, Tensor], shape: StudentShape, classes: TokenClasses, tokenizer: TokenizerData
 ) -> SourceModel:
-    """The trained weights over the full vocabulary, ready for ``narrows.weak.pack``."""
-    from narrows.weak.hf import hf_name
+    """The trained weights over the full vocabulary, ready for ``models.checkpoint.pack``."""
+    from narrows.models.checkpoint.hf import hf_name
 
     config = _config(shape, len(classes.of_token))
     names = tensor_shapes(config)

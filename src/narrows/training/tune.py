@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from narrows.errors import InputError
+from narrows.models.checkpoint.source import SourceModel
 from narrows.training.base import adapted, hf_model
 from narrows.training.classes import all_classes
 from narrows.training.job import write_facts, write_json
@@ -23,7 +24,6 @@ from narrows.training.loop import Progress, Training
 from narrows.training.recipe import Recipe
 from narrows.training.speech import Speech
 from narrows.training.student import Student
-from narrows.weak.source import SourceModel
 
 
 def tune_job(

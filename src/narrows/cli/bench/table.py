@@ -1,0 +1,18 @@
+"""``narrows bench``: each part measured against its peers; every one has ``--json``."""
+
+from __future__ import annotations
+
+from narrows.cli.dispatch import CommandTable
+
+app = CommandTable(
+    summary="Measure the parts, each against its peers in the same run.",
+    commands={
+        "serve": ("narrows.cli.bench.serve", "The whole path against the model alone."),
+        "runtime": ("narrows.cli.bench.runtime", "The exact runtime, llama.cpp and float32."),
+        "codec": ("narrows.cli.bench.codec", "The link on real answers, and compressors."),
+        "coupled": ("narrows.cli.bench.coupled", "Coupled coding against H, CE and KL."),
+        "gate": ("narrows.cli.bench.gate", "The gate: throughput, delay, kills, overspend."),
+        "ledger": ("narrows.cli.bench.ledger", "The ledger: operations, utilisation, waste."),
+    },
+    epilog="Example:\n  narrows bench codec --answers answers.jsonl --json",
+)

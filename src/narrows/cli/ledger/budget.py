@@ -1,0 +1,229 @@
+"""``narrows budget``: show what is left; propose, sign and apply changes; read the history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from narrows.cli.ledger.options import JsonOption, PassphraseOption, StateOption, WitnessOption
+from narrows.errors import InputError
+
+if TYPE_CHECKING:
+    from narrows.ledger.office.balances import Balances
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Budgets: show, propose, sign, apply, history.",
+    epilog="Raising takes k of n operators: propose a change, each signs the file, one applies it. "
+    "With the demonstration's budget:  narrows budget propose --lineage demo --lifetime 20MB "
+    "--account answers --account telemetry --out raise.json   |   "
+    "narrows budget sign raise.json --key demo   |   narrows budget apply raise.json",
+)
+
+
+@app.command(epilog="Example: narrows budget show --state DIR --json")
+def show(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Show every lineage and account: granted, spent, outstanding, left, windows."""
+    import dataclasses
+    import json
+
+    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.ledger.office.balances import read_balances
+
+    folder = existing_state_dir(state)
+    balances = read_balances(folder, etcd=ledger_etcd(folder))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(balances)))
+    else:
+        _print_balances(balances)
+
+
+@app.command(
+    epilog="Example: narrows budget propose --state DIR --lineage base-1 --lifetime 2GB "
+    "--window 1h=50MB --account answers --account telemetry:lifetime=10MB --out raise.json"
+)
+def propose(
+    out: Annotated[Path, typer.Option(help="File to write the unsigned change to.")],
+    lineage: Annotated[str | None, typer.Option(help="The weight lineage.")] = None,
+    lifetime: Annotated[
+        str | None, typer.Option(help="Bytes that may ever leave: 5000000, 2GB.")
+    ] = None,
+    account: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:lifetime=SIZE][,LENGTH=SIZE...]; once for each gate port."),
+    ] = None,
+    window: Annotated[
+        list[str] | None, typer.Option(help="LENGTH=SIZE, as in 1m=1MB, 1h=50MB, 7d=1GB.")
+    ] = None,
+    block: Annotated[
+        Path | None,
+        typer.Option("--from", help="The budget block of 'narrows plan --budget FILE' instead."),
+    ] = None,
+    valid_days: Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)] = 7,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a change that sets the whole budget of a lineage. It does nothing until applied."""
+    import json
+    import time
+
+    from narrows.cli.ledger import limits as budget_limits
+    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.ledger.office.balances import read_state
+    from narrows.ledger.office.propose import budget_document, write_change_file
+
+    accounts = dict(budget_limits.account(text) for text in account or [])
+    if block is not None:
+        if lineage is not None or lifetime is not None or window:
+            raise InputError("--from says lineage, lifetime and windows", "drop it, or the flags")
+        found = budget_limits.read_block(block)
+        lineage, limits, accounts = found.lineage, found.limits, accounts or found.accounts
+    elif lineage is None or lifetime is None or not accounts:
+        given = {"--lineage": lineage, "--lifetime": lifetime, "--account": accounts}
+        missing = ", ".join(name for name, value in given.items() if not value)
+        raise InputError(
+            f"{missing} is missing", "see 'narrows budget show' for what there is; or --from FILE"
+        )
+    else:
+        limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
+    folder = existing_state_dir(state)
+    now = read_state(folder, ledger_etcd(folder))
+    document = budget_document(
+        now,
+        lineage,
+        limits,
+        accounts,
+        max(now.time_ms, int(time.time() * 1000)),
+        valid_days * 86_400_000,
+    )
+    write_change_file(out, document, [])
+    lines = _describe_file(out, state)
+    if as_json:
+        typer.echo(json.dumps({"change": document, "lines": lines}))
+    else:
+        typer.echo("\n".join(lines))
+
+
+@app.command(epilog="Example: narrows budget sign raise.json --key alice.key")
+def sign(
+    file: Annotated[Path, typer.Argument(help="The change.")],
+    key: Annotated[str, typer.Option(help="Key file, or a name in STATE/ledger/operators.")],
+    state: StateOption = None,
+    passphrase_file: PassphraseOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read what a change does, and add a signature to its file."""
+    import json
+
+    from narrows.cli.ledger.options import operator_key
+    from narrows.ledger.office.propose import add_signature, read_change_file, write_change_file
+
+    document, signatures = read_change_file(file)
+    lines = _describe_file(file, state)
+    if not (as_json and yes):
+        typer.echo("\n".join(lines), err=as_json)
+    if not yes:
+        typer.confirm("sign this?", abort=True, err=as_json)
+    private = operator_key(key, state, passphrase_file)
+    signatures = add_signature(document, signatures, private)
+    write_change_file(file, document, signatures)
+    if as_json:
+        signers = [key for key, _ in signatures]
+        typer.echo(json.dumps({"change": document, "lines": lines, "signers": signers}))
+    else:
+        typer.echo(f"{file} has {len(signatures)} signature(s)")
+
+
+@app.command("apply", epilog="Example: narrows budget apply raise.json --state DIR")
+def apply_file(
+    file: Annotated[Path, typer.Argument(help="The signed change.")],
+    state: StateOption = None,
+    witness: WitnessOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Apply a signed change to the ledger, at once and while gates run."""
+    import json
+    from contextlib import closing
+
+    from narrows.cli.ledger.options import open_ledger
+    from narrows.deploy.state import existing_state_dir
+    from narrows.ledger.office.propose import read_change_file
+
+    document, signatures = read_change_file(file)
+    with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
+        position = ledger.apply_change(document, signatures)
+    typer.echo(json.dumps({"position": position}) if as_json else f"applied as leaf {position}")
+
+
+@app.command(epilog="Example: narrows budget history --state DIR")
+def history(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List every change of budgets and operators, and who signed it."""
+    import dataclasses
+    import json
+    from contextlib import closing
+
+    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.ledger.office import describe
+    from narrows.ledger.stores.place import open_store
+
+    folder = existing_state_dir(state)
+    with closing(open_store(folder, ledger_etcd(folder), read_only=True)) as store:
+        changes = describe.history(store)
+    if as_json:
+        typer.echo(json.dumps({"changes": [dataclasses.asdict(change) for change in changes]}))
+        return
+    for change in changes:
+        typer.echo(f"leaf {change.position}, {describe.when(change.time_ms)}")
+        for line in change.lines:
+            typer.echo(f"  {line}")
+        typer.echo(f"  signed by {', '.join(key[:16] for key in change.signers)}")
+
+
+def _describe_file(file: Path, state: Path | None) -> list[str]:
+    from narrows.deploy.state import has_ledger, ledger_etcd, state_dir
+    from narrows.ledger.changes import parse_change
+    from narrows.ledger.office.balances import read_state
+    from narrows.ledger.office.describe import describe
+    from narrows.ledger.office.propose import read_change_file
+
+    folder = state_dir(state)
+    known = read_state(folder, ledger_etcd(folder)) if has_ledger(folder) else None
+    change = parse_change(read_change_file(file)[0])
+    if known is not None and known.origin != change.origin:
+        known = None
+    return describe(change, known)
+
+
+def _print_balances(balances: Balances) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from narrows.ledger.office.describe import duration, when
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "granted", "spent", "outstanding", "left"):
+        table.add_column(title, justify="right" if title else "left")
+    for line in balances.lineages:
+        sums = line.granted_bytes, line.spent_bytes, line.outstanding_bytes, line.left_bytes
+        table.add_row(f"[bold]{line.lineage}[/bold]", *(f"{count:,}" for count in sums))
+        for window in line.windows:
+            name = f"  any {duration(window.length_ms)}"
+            used, left = f"{window.used_bytes:,}", f"{window.left_bytes:,}"
+            table.add_row(name, f"{window.cap_bytes:,}", used, "", left)
+        for account in line.accounts:
+            cap = "closed" if account.closed else "shared"
+            if account.cap_bytes is not None:
+                cap = f"{account.cap_bytes:,}"
+            mine = account.spent_bytes, account.outstanding_bytes, account.left_bytes
+            table.add_row(f"  {account.account}", cap, *(f"{count:,}" for count in mine))
+            for window in account.windows:
+                name = f"    any {duration(window.length_ms)}"
+                used, left = f"{window.used_bytes:,}", f"{window.left_bytes:,}"
+                table.add_row(name, f"{window.cap_bytes:,}", used, "", left)
+    console = Console(highlight=False)
+    console.print(table if balances.lineages else "no budget: nothing leaves")
+    console.print(f"{balances.origin}, leaf {balances.position}, {when(balances.time_ms)}")

@@ -1,0 +1,83 @@
+"""What the commands over a ledger share: where it is, its witness, its keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from narrows.errors import BudgetError, InputError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from narrows.ledger.ledger import Ledger
+    from narrows.ledger.session import WitnessClient
+
+StateOption = Annotated[Path | None, typer.Option("--state", help="State folder.")]
+WitnessOption = Annotated[
+    str,
+    typer.Option(
+        "--witness", help="HOST:PORT of the witness; else the one in the state folder itself."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", help="File whose first line is the key's passphrase."),
+]
+
+
+def passphrase(path: Path | None) -> bytes | None:
+    """The first line of a file, without its end."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1024).rstrip(b"\r\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not line:
+        raise InputError(f"{path} holds no passphrase")
+    return line
+
+
+def operator_key(
+    named: str, folder: Path | None, passphrase_file: Path | None
+) -> Ed25519PrivateKey:
+    """A key file, by its path or by its name under STATE/ledger/operators."""
+    from narrows.ledger.keys import load_private
+
+    path = Path(named)
+    if folder is not None and "/" not in named and not path.is_file():
+        path = folder / "ledger" / "operators" / f"{named}.key"
+    return load_private(path, passphrase(passphrase_file))
+
+
+def find_witness(folder: Path, address: str) -> WitnessClient | None:
+    """The witness that the ledger of ``folder`` names: at ``address``, or in ``folder``."""
+    from narrows.deploy.state import ledger_etcd
+    from narrows.ledger.office.balances import read_state
+    from narrows.ledger.office.setup import open_witness, witness_verifier
+    from narrows.ledger.witness.server import HttpWitness
+    from narrows.wire.address import parse_address
+
+    key = read_state(folder, ledger_etcd(folder)).witness_key
+    if not key:
+        return None
+    if address:
+        return HttpWitness(*parse_address(address), witness_verifier(bytes.fromhex(key)))
+    if (folder / "witness" / "witness.db").is_file():
+        return open_witness(folder)
+    raise BudgetError("the ledger has a witness elsewhere", "name it: --witness HOST:PORT")
+
+
+def open_ledger(folder: Path, address: str) -> Ledger:
+    """The ledger of ``folder``, for an operator, beside the gate that may be using it."""
+    from narrows.deploy.state import ledger_etcd
+    from narrows.ledger.ledger import Ledger
+    from narrows.ledger.stores.place import OPERATOR
+
+    witness = find_witness(folder, address)
+    return Ledger.open(folder, witness=witness, gate=OPERATOR, etcd=ledger_etcd(folder))

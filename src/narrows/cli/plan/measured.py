@@ -1,0 +1,128 @@
+"""Bits per token from measurements instead of published figures.
+
+Sources: ``narrows bench codec --json``, ``narrows bench coupled --json``, and the traffic of a
+deployment (the edge's statistics and the ledger's balance, both read only).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from narrows.errors import InputError
+
+MAX_FILE_BYTES = 1 << 20
+
+# UTF-8 bytes of English chat text per token of vocabularies of 50k to 200k entries.
+BYTES_PER_TOKEN = (4.0, 4.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """``overrides``: scenario keys to text, as ``--set`` takes them. ``note``: what was
+    measured, for the report."""
+
+    overrides: dict[str, str]
+    note: str
+
+
+def _positive(data: dict[str, Any], key: str) -> float | None:
+    value = data.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value > 0 else None
+
+
+def _bits(low: float, high: float) -> str:
+    return f"{low:.6g} bits/token" if low == high else f"{low:.6g}..{high:.6g} bits/token"
+
+
+def from_codec(path: Path) -> Measured:
+    """Compressed (``bench codec``) or coupled and compressed (``bench coupled``) bits/token.
+
+    ``bench codec`` counts bytes; where it names no ``tokens``, 4.0 to 4.8 UTF-8 bytes per token
+    turn bits/byte into a range of bits/token. Raises InputError.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{path} holds no JSON object", "write it with 'narrows bench codec --json'"
+        )
+    coupled, crossed = _positive(data, "coupled_bits"), _positive(data, "CE")
+    if coupled is not None and crossed is not None:
+        overrides = {
+            "coding.coupled": _bits(coupled, coupled),
+            "coding.compressed": _bits(crossed, crossed),
+        }
+        return Measured(overrides, f"coupled and compressed bits/token from {path.name}")
+    per_byte = _positive(data, "bits_per_byte")
+    link, tokens = _positive(data, "link_bytes"), _positive(data, "tokens")
+    if link is not None and tokens is not None:
+        value = link * 8.0 / tokens
+        return Measured({"coding.compressed": _bits(value, value)}, f"{value:.3g} bits/token")
+    if per_byte is None:
+        raise InputError(
+            f"{path} has neither bits_per_byte nor coupled_bits and CE",
+            "write it with 'narrows bench codec --json' or 'narrows bench coupled --json'",
+        )
+    low, high = (per_byte * count for count in BYTES_PER_TOKEN)
+    note = f"{per_byte:.3g} bits/byte over {data.get('answers', 'some')} answers ({path.name})"
+    return Measured({"coding.compressed": _bits(low, high)}, note)
+
+
+def from_ledger(state_dir: Path) -> Measured:
+    """Bits/token and tokens/day of a deployment's own traffic. Raises InputError.
+
+    The deployed coding is not recorded apart, so what left counts as ``compressed``. A budget
+    also pays for timing: its share since the gate's start, where the gate ran in this folder.
+    """
+    from narrows.edge.books.stats import read_stats
+
+    if not state_dir.is_dir():
+        raise InputError(f"there is no state folder {state_dir}")
+    stats = read_stats(state_dir)
+    total = stats.total
+    if total.tokens < 1 or total.link_bytes < 1:
+        raise InputError(
+            f"no answers are recorded in {state_dir}", "serve some first: 'narrows up'"
+        )
+    timing = _timing_share(state_dir)
+    bits = total.link_bytes * 8.0 / total.tokens * (1.0 + timing)
+    per_day = total.tokens / max(1, len(stats.by_day))
+    overrides = {
+        "coding.compressed": _bits(bits, bits),
+        "demand.tokens_per_day": f"{per_day:.9g} tokens/day",
+    }
+    spent = _spent_bytes(state_dir)
+    note = f"{bits:.3g} bits/token over {total.answers:,} answers in {len(stats.by_day)} days"
+    note += f", {timing:.1%} more than the answers for timing" if timing else ""
+    return Measured(overrides, note + (f", {spent:,} bytes on the ledger" if spent else ""))
+
+
+def _timing_share(state_dir: Path) -> float:
+    """Timing bytes by bytes sent, on the ports of answers; 0 where no gate ran here."""
+    from narrows.wire.gatestats import read_gate_ports
+
+    ports = read_gate_ports(state_dir)
+    answers = [port for name, port in ports.items() if name == "answers"] or list(ports.values())
+    sent = sum(port.get("sent_bytes", 0) for port in answers)
+    return sum(port.get("timing_bytes", 0) for port in answers) / sent if sent else 0.0
+
+
+def _spent_bytes(state_dir: Path) -> int:
+    """What the ledger counts as spent, all lineages; 0 where there is no ledger yet."""
+    if not (state_dir / "ledger" / "ledger.db").exists():
+        return 0
+    from narrows.ledger.office.balances import read_balances
+
+    return read_balances(state_dir).spent_bytes

@@ -1,0 +1,162 @@
+"""``narrows weak publish``: sign a weak model that was made outside, or paid for."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from narrows.cli.ledger.options import PassphraseOption, StateOption
+from narrows.cli.weak.options import training_extra
+
+if TYPE_CHECKING:
+    from narrows.models.artifact import Artifact
+    from narrows.models.shelf.publish import Origin
+    from narrows.models.shelf.signed import Figures
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Examples:  narrows weak publish mine.narrows --key alice --run run/ "
+    "--teacher weak.narrows --data data/ --answers data/dev.jsonl   |   "
+    "narrows weak publish qwen.narrows --key alice --source Qwen2.5-0.5B-Instruct/   |   "
+    "narrows weak publish inside.narrows --key alice --paid"
+)
+def publish(
+    file: Annotated[Path, typer.Argument(help="The artifact.")],
+    key: Annotated[str, typer.Option(help="Operator key: file, or name under STATE.")],
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="The training run that made it, outside; several where averaged."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder or file of the runs' data; repeatable.")
+    ] = None,
+    teacher: Annotated[
+        str, typer.Option(help="As given to 'narrows weak train' for this run.")
+    ] = "smollm2-135m",
+    base: Annotated[
+        str | None, typer.Option(help="As given to 'narrows weak train' for this run.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="The checkpoint that it was imported from, outside.")
+    ] = None,
+    paid: Annotated[
+        bool, typer.Option("--paid", help="It came through the gate: 'narrows weak receive'.")
+    ] = False,
+    answers: Annotated[
+        Path | None, typer.Option(help="JSONL to measure bits per byte on, for the manifest.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="Only so many answers.")] = None,
+    licence: Annotated[str, typer.Option(help="Licence, for the manifest.")] = "not stated",
+    state: StateOption = None,
+    passphrase_file: PassphraseOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Sign an artifact (FILE.signed), after showing that it flows inward.
+
+    What an artifact says of itself counts for nothing. Either it is packed again from a
+    training run or a checkpoint outside and compared, tensor by tensor (on the machine that
+    trained it: floats differ elsewhere); or its bytes came through the gate and were charged.
+    Enclave and edge load only what an operator signed, where 'operators' are configured.
+    """
+    import dataclasses
+    import time
+
+    from narrows.cli.ledger.options import operator_key
+    from narrows.deploy.state import state_dir
+    from narrows.models.artifact import Artifact
+    from narrows.models.shelf.publish import manifest_of
+    from narrows.models.shelf.signed import Figures, sign, write_signed
+
+    artifact = Artifact.open(file)
+    signer = operator_key(key, state_dir(state), passphrase_file)
+    origin = _origin(
+        artifact, run or [], data or [], (teacher, base), source, paid, state_dir(state)
+    )
+    figures = _measure(file, answers, rows) if answers else Figures()
+    manifest = manifest_of(
+        artifact, origin, licence=licence, figures=figures, published_s=int(time.time())
+    )
+    path = write_signed(file, sign(manifest, signer))
+    if json:
+        typer.echo(json_module.dumps({"signed": str(path)} | dataclasses.asdict(manifest)))
+        return
+    typer.echo(f"{path}: {manifest.name}, {manifest.evidence}")
+    if figures.answers:
+        span = f"{figures.low:.3f} .. {figures.high:.3f}"
+        typer.echo(f"{figures.bits_per_byte:.3f} bits per byte ({span})")
+    typer.echo(
+        f"sha256 {manifest.sha256}\nsigned by {signer.public_key().public_bytes_raw().hex()}"
+    )
+
+
+def _origin(
+    artifact: Artifact,
+    runs: list[Path],
+    data: list[Path],
+    models: tuple[str, str | None],
+    source: Path | None,
+    paid: bool,
+    state: Path,
+) -> Origin:
+    from narrows.errors import InputError
+    from narrows.models.registry import load_source, progress_bar
+    from narrows.models.shelf.publish import Origin, from_runs, from_source, source_digests
+
+    if sum((bool(runs), source is not None, paid)) > 1:
+        raise InputError("--run, --source and --paid exclude each other")
+    if runs:
+        with training_extra():
+            from narrows.training.rebuild import rebuild_job
+        with progress_bar("Reading the data") as progress:
+            return from_runs(
+                artifact,
+                runs,
+                lambda path: rebuild_job(runs, path, teacher=models[0], base=models[1]),
+                data,
+                progress,
+            )
+    if source is not None:
+        from narrows.models.checkpoint.pack import pack
+
+        with progress_bar("Packing the checkpoint again") as progress:
+            return from_source(
+                artifact,
+                source_digests(source),
+                lambda path: pack(load_source(str(source)), path, name="again", progress=progress),
+            )
+    price = f"{artifact.size_bytes:,}"
+    if paid:
+        from narrows.edge.pull.receive import receipts
+
+        for receipt in receipts(state):
+            if receipt.sha256 == artifact.digest.hex():
+                return Origin("paid", f"{receipt.link_bytes} bytes paid at the gate")
+        raise InputError(
+            f"{artifact.path.name} did not come through the gate: no receipt in {state}",
+            f"export it for {price} bytes: 'narrows weak export' inside, "
+            "'narrows weak receive' outside",
+        )
+    raise InputError(
+        f"nothing outside shows where {artifact.path.name} was made; what it says of itself "
+        "does not count",
+        f"--run with --data, or --source; if it was made in the enclave it costs {price} bytes "
+        "of budget: 'narrows weak export' inside, 'narrows weak receive' outside, then --paid",
+    )
+
+
+def _measure(file: Path, answers: Path, rows: int | None) -> Figures:
+    from narrows.measure.compare import measure
+    from narrows.models.registry import progress_bar
+    from narrows.models.shelf.origin import sha256_of
+    from narrows.models.shelf.signed import Figures
+
+    with progress_bar("Measuring") as progress:
+        result = measure(str(file), answers, rows, progress)
+    low, high = result.interval()
+    return Figures(round(result.bits_per_byte, 4), round(low, 4), round(high, 4),
+                   len(result.bits), sha256_of(answers))  # fmt: skip

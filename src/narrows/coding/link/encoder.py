@@ -1,0 +1,252 @@
+"""The encoding end of a link: events of many answers in, the bytes to send out.
+
+Pure and synchronous: the stream is fully determined by the calls and the ``now_ms`` values.
+Model steps happen inside ``poll``; one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Generator
+
+from narrows.coding.events import AnswerSpec, Coding, Event
+from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind, Rows
+from narrows.coding.link.ends import EncoderPort
+from narrows.coding.link.items import NATURAL, keep_rows, prepare_rows
+from narrows.coding.link.options import LinkOptions
+from narrows.coding.link.rounds import REST, Action, Grammar
+from narrows.coding.link.schedule import Schedule
+from narrows.coding.link.source import Source
+from narrows.coding.range.coder import Mark
+from narrows.coding.tokens.choice import CodingChoice
+from narrows.coding.tokens.code import TokenCode
+from narrows.errors import InputError
+from narrows.models.api import TokenModel
+
+MAX_ITEMS_PER_POLL = 4096
+"""Then ``poll`` returns what it has and wants to be called again at once."""
+
+MAX_EXTEND = 64
+MAX_ROWS = 256
+"""Rows of logits held at once by read-ahead: 50 MB at 49k tokens."""
+WORTH_EXTEND = 16
+
+
+class LinkStats:
+    """``bits``: code length by kind (tokens, signals, pushes). ``delays``: items by whole
+    milliseconds from the poll that saw them to the bytes that decide them."""
+
+    def __init__(self, bits: dict[str, float]) -> None:
+        self.bits = bits
+        self.delays: Counter[int] = Counter()
+        self.items = 0
+        self.rounds = 0
+        self.pushes = 0
+
+
+class LinkEncoder:
+    def __init__(
+        self,
+        model: TokenModel,
+        options: LinkOptions | None = None,
+        make_code: CodeFactory = TokenCode,
+    ) -> None:
+        self.options = options or LinkOptions()
+        self._model = model
+        self._port = EncoderPort()
+        self._limits = self.options.limits
+        self._grammar = Grammar(self._port, self, model, self._limits, make_code)
+        self._schedule = Schedule(self.options.round_hold_ms, self._limits.max_run)
+        self._sources: dict[int, Source] = {}
+        self._to_open: deque[Source] = deque()
+        self._marks: deque[tuple[float, Mark]] = deque()
+        self._again = False
+        self._choice = CodingChoice()
+        self.stats = LinkStats(self._port.bits)
+
+    # -- calls -----------------------------------------------------------------------------
+
+    def request(self, spec: AnswerSpec) -> int:
+        """The answer's number; requests are counted alike on both ends."""
+        self._grammar.specs.append(spec)
+        return len(self._grammar.specs) - 1
+
+    def open(self, number: int, coding: Coding) -> None:
+        """Begin an answer; in any order. COUPLED allows PLAIN too, where that has measured
+        cheaper on this link. InputError where it was not requested or was opened."""
+        if not 0 <= number < len(self._grammar.specs):
+            raise InputError(f"answer {number} was not requested")
+        if number in self._sources or self._grammar.is_opened(number):
+            raise InputError(f"answer {number} is open already")
+        if coding is Coding.COUPLED:
+            coding = self._choice.choose(self._grammar.specs[number], sampler_is_shared=True)
+        source = Source(number, coding, self._model.tokenizer, self.options.text_hold_ms)
+        self._sources[number] = source
+        self._to_open.append(source)
+
+    def put(self, number: int, event: Event) -> None:
+        """The next event of an open answer. InputError for one that its coding forbids."""
+        source = self._sources.get(number)
+        if source is None:
+            raise InputError(f"answer {number} is not open")
+        source.put(event)
+
+    def poll(self, now_ms: float) -> bytes:
+        """Run the rounds and the push that are due. The bytes to send now, often none."""
+        budget = MAX_ITEMS_PER_POLL
+        self._open_waiting()
+        for source in list(self._sources.values()):
+            source.absorb(now_ms)
+        while budget > 0:
+            counts = self._schedule.plan(self._active_sources(), now_ms)
+            if counts is None:
+                break
+            budget -= self._round(counts)
+            self._open_waiting()
+        keep_rows(self._grammar.active)
+        self._again = budget <= 0
+        data = self._port.coder.take()
+        self._settle(now_ms)
+        if self._push_due(now_ms):
+            self._run(Action.PUSH)
+            self.stats.pushes += 1
+            data += self._port.coder.take()
+            self._settle(now_ms)
+        return data
+
+    def next_poll_ms(self, now_ms: float) -> float | None:
+        """When ``poll`` has something to do without new input; None: only after new input."""
+        if self._again or any(source.untimed for source in self._sources.values()):
+            return now_ms
+        times = [source.text_due_ms for source in self._sources.values()]
+        times.append(self._schedule.due_ms(self._active_sources()))
+        if self._marks:
+            times.append(self._marks[0][0] + self.options.max_hold_ms)
+        known = [time for time in times if time is not None]
+        return min(known) if known else None
+
+    def close(self) -> None:
+        """Give the model's memory back; for a link that is over. Idempotent."""
+        self._grammar.close()
+
+    # -- actions ---------------------------------------------------------------------------
+
+    def _active_sources(self) -> list[Source]:
+        return [self._sources[answer.number] for answer in self._grammar.active]
+
+    def _open_waiting(self) -> None:
+        while self._to_open and len(self._grammar.active) < self._limits.max_open:
+            source = self._to_open[0]
+            if source.number > self._grammar.lowest_unopened + self._limits.max_skip:
+                break
+            self._to_open.popleft()
+            self._run(Action.OPEN, (source.number, int(source.coding)))
+
+    def _round(self, counts: list[int]) -> int:
+        """One round of about these counts: fewer where the decoder's step budget is short."""
+        active = self._active_sources()
+        share = max(1, (self._limits.steps_saved // 2) // len(active))
+        counts = [
+            min(count, share) if count != REST or len(source.queue) > share else count
+            for count, source in zip(counts, active, strict=True)
+        ]
+        counts = [
+            share if count == REST and len(source.queue) > share else count
+            for count, source in zip(counts, active, strict=True)
+        ]
+        items = sum(
+            len(source.queue) if count == REST else count
+            for count, source in zip(counts, active, strict=True)
+        )
+        while self._grammar.steps < items:
+            self._run(Action.PAD)
+        self._run(Action.ROUND, tuple(counts))
+        self.stats.rounds += 1
+        self.stats.items += items
+        return items
+
+    def _run(self, action: Action, detail: tuple[int, ...] = ()) -> None:
+        _drive(self._grammar.act(action, detail))
+
+    def _push_due(self, now_ms: float) -> bool:
+        if not self._marks:
+            return False
+        if not self._sources:
+            return True  # nothing follows that could push for us
+        return self._marks[0][0] + self.options.max_hold_ms <= now_ms
+
+    def _settle(self, now_ms: float) -> None:
+        """Strike off the items that the far side can decide with what has been sent."""
+        sent = self._port.coder.now()
+        while self._marks and sent.decides(self._marks[0][1]):
+            came_ms, _ = self._marks.popleft()
+            self.stats.delays[int(now_ms - came_ms)] += 1
+
+    # -- the grammar's side ----------------------------------------------------------------
+
+    def opened(self, answer: Answer) -> None:
+        self._sources[answer.number].opened(answer)
+
+    def before_turn(self, turn: list[tuple[Answer, int]]) -> None:
+        answers = [answer for answer, _ in turn]
+        keep_rows(self._grammar.active)
+        held = sum(len(answer.rows) for answer in self._grammar.active)
+        for answer in answers:
+            if not answer.rows and held + MAX_EXTEND < MAX_ROWS:
+                self._extend(answer, alone=len(answers) == 1)
+                held += len(answer.rows)
+        prepare_rows(self._model, answers)
+
+    def next_item(self, answer: Answer) -> Item | None:
+        source = self._sources[answer.number]
+        item = source.queue.popleft()
+        natural = item.kind is Kind.END and item.end is not None and item.end.reason in NATURAL
+        if natural and self._model.tokenizer.eos_ids and not answer.full:
+            eos = self._likeliest_end(answer)
+            item = Item(Kind.TOKEN, eos, end=item.end, came_ms=item.came_ms)
+        self._came_ms = item.came_ms
+        self._bits_before = self._port.bits.get("tokens", 0.0)
+        return item
+
+    def _likeliest_end(self, answer: Answer) -> int:
+        """Any end token ends an answer, and foreign text has none of its own: the one that the
+        weak model expects is the cheapest (chat models end turns, base models texts)."""
+        ends = sorted(self._model.tokenizer.eos_ids)
+        rows, index = answer.rows[0]
+        return ends[0] if len(ends) == 1 else max(ends, key=lambda end: int(rows.array[index][end]))
+
+    def coded(self, answer: Answer, item: Item) -> None:
+        self._marks.append((self._came_ms, self._port.coder.mark()))
+        source = self._sources[answer.number]
+        source.bits += self._port.bits.get("tokens", 0.0) - self._bits_before
+        source.tokens += item.kind is Kind.TOKEN
+        if answer.ended:
+            del self._sources[answer.number]
+            self._choice.observe(source.coding, source.bits, source.tokens)
+
+    def _extend(self, answer: Answer, alone: bool) -> None:
+        """Have the model read what is queued in one parallel pass, where it is long enough."""
+        ahead: list[int] = [] if answer.unfed is None else [answer.unfed]
+        for item in self._sources[answer.number].queue:
+            if len(ahead) >= MAX_EXTEND:
+                break
+            if item.kind in (Kind.TOKEN, Kind.LITERAL):
+                ahead.append(item.value)
+        else:
+            if not self._sources[answer.number].complete:
+                ahead = ahead[:-1]  # nothing follows the last token yet: it stays unfed
+        if len(ahead) < (2 if alone else WORTH_EXTEND):
+            return
+        if answer.unfed is None:
+            first = Rows(self._model.logits(answer.stream).copy()[None, :], own=True)
+            answer.rows.append((first, 0))
+        rows = Rows(self._model.extend(answer.stream, ahead))
+        rows.keep()
+        answer.unfed = None
+        answer.rows.extend((rows, index) for index in range(len(ahead)))
+
+
+def _drive(step: Generator[None, None, None]) -> None:
+    """Run an action of the encoding end, which never waits."""
+    for _ in step:
+        raise RuntimeError("an encoder has nothing to wait for")

@@ -1,0 +1,148 @@
+"""What the encoder holds of an answer: events in, items out."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from narrows.coding.events import (
+    Coding,
+    Event,
+    Failed,
+    Failure,
+    Finish,
+    Finished,
+    Opened,
+    Switch,
+    Text,
+    Tokens,
+    Usage,
+)
+from narrows.coding.link.answer import Answer, End, Item, Kind
+from narrows.coding.link.text import Piece, TextTokens
+from narrows.errors import InputError
+from narrows.models.api import Tokenizer
+
+PIECE_MS = 20.0
+"""Text is decided within its hold-back and about one more piece of a lively stream."""
+
+
+class Source:
+    """One answer between ``open`` and its end on the link. Times: when ``poll`` saw an event."""
+
+    def __init__(
+        self, number: int, coding: Coding, tokenizer: Tokenizer, text_hold_ms: float
+    ) -> None:
+        self.number = number
+        self.coding = coding
+        self.queue: deque[Item] = deque()
+        self.complete = False
+        self.bits = 0.0  # code length of its tokens so far, and their number
+        self.tokens = 0
+        self.answer: Answer | None = None
+        self._inbox: list[Event] = []
+        self._ended = False
+        self._usage: Usage | None = None
+        self._room: int | None = None
+        self._eos = tokenizer.eos_ids
+        self._vocab_size = tokenizer.vocab_size
+        self._text = TextTokens(tokenizer, text_hold_ms) if coding is Coding.TEXT else None
+        self._held_ms = text_hold_ms + PIECE_MS
+
+    @property
+    def expected(self) -> bool:
+        answer = self.answer
+        return answer is not None and answer.started and answer.silent_rounds == 0
+
+    @property
+    def text_due_ms(self) -> float | None:
+        return self._text.due_ms() if self._text and not self.complete else None
+
+    @property
+    def untimed(self) -> bool:
+        """Whether events wait to be seen by a poll."""
+        return bool(self._inbox)
+
+    def put(self, event: Event) -> None:
+        """InputError for what the answer's coding or state does not allow."""
+        if self._ended:
+            raise InputError(f"answer {self.number} has ended already")
+        if isinstance(event, Opened):
+            raise InputError("an answer is opened by open()")
+        if isinstance(event, Tokens):
+            if self.coding is Coding.TEXT:
+                raise InputError(f"answer {self.number} is text, not tokens")
+            if not all(0 <= token < self._vocab_size for token in event.ids):
+                raise InputError(f"a token of answer {self.number} is not in the vocabulary")
+        if isinstance(event, Text) and self.coding is not Coding.TEXT:
+            raise InputError(f"answer {self.number} is tokens, not text")
+        self._ended = isinstance(event, Finished | Failed)
+        self._inbox.append(event)
+
+    def opened(self, answer: Answer) -> None:
+        self.answer = answer
+        self._room = answer.bytes_left if self.coding is Coding.TEXT else answer.items_left
+
+    def absorb(self, now_ms: float) -> None:
+        """Give the events that have been put their time and make them items."""
+        events, self._inbox = self._inbox, []
+        for event in events:
+            self._absorb(event, now_ms)
+        if self._text and not self.complete:
+            self._add(self._text.take(now_ms))
+
+    def _absorb(self, event: Event, now_ms: float) -> None:
+        if self.complete:
+            return
+        if isinstance(event, Tokens):
+            for token in event.ids:
+                kind = Kind.LITERAL if token in self._eos else Kind.TOKEN
+                self._append(Item(kind, token, size=1, came_ms=now_ms), now_ms)
+        elif isinstance(event, Text):
+            if self._text:
+                self._text.put(event.data, now_ms)
+        elif isinstance(event, Switch):
+            self._flush()
+            self._append(Item(Kind.SWITCH, int(event.channel), came_ms=now_ms), now_ms)
+        elif isinstance(event, Usage):
+            self._usage = event
+        elif isinstance(event, Finished):
+            if event.reason is Finish.CANCELLED:
+                self._forget()
+            else:
+                self._flush()
+            self._end(Kind.END, End(event.reason, usage=self._usage), now_ms)
+        elif isinstance(event, Failed):
+            self._flush()
+            self._end(Kind.FAIL, End(None, event.code, self._usage), now_ms)
+
+    def _forget(self) -> None:
+        """No one reads a cancelled answer: what is not coded yet need not be paid for."""
+        self.queue.clear()
+        self._text = None
+
+    def _flush(self) -> None:
+        if self._text:
+            self._add(self._text.finish())
+
+    def _add(self, pieces: list[tuple[Piece, float]]) -> None:
+        for (token, data), came_ms in pieces:
+            kind = Kind.TOKEN if token >= 0 else Kind.BYTE
+            value = token if token >= 0 else data[0]
+            item = Item(kind, value, size=len(data), came_ms=came_ms, held_ms=self._held_ms)
+            self._append(item, came_ms)
+
+    def _append(self, item: Item, now_ms: float) -> None:
+        """Queue it, unless the answer would pass the far side's limit: then it fails here."""
+        if self.complete:
+            return
+        if self._room is not None:
+            if item.size > self._room:
+                self._end(Kind.FAIL, End(None, Failure.UPSTREAM_MALFORMED, self._usage), now_ms)
+                return
+            self._room -= item.size
+        self.queue.append(item)
+
+    def _end(self, kind: Kind, end: End, now_ms: float) -> None:
+        if not self.complete:
+            self.queue.append(Item(kind, end=end, came_ms=now_ms))
+            self.complete = True

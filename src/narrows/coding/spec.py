@@ -1,0 +1,91 @@
+"""From a request to the ``AnswerSpec`` that both coders must agree on.
+
+Enclave and edge call ``answer_spec`` with the same request and the same weak model, so they
+condition it on the same prompt. The strong model's own prompt handling is the backend's
+business and need not look like this.
+
+Truncation rule: a rendered prompt longer than half the weak model's context keeps its last
+``max_context // 2`` ids. A weak model without a chat template gets each message as
+``role: text`` lines. Both only cost bits when they fit the strong model badly, never
+correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from narrows.coding.events import AnswerSpec
+from narrows.errors import InputError, LinkError
+from narrows.models.api import TokenModel
+from narrows.wire.messages import Request
+
+MAX_ANSWER_TOKENS = 1 << 20
+DEFAULT_MAX_TOKENS = 4096
+Q16 = 65536
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A token model that knows its chat template."""
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """The text of a message's content: a string, or its text parts joined."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
+    return ""
+
+
+def render_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Weak-model ids of the prompt, cut to the last ``max_context // 2``; at least one id."""
+    if isinstance(model, ChatModel):
+        plain = [{"role": str(m.get("role", "user")), "content": message_text(m)} for m in messages]
+        ids = model.render_chat(plain)
+    else:
+        lines = [f"{m.get('role', 'user')}: {message_text(m)}\n" for m in messages]
+        text = "".join(lines) + "assistant: "
+        ids = model.tokenizer.encode(text.encode("utf-8", "surrogatepass"))
+    return ids[-(model.max_context // 2) :]
+
+
+def fixed_q16(value: object, default: float, upper: float) -> int:
+    """A request's float as Q16; both ends round alike since the same JSON is parsed."""
+    number = default if value is None else value
+    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= upper:
+        raise InputError(f"{value!r} is outside 0..{upper:g}")
+    return round(number * Q16)
+
+
+def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
+    """What both coders know of the answer. Raises LinkError where the request is malformed."""
+    body = request.body
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise LinkError("a request without messages")
+    max_tokens = body.get("max_tokens", DEFAULT_MAX_TOKENS)
+    if not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_ANSWER_TOKENS:
+        raise LinkError(f"max_tokens {max_tokens!r} is outside 1..{MAX_ANSWER_TOKENS}")
+    try:
+        noise_key = bytes.fromhex(request.noise_key)
+        temperature = fixed_q16(body.get("temperature"), 1.0, 2.0)
+        top_p = fixed_q16(body.get("top_p"), 1.0, 1.0)
+        prompt = tuple(render_prompt(model, messages))
+    except (ValueError, InputError) as error:
+        raise LinkError(f"malformed request: {error}") from error
+    if len(noise_key) != 32:
+        raise LinkError("noise_key must be 32 bytes")
+    return AnswerSpec(
+        prompt=prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        noise_key=noise_key,
+        scope=request.scope,
+        resume=tuple(request.resume),
+    )

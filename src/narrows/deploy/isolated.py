@@ -1,0 +1,285 @@
+"""``narrows up --isolated``: the same deployment, with the enclave locked up on this machine.
+
+    witness, gate    in the gate's network namespace (see narrows.isolate.network)
+    enclave          in a sandbox and a network namespace of its own (narrows.isolate.sandbox)
+    upstream server  in another sandbox, in the enclave's network namespace
+    edge             on the host, as ever
+
+Order: remove what a killed predecessor left; namespaces, cables and rules; witness; enclave;
+gate; edge. What was made is undone in reverse when a start fails half-way, at Ctrl-C, and, since
+the kernel keeps namespaces for processes and descriptors only, after kill -9: what then still
+runs under the enclave's user is found by that user at the next start.
+
+Gate and edge speak TLS with pinned keys, made once in STATE/isolated, since the cable between
+them is not loopback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from narrows.deploy.config import Config, load_config
+from narrows.deploy.local import (
+    CHILD_TIMEOUT_S,
+    LocalDeployment,
+    err,
+    to_toml_section,
+    with_witness,
+)
+from narrows.deploy.supervise import Role, Supervisor, die_with
+from narrows.edge.config import TlsFiles as EdgeTls
+from narrows.enclave.config import EnclaveConfig
+from narrows.errors import InputError, PeerError
+from narrows.gate.backstop.kernel import unavailable
+from narrows.gate.config import TlsFiles as GateTls
+from narrows.isolate import network as net
+from narrows.isolate.namespaces import TOOL_PATH
+from narrows.isolate.sandbox import Sandbox, compiled_kernels
+from narrows.isolate.user import deployment_tag, enclave_uid, end_processes
+from narrows.ledger.office.demo import demo_witness_key
+from narrows.wire.address import is_loopback
+from narrows.wire.pins import make_identity
+
+TOOLS = ("bwrap", "ip", "nft")
+ENCLAVE_FILE, WEAK_FOLDER = "/run/narrows/enclave.toml", "/run/narrows/weak"
+_PASSED_ON = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_CACHE_DIR")
+_PROBE_S = 0.1
+
+
+@dataclass(frozen=True)
+class IsolatedDeployment(LocalDeployment):
+    @classmethod
+    def prepare(
+        cls, config_path: Path | None, state: Path | None, budget: int | None, port: int | None
+    ) -> LocalDeployment:
+        """As its base, after making sure that this host and this configuration can do it: else
+        ``InputError``, and nothing was made."""
+        _check_host()
+        _check_upstream(load_config(config_path).enclave)
+        return super().prepare(config_path, state, budget, port)
+
+    @property
+    def weak_folder(self) -> Path:
+        """Weak models flow inward: the one folder of the state that the enclave reads."""
+        return self.state / "weak"
+
+    def start(self, supervisor: Supervisor) -> int:
+        tag = deployment_tag(self.state)
+        uid = enclave_uid(tag)
+        config = _inside(self.config)
+        boxes = self._sandboxes(config.enclave, uid)
+        end_processes(uid)
+        supervisor.leftovers.callback(end_processes, uid)
+        network = supervisor.leftovers.enter_context(net.wired(tag))
+        witness = supervisor.start(
+            "witness",
+            ["witness", "--state", str(self.state), "--listen", "127.0.0.1:0"],
+            enter=network.gate.enter,
+        )
+        for name, (box, words) in boxes.items():
+            self._start_inside(supervisor, name, box, words, network)
+        config = with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
+        config = _outside(config, network, identities(self.state))
+        supervisor.start("gate", self._arguments("gate", config), enter=network.gate.enter)
+        edge = supervisor.start("edge", self._arguments("edge", config), timeout_s=CHILD_TIMEOUT_S)
+        err.print(
+            "\nThe enclave is isolated: its own user, processes, mounts, IPC and network; its "
+            "only neighbour is the gate.\nWhat it logs leaves through the gate, counted:\n\n"
+            f"  narrows telemetry --gate {network.gate_outer}:{net.GATE_PORTS[2]} "
+            f"--config {self.state}/run/effective.toml",
+            markup=False,
+            soft_wrap=True,
+        )
+        return int(edge.facts["port"])
+
+    def _sandboxes(self, enclave: EnclaveConfig, uid: int) -> dict[str, tuple[Sandbox, list[str]]]:
+        """What runs inside, in the order of starting."""
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        key = os.environ.get("NARROWS_UPSTREAM_KEY")
+        if enclave.upstream is not None and key:
+            environment["NARROWS_UPSTREAM_KEY"] = key
+        boxes: dict[str, tuple[Sandbox, list[str]]] = {}
+        if enclave.upstream is not None:
+            extras = enclave.isolated
+            box = Sandbox(uid, extras.files, devices=extras.devices, environment=environment)
+            boxes["upstream"] = (box, list(extras.command))
+        files, variables = _models(enclave)
+        folder = enclave.weak_folder or self.weak_folder
+        inside = dataclasses.replace(enclave, weak_folder=Path(WEAK_FOLDER))
+        box = Sandbox(
+            uid,
+            files,
+            placed={WEAK_FOLDER: folder},
+            private=compiled_kernels(),
+            data={ENCLAVE_FILE: to_toml_section("enclave", inside).encode()},
+            environment=environment | variables,
+        )
+        words = [sys.executable, "-m", "narrows.cli.main", "enclave", "--config", ENCLAVE_FILE]
+        boxes["enclave"] = (box, words)
+        for box, _ in boxes.values():
+            box.check(self.state, shown=self.weak_folder)
+        return boxes
+
+    def _start_inside(
+        self,
+        supervisor: Supervisor,
+        name: str,
+        box: Sandbox,
+        words: list[str],
+        network: net.Network,
+    ) -> None:
+        log_path = self.state / "log" / f"{name}.log"
+        with log_path.open("wb") as log:
+            enter = die_with(os.getpid(), network.enclave.enter)
+            role = InsideRole(name, box.prepare(words).start(enter, log), log_path)
+        supervisor.add(role)
+        if name == "enclave":
+            for port in net.ENCLAVE_PORTS:
+                await_listening(role, network, port, CHILD_TIMEOUT_S)
+
+
+class InsideRole(Role):
+    """A role of which nothing is told but that it has ended: its exit code and its words are
+    the attacker's, and not counted."""
+
+    def log_tail(self) -> str:
+        if not self.log_path.stat().st_size:
+            return "what it says stays inside; run without --isolated to see why"
+        return super().log_tail()  # bubblewrap's words, and inside.py's, if it came no further
+
+    def death(self) -> str | None:
+        return None if self.process.poll() is None else "has ended"
+
+
+def await_listening(role: Role, network: net.Network, port: int, timeout_s: float) -> None:
+    """Until the enclave takes a connection from the gate's side. PeerError when it ends
+    first."""
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex((net.ENCLAVE, port)) == 0
+
+    deadline = time.monotonic() + timeout_s
+    while not network.gate.run(listens):
+        if (how := role.death()) is not None:
+            raise PeerError(f"the {role.name} {how}; {role.log_tail()}")
+        if time.monotonic() > deadline:
+            raise PeerError(f"the {role.name} was not ready within {timeout_s:.0f} s")
+        time.sleep(_PROBE_S)
+
+
+def identities(state: Path) -> Path:
+    """The folder with the TLS keys of gate and edge, made where there is none."""
+    folder = state / "isolated"
+    if not folder.exists():
+        new = folder.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)  # of a start that was killed
+        new.mkdir(mode=0o700)
+        for name in ("gate", "edge"):
+            make_identity(new, name)
+        new.rename(folder)
+    return folder
+
+
+def _check_host() -> None:
+    if os.geteuid() != 0:
+        raise InputError(
+            "--isolated makes namespaces and network devices, which only root may",
+            "run it as root (sudo narrows up --isolated), or leave --isolated out",
+        )
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=TOOL_PATH) is None]
+    if missing:
+        raise InputError(
+            f"--isolated needs {', '.join(missing)}",
+            "apt-get install bubblewrap iproute2 nftables",
+        )
+
+
+def _check_upstream(enclave: EnclaveConfig) -> None:
+    upstream, extras = enclave.upstream, enclave.isolated
+    if upstream is None:
+        if extras.command or extras.files or extras.devices:
+            raise InputError("[enclave.isolated] is for an upstream server, and there is none")
+        return
+    host = urlsplit(upstream.url).hostname or ""
+    if not is_loopback(host):
+        raise InputError(
+            f"an isolated enclave cannot reach {upstream.url}: its only neighbour is the gate",
+            "run the server inside (url http://127.0.0.1:PORT/v1 and [enclave.isolated] command), "
+            "or give the enclave machines of its own (docs/deploy.md)",
+        )
+    if not extras.command:
+        raise InputError(
+            f"{upstream.url} would be in the isolated enclave, not on this host",
+            "say in [enclave.isolated] command how to start the server in there",
+        )
+
+
+def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
+    """The artifacts that this configuration needs, and how they are found inside."""
+    from narrows.models.checkpoint.fetch import cache_dir
+    from narrows.models.registry import DEFAULT_ARTIFACT, resolve
+    from narrows.models.shelf.signed import signed_path
+
+    names = [*enclave.weak] + ([enclave.model] if enclave.upstream is None else [])
+    files = [resolve(name).absolute() for name in names if name != "bytes"]
+    inside = [path for path in files if path != DEFAULT_ARTIFACT]
+    inside += [path for one in inside if (path := signed_path(one)).exists()]
+    return tuple(inside), {"NARROWS_CACHE": str(cache_dir().absolute())}
+
+
+def _inside(config: Config) -> Config:
+    listen, telemetry = (f"{net.ENCLAVE}:{port}" for port in net.ENCLAVE_PORTS)
+    return dataclasses.replace(
+        config, enclave=dataclasses.replace(config.enclave, listen=listen, telemetry=telemetry)
+    )
+
+
+def _outside(config: Config, network: net.Network, keys: Path) -> Config:
+    """Gate and edge at the two ends of the outer cable."""
+    answers_port, state_port, telemetry_port = net.GATE_PORTS
+    answers = dataclasses.replace(
+        config.gate.ports[0],
+        listen_host=network.gate_outer,
+        listen_port=answers_port,
+        enclave_host=net.ENCLAVE,
+        enclave_port=net.ENCLAVE_PORTS[0],
+        allow=(f"{network.host}/32",),
+    )
+    telemetry = dataclasses.replace(
+        answers,
+        name="telemetry",
+        account="telemetry",
+        listen_port=telemetry_port,
+        enclave_port=net.ENCLAVE_PORTS[1],
+        max_links=1,
+    )
+    gate = dataclasses.replace(
+        config.gate,
+        ports=(answers, telemetry),
+        state_host=network.gate_outer,
+        state_port=state_port,
+        # Its preconditions are this arrangement: fixed ports and peers, one outbound device.
+        kernel="off" if unavailable() else "nftables",
+        backstop=dataclasses.replace(config.gate.backstop, devices=(net.OUTER,)),
+        tls=GateTls(keys / "gate.crt", keys / "gate.key", keys / "edge.crt"),
+    )
+    edge = dataclasses.replace(
+        config.edge,
+        gate_host=network.gate_outer,
+        gate_port=answers_port,
+        state_host=network.gate_outer,
+        state_port=state_port,
+        port_name=answers.name,
+        tls=EdgeTls(keys / "edge.crt", keys / "edge.key", keys / "gate.crt"),
+    )
+    return dataclasses.replace(config, gate=gate, edge=edge)

@@ -1,0 +1,59 @@
+"""Where a deployment keeps its state on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from narrows.errors import InputError
+
+if TYPE_CHECKING:
+    from narrows.ledger.stores.etcd_http import EtcdConfig
+
+
+def state_dir(given: Path | None) -> Path:
+    """The folder given, else NARROWS_STATE, else the user's state directory; not created."""
+    if given is not None:
+        return given.expanduser().resolve()
+    if named := os.environ.get("NARROWS_STATE"):
+        return Path(named).expanduser().resolve()
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("narrows", appauthor=False))
+
+
+def existing_state_dir(given: Path | None) -> Path:
+    """The same, which must be there."""
+    path = state_dir(given)
+    if not path.is_dir():
+        raise InputError(
+            f"there is no state folder {path}",
+            "start narrows once with 'narrows up', or name the folder with --state",
+        )
+    return path
+
+
+def config_file(folder: Path) -> Path | None:
+    """The configuration that a state folder holds itself, ``narrows.toml``; None without one."""
+    path = folder / "narrows.toml"
+    return path if path.is_file() else None
+
+
+def ledger_etcd(folder: Path) -> EtcdConfig | None:
+    """Where the ledger of a state folder lies if not in it: its own configuration says so."""
+    path = config_file(folder)
+    if path is None:
+        return None
+    from narrows.deploy.gate_section import load_gate
+    from narrows.gate.config import store_problems
+
+    gate = load_gate(path)
+    if problems := store_problems(gate):
+        raise InputError(f"{path}: its store is wrong", problems=tuple(problems))
+    return gate.etcd
+
+
+def has_ledger(folder: Path) -> bool:
+    """Whether a ledger was made for this folder, in it or elsewhere."""
+    return (folder / "ledger" / "ledger.db").is_file() or ledger_etcd(folder) is not None

@@ -1,0 +1,82 @@
+"""Who may ask: API keys, and on an open loopback edge, no browser pages.
+
+Once a key was ever made, every request to ``/v1`` needs an active one. Without keys the edge
+listens on loopback only; there a web page could still make its visitor's browser spend the
+budget, so requests that name a foreign host (DNS rebinding) or origin are refused.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from narrows.edge.books import keys
+from narrows.edge.books.stats import StatsRecorder, utc_day
+from narrows.edge.problems import ApiError
+from narrows.errors import InputError
+from narrows.wire.address import is_loopback
+
+OPEN_SCOPE = 0
+SECONDS_PER_DAY = 86400
+
+
+class Access:
+    """Reads keys from the database on every request: revoking works at once."""
+
+    def __init__(self, database: sqlite3.Connection, stats: StatsRecorder) -> None:
+        self._database = database
+        self._stats = stats
+
+    def check_listener(self, host: str) -> None:
+        """Raises InputError where an edge without keys would listen beyond loopback."""
+        if not is_loopback(host) and not keys.any_key(self._database):
+            raise InputError(
+                f"an edge without API keys would listen on {host}",
+                "make one with narrows key new, or listen on 127.0.0.1",
+            )
+
+    def scope(self, headers: Mapping[str, str]) -> tuple[int, int | None]:
+        """The caller's key number and daily share. Raises ApiError."""
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else ""
+        found = keys.find_key(self._database, given)
+        if found is not None:
+            return found
+        if keys.any_key(self._database):
+            what = "is wrong or revoked" if given else "is missing"
+            message = f"The API key {what}: send 'Authorization: Bearer nk-...'."
+            raise ApiError(401, "invalid_api_key", message, kind="authentication_error")
+        _refuse_browsers(headers)
+        return OPEN_SCOPE, None
+
+    def check_share(self, scope: int, share_bytes: int | None, now_s: float) -> None:
+        """Raises ApiError where the key has used its share of today. Advisory: answers in
+        flight are not counted, and the gate's budget holds whatever happens here."""
+        if share_bytes is None:
+            return
+        bits = keys.bits_used(self._database, scope, utc_day(now_s))
+        if bits + self._stats.unwritten_bits(scope) >= 8 * share_bytes:
+            wait_s = SECONDS_PER_DAY - int(now_s) % SECONDS_PER_DAY
+            raise ApiError(
+                429,
+                "key_share_exhausted",
+                f"This API key has used its {share_bytes:,} bytes of today's code length.",
+                kind="insufficient_quota",
+                retry_after_s=wait_s,
+            )
+
+
+def _host(netloc: str) -> str:
+    try:
+        return urlsplit(f"//{netloc}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _refuse_browsers(headers: Mapping[str, str]) -> None:
+    origin = headers.get("origin")
+    foreign_origin = origin is not None and not is_loopback(_host(origin.partition("://")[2]))
+    if foreign_origin or not is_loopback(_host(headers.get("host", ""))):
+        message = "Without API keys this edge serves programs on its own machine only."
+        raise ApiError(403, "foreign_origin", message, kind="permission_error")

@@ -1,0 +1,142 @@
+"""The routes of the API."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from narrows.edge import problems
+from narrows.edge.api import jsonio, policy
+from narrows.edge.api.chat import ChatResponse
+from narrows.edge.api.request import parse_chat
+from narrows.edge.api.service import Service
+from narrows.edge.problems import ApiError
+
+
+def make_app(service: Service) -> Starlette:
+    """The ASGI application of one edge."""
+    routes = _Routes(service)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/models", routes.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
+            Route("/healthz", routes.health, methods=["GET"]),
+            Route("/v1/{rest:path}", routes.other, methods=["GET", "POST"]),
+        ],
+        exception_handlers={
+            ApiError: _on_api_error,
+            HTTPException: _on_http_error,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_bug,
+        },
+    )
+
+
+class _Routes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def chat(self, request: Request) -> ASGIApp:
+        scope, share_bytes = self._service.access.scope(request.headers)
+        self._service.access.check_share(scope, share_bytes, self._service.wall_s())
+        body = await self._body(request)
+        limits = self._service.config.limits
+        parsed = parse_chat(jsonio.parse_object(body), self._service.config.model_name, limits)
+        return ChatResponse(self._service, parsed, scope, len(body))
+
+    async def models(self, request: Request) -> Response:
+        self._service.access.scope(request.headers)
+        return _reply({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self._service.access.scope(request.headers)
+        if request.path_params["name"] != self._service.config.model_name:
+            raise problems.unknown_model(request.path_params["name"], self._model()["id"])
+        return _reply(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        name = self._service.config.model_name
+        return {"id": name, "object": "model", "created": 0, "owned_by": "narrows"}
+
+    async def health(self, request: Request) -> Response:
+        """200 where answers can be had, else 503; the body says why not."""
+        link = self._service.link
+        gate = link.gate_state.state
+        good = link.up and gate == "ok" and not self._service.stopping
+        refusal = link.refusal.greeting.name if link.refusal else None
+        body = {
+            "status": "ok" if good else "unavailable",
+            "link": "up" if link.up else "down",
+            "gate": gate,
+            "refusal": refusal,
+            "weak_model": link.weak.name,
+            "weak_digest": link.weak.digest.hex(),
+            "draining": link.draining,
+        }
+        return _reply(body, 200 if good else 503)
+
+    async def other(self, request: Request) -> Response:
+        self._service.access.scope(request.headers)
+        body: dict[str, Any] = {}
+        if request.headers.get("content-type", "").startswith("application/json"):
+            body = jsonio.parse_object(await self._body(request))
+        refusal = policy.refuse_endpoint(request.url.path, body)
+        raise refusal or HTTPException(404)
+
+    async def _body(self, request: Request) -> bytes:
+        limits = self._service.config.limits
+        limit = limits.body_bytes
+        length = request.headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or len(length) > 12 or int(length) > limit:
+            raise problems.body_too_large(limit)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limits.body_s):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > limit:
+                        raise problems.body_too_large(limit)
+        except TimeoutError as error:
+            raise problems.body_too_slow() from error
+        return bytes(body)
+
+
+def _reply(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(jsonio.dump(body), status, headers, media_type="application/json")
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return _reply(error.body(), error.status, error.headers())
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    wrong_method = status == 405
+    code = "method_not_allowed" if wrong_method else "unknown_url"
+    problem = ApiError(status, code, f"No such endpoint: {request.method} {_path(request)}.")
+    return _reply(problem.body(), status, problem.headers())
+
+
+def _path(request: Request) -> str:
+    return request.url.path[:100].encode("ascii", "backslashreplace").decode()
+
+
+async def _on_disconnect(_: Request, error: Exception) -> Response:
+    problem = problems.client_gone()
+    return _reply(problem.body(), problem.status)
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    """The traceback goes to the log; the client learns that it was not its fault."""
+    problem = problems.server_error(500, "internal_error", "The edge failed.", retry=False)
+    return _reply(problem.body(), 500, problem.headers())

@@ -1,0 +1,300 @@
+"""One chat completion, streamed or whole, from parsed request to the last byte.
+
+While it is served, a second task waits for the client to leave; if that ends first, serving is
+cancelled and every answer is stopped inside at once. Whatever happens, no answer outlives its
+response.
+
+Streams: text goes out on the edge's own grid of ``tick_ms``, never as the link cut it. Headers
+wait for the first sign of the answer (``HEADER_HOLD_S`` at most), so that an early failure has
+its HTTP status; a later one is an event ``{"error": ...}``, on which the openai package raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from narrows.coding.events import Finish
+from narrows.edge import problems
+from narrows.edge.answer import Answer, Piece
+from narrows.edge.api import jsonio
+from narrows.edge.api import replies as shape
+from narrows.edge.api.noise_keys import noise_keys
+from narrows.edge.api.request import ChatRequest
+from narrows.edge.api.service import Service
+from narrows.errors import NarrowsError
+from narrows.wire.messages import Request
+
+HEADER_HOLD_S = 15.0
+PING_S = 15.0
+BYTES_PER_TOKEN = 4  # where a model server reports no usage
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(NarrowsError):
+    """The client closed, or takes nothing."""
+
+
+class ChatResponse:
+    """An ASGI response. ``body_bytes``: size of the request, for the limit on all of them."""
+
+    def __init__(self, service: Service, request: ChatRequest, scope: int, body_bytes: int) -> None:
+        self._service = service
+        self._request = request
+        self._body_bytes = body_bytes
+        self._changed = asyncio.Event()
+        self._started = False
+        limits = service.config.limits
+        noise = noise_keys(service.secret, scope, request, service.random_bytes)
+        self._answers = [
+            Answer(
+                Request(
+                    uid=service.random_bytes(16).hex(),
+                    body=request.body,
+                    noise_key=key,
+                    scope=scope,
+                ),
+                request.stops,
+                # A whole answer is gathered here at once: only its total is limited.
+                limits.buffer_bytes if request.stream else limits.answer_bytes,
+                limits.answer_bytes,
+                self._changed.set,
+            )
+            for key in noise
+        ]
+        if service.transcripts is not None and request.keep:
+            for answer in self._answers:
+                answer.record = []
+        self._head = shape.Head(
+            completion_id=shape.random_id("chatcmpl-", service.random_bytes),
+            created_s=int(service.wall_s()),
+            model=service.config.model_name,
+            system_fingerprint=service.fingerprint,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._service.admit(len(self._answers), self._body_bytes):
+                await self._serve_while_wanted(receive, send)
+        except problems.ApiError as error:
+            if self._started:
+                raise
+            await _send_whole(send, error.status, error.headers(), jsonio.dump(error.body()))
+        except ClientGone:
+            return
+
+    async def _serve_while_wanted(self, receive: Receive, send: Send) -> None:
+        leaving = asyncio.create_task(_disconnected(receive))
+        serving = asyncio.create_task(self._serve(send))
+        try:
+            await asyncio.wait({leaving, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                raise ClientGone("the client closed")
+            await serving
+        finally:
+            leaving.cancel()
+            serving.cancel()
+            for answer in self._answers:
+                self._service.link.cancel(answer)
+
+    async def _serve(self, send: Send) -> None:
+        await self._service.link.start(self._answers)
+        if self._request.stream:
+            await self._serve_stream(send)
+        else:
+            await self._serve_whole(send)
+
+    async def _serve_whole(self, send: Send) -> None:
+        messages = [shape.WholeMessage() for _ in self._answers]
+        text_bytes = [0] * len(self._answers)
+        while True:
+            self._changed.clear()
+            for index, answer in enumerate(self._answers):
+                pieces = answer.take()
+                messages[index].add(pieces)
+                text_bytes[index] += _text_bytes(pieces)
+            if error := self._error():
+                raise error
+            finishes = [answer.finish for answer in self._answers]
+            choices = [
+                message.choice(index, finish, self._call_id)
+                for index, (message, finish) in enumerate(zip(messages, finishes, strict=True))
+                if finish is not None
+            ]
+            if len(choices) == len(messages):
+                break
+            await self._changed.wait()
+        body = jsonio.dump(self._head.whole(choices, self._tokens()))
+        self._started = True
+        await self._deliver(_send_whole(send, 200, {}, body))
+        for answer, size in zip(self._answers, text_bytes, strict=True):
+            self._service.count_delivered(answer, size)
+            self._completed(answer)
+
+    def _completed(self, answer: Answer) -> None:
+        self._service.count_answer(answer, _completion_tokens(answer))
+        choice = self._answers.index(answer)
+        self._service.keep(answer, self._head.completion_id, choice, self._head.created_s)
+
+    async def _serve_stream(self, send: Send) -> None:
+        await self._first_sign()
+        if (error := self._error()) and not any(answer.has_text for answer in self._answers):
+            raise error
+        self._started = True
+        start = {"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS}
+        await self._deliver(send(start))
+        stream = _Stream(self._head, self._answers, self._request.include_usage, self._call_id)
+        while True:
+            self._changed.clear()
+            data, sizes = stream.take()
+            over = True
+            if error := self._error():
+                data += _event(error.body())
+            elif stream.open == 0:
+                if self._request.include_usage:
+                    data += _event(self._head.usage_chunk(self._tokens()))
+                data += b"data: [DONE]\n\n"
+            else:
+                over = False
+            if data:
+                await self._deliver(
+                    send({"type": "http.response.body", "body": data, "more_body": not over})
+                )
+                for answer, size in zip(self._answers, sizes, strict=True):
+                    self._service.count_delivered(answer, size)
+                for answer in stream.newly_finished():
+                    self._completed(answer)
+            if over:
+                return
+            await self._next_change(stream)
+
+    async def _first_sign(self) -> None:
+        deadline = time.monotonic() + HEADER_HOLD_S
+        while not any(answer.has_text or answer.ended for answer in self._answers):
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    async def _next_change(self, stream: _Stream) -> None:
+        """Until there is something new, then to the next point of the edge's grid."""
+        try:
+            async with asyncio.timeout(PING_S):
+                await self._changed.wait()
+        except TimeoutError:
+            stream.ping()
+            return
+        tick_s = self._service.config.tick_ms / 1000
+        now_s = time.monotonic()
+        await asyncio.sleep(math.ceil(now_s / tick_s) * tick_s - now_s)
+
+    async def _deliver(self, sending: Awaitable[None]) -> None:
+        """Hand something to the server, which waits while the client's buffers are full."""
+        try:
+            async with asyncio.timeout(self._service.config.limits.client_stall_s):
+                await sending
+        except TimeoutError as error:
+            raise ClientGone("the client takes nothing") from error
+
+    def _error(self) -> problems.ApiError | None:
+        return next((answer.error for answer in self._answers if answer.error), None)
+
+    def _call_id(self) -> str:
+        return shape.random_id("call_", self._service.random_bytes)
+
+    def _tokens(self) -> shape.Tokens:
+        first = self._answers[0]
+        prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
+        return shape.Tokens(prompt, sum(map(_completion_tokens, self._answers)))
+
+
+class _Stream:
+    """The chunks of all answers of a request, in the order of their text."""
+
+    def __init__(
+        self,
+        head: shape.Head,
+        answers: Sequence[Answer],
+        with_usage: bool,
+        make_id: Callable[[], str],
+    ) -> None:
+        self._head = head
+        self._answers = answers
+        self._with_usage = with_usage
+        self._makers = [shape.DeltaMaker(make_id) for _ in answers]
+        self._finished: set[int] = set()
+        self._fresh: list[Answer] = []
+        self._pending = b"".join(
+            self._chunk(index, {"role": "assistant", "content": ""}, None)
+            for index in range(len(answers))
+        )
+
+    @property
+    def open(self) -> int:
+        return len(self._answers) - len(self._finished)
+
+    def ping(self) -> None:
+        """A comment, so that proxies and clients see that the stream lives."""
+        self._pending += b": waiting\n\n"
+
+    def newly_finished(self) -> list[Answer]:
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def take(self) -> tuple[bytes, list[int]]:
+        """Everything new as events, and the bytes of each answer's text in it."""
+        events, sizes = [self._pending], [0] * len(self._answers)
+        self._pending = b""
+        for index, answer in enumerate(self._answers):
+            pieces = answer.take()
+            sizes[index] = _text_bytes(pieces)
+            for delta in self._makers[index].deltas(pieces):
+                events.append(self._chunk(index, delta, None))
+            if answer.finish is not None and index not in self._finished:
+                self._finished.add(index)
+                self._fresh.append(answer)
+                events.append(self._chunk(index, {}, answer.finish))
+        return b"".join(events), sizes
+
+    def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None) -> bytes:
+        return _event(self._head.chunk(index, delta, finish, self._with_usage))
+
+
+def _event(body: object) -> bytes:
+    return b"data: " + jsonio.dump(body) + b"\n\n"
+
+
+def _text_bytes(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece.text.encode("utf-8", "surrogatepass")) for piece in pieces)
+
+
+def _completion_tokens(answer: Answer) -> int:
+    """Counted where the link carries tokens, else as the model server says, else estimated."""
+    if answer.native:
+        return len(answer.tokens)
+    if answer.usage:
+        return answer.usage.completion_tokens
+    return -(-answer.text_bytes // BYTES_PER_TOKEN)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_whole(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+    fields = {"content-type": "application/json", "content-length": str(len(body))} | headers
+    raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

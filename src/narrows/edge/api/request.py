@@ -1,0 +1,200 @@
+"""A chat completion request, from hostile JSON to the few fields that travel inward.
+
+Every field of OpenAI's request is either checked and used, or harmless and dropped, or refused
+with its name: silently ignoring a field that changes the answer would be a wrong answer. Null
+means absent, as in OpenAI's own API.
+
+``seed`` is never passed on: who may choose the noise chooses what looks natural (a client with
+2^k seeds to try gains k bits). It is mixed with the edge's secret in ``seeds.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from narrows.edge.api import policy
+from narrows.edge.api.messages import check_messages
+from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
+from narrows.edge.config import Limits
+from narrows.edge.problems import bad_request, unknown_model
+
+# Harmless: labels, caching hints, delivery preferences.
+_DROPPED = frozenset(
+    {
+        "user",
+        "metadata",
+        "service_tier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+    }
+)
+# Accepted only with the value that changes nothing.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "store": (False,),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+    "functions": (),
+    "function_call": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
+    ``keep``: the client did not ask (``store: false``) that its answers be forgotten."""
+
+    body: dict[str, Any]
+    stops: tuple[str, ...]
+    n: int
+    stream: bool
+    include_usage: bool
+    seed: int | None
+    keep: bool = True
+
+
+class _Fields:
+    """The request's fields, each taken once; what is left at the end is unknown."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._left = {name: value for name, value in data.items() if value is not None}
+
+    def take(self, name: str) -> Any:
+        return self._left.pop(name, None)
+
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        value = self.take(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise bad_request(f"{name} must be an integer.", name, "invalid_type")
+        if not low <= value <= high:
+            raise bad_request(f"{name} must be {low}..{high}.", name)
+        return value
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        value = self.take(name)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise bad_request(f"{name} must be a number.", name, "invalid_type")
+        if not low <= value <= high:
+            raise bad_request(f"{name} must be {low:g}..{high:g}.", name)
+        return value
+
+    def flag(self, name: str) -> bool | None:
+        value = self.take(name)
+        if value is not None and not isinstance(value, bool):
+            raise bad_request(f"{name} must be true or false.", name, "invalid_type")
+        return value
+
+    def finish(self) -> None:
+        for name, value in self._left.items():
+            if name in _NEUTRAL:
+                if value not in _NEUTRAL[name]:
+                    raise bad_request(f"{name} is not supported.", name, "unsupported_parameter")
+            elif name not in _DROPPED:
+                shown = name[:64].encode("ascii", "replace").decode()
+                raise bad_request(f"{shown} is no known parameter.", shown, "unknown_parameter")
+
+
+def parse_chat(data: Mapping[str, Any], model_name: str, limits: Limits) -> ChatRequest:
+    """Raises ``ApiError``. ``data`` has passed ``jsonio.parse_object``."""
+    fields = _Fields(data)
+    _check_model(fields.take("model"), model_name)
+    max_tokens = _max_tokens(fields, limits)
+    _refuse_wide_output(fields, max_tokens)
+    messages = check_messages(fields.take("messages"), limits, max_tokens)
+    body: dict[str, Any] = {"messages": messages, "max_tokens": max_tokens}
+    for name, high in (("temperature", 2.0), ("top_p", 1.0)):
+        number = fields.number(name, 0, high)
+        if number is not None:
+            body[name] = number
+    stops = _stops(fields.take("stop"), limits)
+    if stops:
+        body["stop"] = list(stops)
+    _add_tools(fields, body, limits)
+    n = fields.integer("n", 1, limits.n) or 1
+    stream = bool(fields.flag("stream"))
+    request = ChatRequest(
+        body=body,
+        stops=stops,
+        n=n,
+        stream=stream,
+        include_usage=_include_usage(fields.take("stream_options"), stream),
+        seed=fields.integer("seed", -(1 << 63), (1 << 64) - 1),
+        keep=data.get("store") is None,
+    )
+    fields.finish()
+    return request
+
+
+def _check_model(model: object, model_name: str) -> None:
+    if not isinstance(model, str):
+        raise bad_request("model must be a string.", "model", "missing_required_parameter")
+    if model != model_name:
+        raise unknown_model(model, model_name)
+
+
+def _max_tokens(fields: _Fields, limits: Limits) -> int:
+    newer = fields.integer("max_completion_tokens", 1, limits.max_tokens)
+    older = fields.integer("max_tokens", 1, limits.max_tokens)
+    if newer is not None and older is not None and newer != older:
+        message = "max_tokens and max_completion_tokens differ."
+        raise bad_request(message, "max_completion_tokens")
+    return newer or older or limits.default_max_tokens
+
+
+def _refuse_wide_output(fields: _Fields, max_tokens: int) -> None:
+    top = fields.take("top_logprobs")
+    if fields.take("logprobs") not in (None, False) or top not in (None, 0):
+        raise policy.refuse_logprobs(max_tokens, top)
+    if fields.take("modalities") not in (None, ["text"]) or fields.take("audio") is not None:
+        raise policy.refuse_audio_output(max_tokens)
+
+
+def _stops(value: object, limits: Limits) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise bad_request("stop must be a string or strings.", "stop", "invalid_type")
+    if len(stops) > limits.stops or any(len(stop) > limits.stop_chars for stop in stops):
+        message = f"stop takes {limits.stops} strings of {limits.stop_chars} characters at most."
+        raise bad_request(message, "stop")
+    return tuple(stop for stop in stops if stop)
+
+
+def _add_tools(fields: _Fields, body: dict[str, Any], limits: Limits) -> None:
+    tools = check_tools(fields.take("tools"), limits)
+    choice = check_tool_choice(fields.take("tool_choice"), tools)
+    parallel = fields.flag("parallel_tool_calls")
+    response_format = check_response_format(fields.take("response_format"))
+    if tools:
+        body["tools"] = tools
+        if choice is not None:
+            body["tool_choice"] = choice
+        if parallel is not None:
+            body["parallel_tool_calls"] = parallel
+    if response_format is not None:
+        body["response_format"] = response_format
+
+
+def _include_usage(options: object, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise bad_request("stream_options must be an object.", "stream_options", "invalid_type")
+    if not stream:
+        raise bad_request("stream_options needs stream: true.", "stream_options")
+    wanted = options.get("include_usage")
+    # include_obfuscation pads chunks against onlookers: the edge speaks to its client alone.
+    unknown = set(options) - {"include_usage", "include_obfuscation"}
+    if unknown or wanted not in (None, True, False):
+        raise bad_request("stream_options takes include_usage alone.", "stream_options")
+    return bool(wanted)

@@ -1,0 +1,75 @@
+"""What all requests of an edge share: its configuration, its link, its counts and limits."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from narrows.edge import problems
+from narrows.edge.answer import Answer
+from narrows.edge.api import replies as shape
+from narrows.edge.api.access import Access
+from narrows.edge.books.stats import StatsRecorder
+from narrows.edge.books.transcripts import TranscriptLog
+from narrows.edge.config import EdgeConfig
+from narrows.edge.link.upkeep import LinkClient
+
+
+@dataclass(slots=True)
+class Service:
+    """``wall_s``: seconds since the epoch. ``random_bytes``: the edge's trusted coins."""
+
+    config: EdgeConfig
+    link: LinkClient
+    access: Access
+    stats: StatsRecorder
+    secret: bytes
+    wall_s: Callable[[], float] = time.time
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    transcripts: TranscriptLog | None = None
+    stopping: bool = False
+    answers: int = 0
+    bodies_bytes: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return shape.fingerprint(self.config.model_name, self.link.weak.digest)
+
+    @contextmanager
+    def admit(self, answers: int, body_bytes: int) -> Iterator[None]:
+        """Room for a request while it is served. Raises ApiError where there is none."""
+        limits = self.config.limits
+        if self.stopping:
+            raise problems.shutting_down()
+        if self.answers + answers > limits.answers:
+            raise problems.overloaded()
+        if self.bodies_bytes + answers * body_bytes > limits.bodies_bytes:
+            raise problems.overloaded("The requests in flight are too large together.")
+        self.answers += answers
+        self.bodies_bytes += answers * body_bytes
+        try:
+            yield
+        finally:
+            self.answers -= answers
+            self.bodies_bytes -= answers * body_bytes
+
+    def count_delivered(self, answer: Answer, text_bytes: int) -> None:
+        """Text of an answer that was handed to a client."""
+        if text_bytes:
+            self.stats.traffic(answer.weak.name).answer_bytes += text_bytes
+
+    def count_answer(self, answer: Answer, tokens: int) -> None:
+        """An answer that reached its client complete."""
+        counts = self.stats.traffic(answer.weak.name)
+        counts.answers += 1
+        counts.tokens += tokens
+        if not answer.resumes:  # else its bits hold what came twice, under another model perhaps
+            self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
+
+    def keep(self, answer: Answer, completion_id: str, choice: int, created_s: int) -> None:
+        """A complete answer with its prompt, where transcripts are wanted."""
+        if self.transcripts is not None and answer.record is not None:
+            self.transcripts.add(answer, completion_id, choice, created_s)

@@ -1,0 +1,120 @@
+"""API keys: who may spend the budget at this edge.
+
+A key is ``nk-`` and 32 random bytes in base64url; the database holds its SHA-256. A slow hash
+(scrypt) would guard passwords that people choose; 256 random bits cannot be guessed at any
+speed, and a slow hash on every request would be a way to stall the edge.
+
+The key's number is its scope on the link: nothing that the coder learns from one key's answers
+touches another's. Numbers are never used twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from narrows.edge.books.store import transaction
+from narrows.errors import InputError
+
+PREFIX = "nk-"
+_KEY_CHARS = len(PREFIX) + 43
+MAX_NAME_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """``hint``: the last four characters, to recognise it by. ``share_bytes_per_day``: the
+    code length that it may use in a day (UTC), None without limit. ``bits_*``: code length of
+    its answers, measured at the edge."""
+
+    key_id: int
+    name: str
+    hint: str
+    created_s: int
+    revoked_s: int | None
+    share_bytes_per_day: int | None
+    answers: int
+    bits_today: int
+    bits_total: int
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def create_key(
+    database: sqlite3.Connection,
+    name: str,
+    now_s: int,
+    share_bytes_per_day: int | None = None,
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+) -> tuple[int, str]:
+    """A new key's number and text; the text is stored nowhere. Raises InputError."""
+    if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        raise InputError(f"a key's name has 1..{MAX_NAME_CHARS} printable characters")
+    if share_bytes_per_day is not None and not 1 <= share_bytes_per_day < 1 << 62:
+        raise InputError("a share is at least one byte a day")
+    text = PREFIX + base64.urlsafe_b64encode(random_bytes(32)).rstrip(b"=").decode()
+    with transaction(database):
+        cursor = database.execute(
+            "INSERT INTO api_keys (name, hash, hint, created_s, share_bytes_per_day)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (name, _digest(text), text[-4:], now_s, share_bytes_per_day),
+        )
+    if cursor.lastrowid is None:
+        raise InputError("the key was not stored")
+    return cursor.lastrowid, text
+
+
+def revoke_key(database: sqlite3.Connection, key_id: int, now_s: int) -> None:
+    """Revoked keys stay listed. Takes effect with the next request. Raises InputError."""
+    with transaction(database):
+        changed = database.execute(
+            "UPDATE api_keys SET revoked_s = ? WHERE id = ? AND revoked_s IS NULL",
+            (now_s, key_id),
+        ).rowcount
+    if changed != 1:
+        raise InputError(f"no active key has the number {key_id}", "narrows key list shows them")
+
+
+def list_keys(database: sqlite3.Connection, day: str) -> list[ApiKey]:
+    """All keys ever made, oldest first. ``day``: ISO date (UTC) for ``bits_today``."""
+    rows = database.execute(
+        "SELECT id, name, hint, created_s, revoked_s, share_bytes_per_day,"
+        " (SELECT coalesce(sum(answers), 0) FROM key_use WHERE key_id = id),"
+        " (SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = id AND day = ?),"
+        " (SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = id)"
+        " FROM api_keys ORDER BY id",
+        (day,),
+    )
+    return [ApiKey(*row) for row in rows]
+
+
+def any_key(database: sqlite3.Connection) -> bool:
+    """Whether a key was ever made: from then on every request needs one."""
+    return database.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is not None
+
+
+def find_key(database: sqlite3.Connection, text: str) -> tuple[int, int | None] | None:
+    """Number and daily share of the active key ``text``, or None.
+
+    Looked up by digest: how long the index takes tells nothing about keys, since a guess's
+    digest cannot be steered."""
+    if len(text) != _KEY_CHARS or not text.isascii() or not text.startswith(PREFIX):
+        return None
+    row = database.execute(
+        "SELECT id, share_bytes_per_day FROM api_keys WHERE hash = ? AND revoked_s IS NULL",
+        (_digest(text),),
+    ).fetchone()
+    return None if row is None else (int(row[0]), row[1])
+
+
+def bits_used(database: sqlite3.Connection, key_id: int, day: str) -> int:
+    row = database.execute(
+        "SELECT bits FROM key_use WHERE key_id = ? AND day = ?", (key_id, day)
+    ).fetchone()
+    return 0 if row is None else int(row[0])

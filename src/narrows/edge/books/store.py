@@ -1,0 +1,153 @@
+"""``STATE/edge``: the edge's database and its secret.
+
+What someone who modifies them can achieve: with ``edge.db``, give himself an API key or
+falsify the statistics (neither moves the budget, which is the gate's); with ``secret``,
+foresee the noise of coming answers, which loses no confidentiality but the trusted coins.
+
+WAL with synchronous=FULL: a committed key or count survives a power cut. Every process that
+opens the database may create it; the schema's version is checked each time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from narrows.durable import sync_folder
+from narrows.errors import NarrowsError
+
+SCHEMA_VERSION = 1
+SECRET_BYTES = 32
+
+_SCHEMA = """
+CREATE TABLE api_keys (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- scopes on the link, never used twice
+    name TEXT NOT NULL,
+    hash BLOB NOT NULL UNIQUE CHECK (length(hash) = 32),
+    hint TEXT NOT NULL,
+    created_s INTEGER NOT NULL,
+    revoked_s INTEGER,
+    share_bytes_per_day INTEGER CHECK (share_bytes_per_day > 0)
+) STRICT;
+CREATE TABLE key_use (
+    key_id INTEGER NOT NULL,
+    day TEXT NOT NULL,
+    answers INTEGER NOT NULL,
+    bits INTEGER NOT NULL,
+    PRIMARY KEY (key_id, day)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE traffic (
+    day TEXT NOT NULL,
+    weak TEXT NOT NULL,
+    answers INTEGER NOT NULL,
+    answer_bytes INTEGER NOT NULL,
+    link_bytes INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    PRIMARY KEY (day, weak)
+) STRICT, WITHOUT ROWID;
+"""
+
+# Statistics that an older narrows neither reads nor misses: made where they are not there, and
+# no reason for another version. 800 days of ``imitation`` are kept.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS imitation (
+    day TEXT NOT NULL,
+    weak TEXT NOT NULL,  -- name and the digest's first eight digits
+    answers INTEGER NOT NULL,
+    text_bytes INTEGER NOT NULL,
+    bits INTEGER NOT NULL,
+    PRIMARY KEY (day, weak)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS weak_models (
+    weak TEXT PRIMARY KEY,
+    stated_bits_per_byte REAL NOT NULL  -- 0: not stated
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS drift_bounds (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    worse_percent REAL NOT NULL,
+    days INTEGER NOT NULL,
+    min_bytes INTEGER NOT NULL
+) STRICT;
+DELETE FROM imitation WHERE day < date('now', '-800 days');
+"""
+
+
+def edge_dir(state_dir: Path) -> Path:
+    return state_dir / "edge"
+
+
+def database_path(state_dir: Path) -> Path:
+    return edge_dir(state_dir) / "edge.db"
+
+
+def open_database(state_dir: Path) -> sqlite3.Connection:
+    """The edge's database, made where there is none. Autocommit; use ``transaction``."""
+    path = database_path(state_dir)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = sqlite3.connect(
+            path, isolation_level=None, timeout=10.0, check_same_thread=False
+        )
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        _upgrade(database, path)
+    except (OSError, sqlite3.Error) as error:
+        raise NarrowsError(f"cannot open {path}: {error}") from error
+    return database
+
+
+def _upgrade(database: sqlite3.Connection, path: Path) -> None:
+    with transaction(database):
+        version = int(database.execute("PRAGMA user_version").fetchone()[0])
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise NarrowsError(
+                f"{path} has schema {version}, this narrows knows {SCHEMA_VERSION}",
+                "use the narrows that wrote it, or a newer one",
+            )
+        for statement in _ADDED.split(";"):
+            database.execute(statement)
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing; takes the write lock at once, so that it cannot fail half way on it."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def load_secret(state_dir: Path) -> bytes:
+    """The edge's 32 secret bytes, made on the first call. Written aside, synced and linked
+    into place, so that two starting edges agree and a crash leaves all of it or nothing."""
+    path = edge_dir(state_dir) / "secret"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        aside = path.with_name(f"secret.{secrets.token_hex(8)}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            pass  # the other edge's secret counts
+        finally:
+            aside.unlink()
+        sync_folder(path.parent)
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise NarrowsError(f"{path} is not {SECRET_BYTES} bytes", "delete it; a new one is made")
+    return secret

@@ -1,0 +1,136 @@
+"""What a ledger's budgets stand at, for people and for ``narrows status``: read-only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from narrows.ledger.clock import Clock, LedgerTime, SystemClock
+from narrows.ledger.keys import load_private, public_of
+from narrows.ledger.limits import Meter
+from narrows.ledger.replica import Replica
+from narrows.ledger.rules import State
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.place import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class WindowBalance:
+    """A rolling window: ``used_bytes`` counts settled and outstanding."""
+
+    length_ms: int
+    cap_bytes: int
+    used_bytes: int
+    left_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountBalance:
+    """``cap_bytes``: None where the account has no lifetime cap of its own. ``left_bytes``:
+    what could be leased now, its lineage's limits included."""
+
+    account: str
+    cap_bytes: int | None
+    spent_bytes: int
+    outstanding_bytes: int
+    left_bytes: int
+    closed: bool
+    windows: tuple[WindowBalance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LineageBalance:
+    lineage: str
+    granted_bytes: int
+    spent_bytes: int
+    outstanding_bytes: int
+    left_bytes: int
+    windows: tuple[WindowBalance, ...]
+    accounts: tuple[AccountBalance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Balances:
+    """All lineages of a ledger; the four sums run over them, lifetime, in bytes:
+    ``granted = spent + outstanding + left`` (left is 0 where a cap was lowered below)."""
+
+    origin: str
+    position: int
+    time_ms: int
+    granted_bytes: int
+    spent_bytes: int
+    outstanding_bytes: int
+    left_bytes: int
+    lineages: tuple[LineageBalance, ...]
+
+
+def balances_of(state: State, time_ms: int) -> Balances:
+    """Every balance of ``state`` at ``time_ms``."""
+    lineages = []
+    for name, meter in sorted(state.lineages.items()):
+        accounts = tuple(
+            AccountBalance(
+                account,
+                entry.meter.limits.lifetime_bytes,
+                entry.meter.spent_bytes,
+                entry.meter.outstanding_bytes,
+                state.room(account, time_ms).free_bytes,
+                entry.closed,
+                _windows(entry.meter, time_ms),
+            )
+            for account, entry in sorted(state.accounts.items())
+            if entry.lineage == name
+        )
+        granted = meter.limits.lifetime_bytes or 0
+        left = max(0, granted - meter.committed_bytes())
+        windows = _windows(meter, time_ms)
+        lineages.append(
+            LineageBalance(
+                name, granted, meter.spent_bytes, meter.outstanding_bytes, left, windows, accounts
+            )
+        )
+    return Balances(
+        state.origin,
+        state.size,
+        time_ms,
+        sum(line.granted_bytes for line in lineages),
+        sum(line.spent_bytes for line in lineages),
+        sum(line.outstanding_bytes for line in lineages),
+        sum(line.left_bytes for line in lineages),
+        tuple(lineages),
+    )
+
+
+def read_state(state_dir: Path, etcd: EtcdConfig | None = None) -> State:
+    """The state of the ledger of ``state_dir``, while a gate may be using it. Checks the
+    log's signature, not the witness. Errors: ``BudgetError``."""
+    store = open_store(state_dir, etcd, read_only=True)
+    try:
+        key = load_private(state_dir / "ledger" / "log.key")
+        replica = Replica(store, public_of(key), None)
+        replica.reload()
+    finally:
+        store.close()
+    return replica.state
+
+
+def read_balances(
+    state_dir: Path, clock: Clock | None = None, etcd: EtcdConfig | None = None
+) -> Balances:
+    """The balances of the ledger of ``state_dir``, as ``read_state``; at its newest leaf's time
+    on a machine where no gate has started since it booted."""
+    state, clock = read_state(state_dir, etcd), clock or SystemClock()
+    boot_id = clock.boot_id()
+    for anchor in (state.anchor, *state.anchors.values()):
+        if anchor.boot_id == boot_id:
+            return balances_of(state, state.clamp(LedgerTime(clock, anchor).now_ms()))
+    return balances_of(state, state.time_ms)
+
+
+def _windows(meter: Meter, time_ms: int) -> tuple[WindowBalance, ...]:
+    rows = []
+    for window in meter.windows.values():
+        used = meter.outstanding_bytes + window.settled_at(time_ms)
+        left = max(0, window.cap_bytes - used)
+        rows.append(WindowBalance(window.length_ms, window.cap_bytes, used, left))
+    return tuple(rows)

@@ -1,0 +1,111 @@
+"""Make change documents: what ``narrows budget propose`` writes and operators sign.
+
+A change file is one line of canonical JSON: ``{"change": document, "signatures": [...]}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from narrows.errors import InputError
+from narrows.ledger.changes import Operators, parse_change, sign_change, signers
+from narrows.ledger.limits import Limits
+from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Document, Fields, decode, encode
+from narrows.ledger.rules import State
+
+VALID_MS = 7 * 86_400_000
+
+
+def _envelope(state: State, kind: str, now_ms: int, valid_ms: int) -> Document:
+    return {
+        "kind": kind,
+        "origin": state.origin,
+        "after": [state.last_change[0], state.last_change[1].hex()],
+        "not_after_ms": now_ms + valid_ms,
+    }
+
+
+def budget_document(
+    state: State,
+    lineage: str,
+    limits: Limits,
+    accounts: Mapping[str, Limits],
+    now_ms: int,
+    valid_ms: int = VALID_MS,
+) -> Document:
+    """The whole new budget of a lineage. ``valid_ms``: how long the change may be applied.
+    Errors: ``BudgetError`` where the numbers make no budget."""
+    document = _envelope(state, "budget", now_ms, valid_ms)
+    document |= {
+        "lineage": lineage,
+        "limits": limits.document(),
+        "accounts": {name: account.document() for name, account in accounts.items()},
+    }
+    parse_change(document)
+    return document
+
+
+def operators_document(
+    state: State, operators: Operators, now_ms: int, valid_ms: int = VALID_MS
+) -> Document:
+    """The whole new set of operators."""
+    document = _envelope(state, "operators", now_ms, valid_ms)
+    document |= {"keys": sorted(operators.keys), "threshold": operators.threshold}
+    parse_change(document)
+    return document
+
+
+def recovery_document(
+    state: State,
+    root: bytes,
+    witnessed: tuple[int, bytes],
+    gaps: Mapping[str, int],
+    now_ms: int,
+    valid_ms: int = VALID_MS,
+) -> Document:
+    """Accept that the ledger lost what lies between its head and the witness's."""
+    document = _envelope(state, "recover", now_ms, valid_ms)
+    document |= {
+        "base": [state.size, root.hex()],
+        "witnessed": [witnessed[0], witnessed[1].hex()],
+        "gaps": dict(gaps),
+    }
+    parse_change(document)
+    return document
+
+
+def write_change_file(path: Path, document: Document, signatures: list[list[str]]) -> None:
+    """Errors: ``InputError`` where the file cannot be written."""
+    data = encode({"change": document, "signatures": signatures}) + b"\n"
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_change_file(path: Path) -> tuple[Document, list[list[str]]]:
+    """The document and its signatures, all of them valid. Errors: ``NarrowsError``."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 2)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not data.endswith(b"\n"):
+        raise InputError(f"{path} is not a change file, or is too long")
+    fields = Fields(decode(data[:-1]), str(path))
+    document, signatures = fields.table("change", 64), fields.take("signatures")
+    fields.done()
+    parse_change(document)
+    signers(document, signatures)
+    return document, signatures
+
+
+def add_signature(
+    document: Document, signatures: list[list[str]], key: Ed25519PrivateKey
+) -> list[list[str]]:
+    """The signatures with one of ``key`` among them, in canonical order."""
+    mine = sign_change(document, key)
+    return sorted([pair for pair in signatures if pair[0] != mine[0]] + [mine])

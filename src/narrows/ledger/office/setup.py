@@ -1,0 +1,152 @@
+"""Make a ledger or a witness: directories, keys, the first leaf. Run once, by people.
+
+STATE/ledger/ledger.db  log.key  operators/   0700, files 0600
+STATE/witness/witness.db  witness.key         on another machine in production
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from narrows.errors import BudgetError
+from narrows.ledger import rules
+from narrows.ledger.changes import Operators, parse_operators
+from narrows.ledger.clock import Clock, SystemClock
+from narrows.ledger.keys import load_private, public_of, save_private
+from narrows.ledger.log import note
+from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Fields, decode, encode
+from narrows.ledger.replica import Replica
+from narrows.ledger.stores import sqlite as sqlite_store
+from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.place import make_store
+from narrows.ledger.witness.clock import WitnessTime
+from narrows.ledger.witness.witness import SCHEMA, Witness, WitnessError
+
+WITNESS_NAME = "narrows.witness"
+
+
+def make_directory(path: Path) -> None:
+    """A directory for its owner only, synced into its parent. Errors: ``BudgetError``."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BudgetError(f"cannot make {path}: {error.strerror}") from error
+    sync_names(path.parent)
+
+
+def sync_names(directory: Path) -> None:
+    """Make the names in a directory durable: files made or renamed there. Errors:
+    ``BudgetError``."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise BudgetError(f"cannot sync {directory}: {error.strerror}") from error
+
+
+def make_operators(keys: list[str], threshold: int) -> Operators:
+    """Errors: ``BudgetError`` where these are no keys, or fewer than ``threshold``."""
+    fields = Fields({"keys": sorted(keys), "threshold": threshold}, "operators")
+    return parse_operators(fields)
+
+
+def write_log_file(path: Path, origin: str, log_key: bytes, operators: Operators) -> None:
+    """What a witness must know of a log: written here, carried there by people."""
+    document = {
+        "origin": origin,
+        "log_key": log_key.hex(),
+        "keys": list(operators.keys),
+        "threshold": operators.threshold,
+    }
+    try:
+        path.write_bytes(encode(document) + b"\n")
+    except OSError as error:
+        raise BudgetError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
+    """The inverse of ``write_log_file``. Errors: ``BudgetError``."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise BudgetError(f"cannot read {path}: {error.strerror}") from error
+    fields = Fields(decode(data.removesuffix(b"\n")), str(path))
+    origin, log_key = fields.text("origin"), fields.hex("log_key", 32)
+    operators = parse_operators(fields)
+    fields.done()
+    return origin, log_key, operators
+
+
+def create_log_key(state_dir: Path) -> bytes:
+    """Make STATE/ledger/log.key; returns its public key."""
+    make_directory(state_dir / "ledger")
+    key = Ed25519PrivateKey.generate()
+    save_private(state_dir / "ledger" / "log.key", key)
+    return public_of(key)
+
+
+def create_ledger(
+    state_dir: Path,
+    origin: str,
+    operators: Operators,
+    witness_key: bytes | None,
+    time_ms: int,
+    etcd: EtcdConfig | None = None,
+) -> None:
+    """Make STATE/ledger/ledger.db, or the ledger in ``etcd``, with its first leaf; the log key
+    must exist. No budget yet: only a signed change makes one. ``time_ms``: where ledger time
+    starts (Unix time)."""
+    key = load_private(state_dir / "ledger" / "log.key")
+    store = make_store(state_dir, etcd)
+    try:
+        replica = Replica(store, public_of(key), key)
+        leaf = rules.genesis_leaf(origin, public_of(key), witness_key, operators, time_ms)
+        replica.append([leaf])
+    finally:
+        store.close()
+
+
+def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
+    """Make STATE/witness; returns the witness's public key."""
+    directory = state_dir / "witness"
+    make_directory(directory)
+    key, path = Ed25519PrivateKey.generate(), directory / "witness.db"
+    save_private(directory / "witness.key", key, passphrase)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = sqlite_store.connect(path, read_only=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+        finally:
+            connection.close()
+        sync_names(directory)
+    except (OSError, *sqlite_store.FILE_ERRORS) as error:
+        raise WitnessError(f"cannot make {path}: {error}") from error
+    return public_of(key)
+
+
+def open_witness(
+    state_dir: Path, clock: Clock | None = None, passphrase: bytes | None = None
+) -> Witness:
+    """The witness under ``state_dir``. Errors: ``BudgetError``."""
+    directory = state_dir / "witness"
+    path = directory / "witness.db"
+    if not path.is_file():
+        raise WitnessError(f"there is no witness at {path}", "narrows witness --init makes one")
+    key = load_private(directory / "witness.key", passphrase)
+    witness_time = WitnessTime(path, clock or SystemClock(), lambda: int(time.time() * 1000))
+    return Witness(path, WITNESS_NAME, key, witness_time.now_ms)
+
+
+def witness_verifier(public: bytes) -> note.Verifier:
+    """How gates name a witness of this project: by its public key."""
+    return note.Verifier(WITNESS_NAME, public, note.TYPE_COSIGNATURE)

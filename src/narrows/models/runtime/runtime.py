@@ -1,0 +1,399 @@
+"""The exact transformer runtime: streams over an engine (api.TokenModel).
+
+Invariants
+- Logits are a pure function of (artifact, the window of the history). The window follows
+  ``kv.window_start``; nothing else that callers do (batching, chunks, forks) reaches a number.
+- A call either feeds all it was given or raises and leaves every stream as it was. One
+  exception: a stream whose window has to slide and finds no memory for it is closed.
+- Memory is bounded by ``kv_bytes``: a call that needs more pages raises InputError.
+
+One lock: calls from several threads run one after the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from narrows.errors import ArtifactError, InputError
+from narrows.models.api import Logits, Stream
+from narrows.models.runtime.conformance import conformance_digest
+from narrows.models.runtime.engine import Batch, Engine
+from narrows.models.runtime.kv import PagePool, scope_root, window_start
+from narrows.models.runtime.numerics import NUMERICS_VERSION, PAGE_TOKENS, shape_from_header
+
+if TYPE_CHECKING:
+    from narrows.models.artifact import Artifact
+    from narrows.models.text.tokenizer import BpeTokenizer
+
+__all__ = ["NUMERICS_VERSION", "Runtime", "conformance_digest", "load_runtime"]
+
+log = logging.getLogger("narrows.weak")
+
+MAX_STREAM_TOKENS = 1 << 20
+_CHUNK = 256
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class _Stream:
+    """Host-side state of one history. ``start`` is the window's first token."""
+
+    def __init__(self, scope: int = 0) -> None:
+        self.history: list[int] = []
+        self.scope = scope
+        self.start = 0
+        self.pages: list[int] = []
+        # Prefix-cache node of the last full page; -1: not cached further.
+        self.node = scope_root(scope)
+        self.last: Logits | None = None
+        self.closed = False
+
+    @property
+    def length(self) -> int:
+        return len(self.history)
+
+    @property
+    def fed(self) -> int:
+        """Tokens in the cache."""
+        return len(self.history) - self.start
+
+
+def _locked(
+    method: Callable[Concatenate[Runtime, _P], _T],
+) -> Callable[Concatenate[Runtime, _P], _T]:
+    @functools.wraps(method)
+    def call(self: Runtime, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+class Runtime:
+    """``TokenModel`` over an engine. Made by ``load_runtime``."""
+
+    def __init__(
+        self, engine: Engine, pages: int, *, name: str, digest: bytes, tokenizer: BpeTokenizer
+    ) -> None:
+        self.name = name
+        self.digest = digest
+        self.numerics = b""
+        self.tokenizer = tokenizer
+        self.vocab_size = engine.shape.vocab
+        self.max_context = engine.shape.max_context
+        self.backend = engine.backend
+        self._engine = engine
+        self._pool = PagePool(pages)
+        self._lock = threading.RLock()
+        self._latest: dict[int, int] = {}  # id of a stream to its row in the last result
+        self._result: Logits = np.empty((0, self.vocab_size), np.int32)
+
+    @property
+    def free_pages(self) -> int:
+        return self._pool.free_pages
+
+    @_locked
+    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+        self._check(tokens)
+        if scope < 0:
+            raise InputError(f"scope {scope} is negative")
+        if not tokens:
+            raise InputError("a stream needs at least one token to start from")
+        stream = _Stream(scope)
+        stream.start = window_start(len(tokens) - 1, self.max_context)
+        window = tokens[stream.start :]
+        # The last token is always computed, since its logits are what a caller wants next.
+        stream.pages, stream.node = self._pool.find(window, (len(window) - 1) // PAGE_TOKENS, scope)
+        reused = len(stream.pages) * PAGE_TOKENS
+        stream.history = [int(token) for token in tokens[: stream.start + reused]]
+        try:
+            self._feed(stream, tokens[stream.start + reused :], every=False)
+        except BaseException:
+            self._release(stream)
+            raise
+        return stream
+
+    @_locked
+    def logits(self, stream: Stream) -> Logits:
+        own = self._own(stream)
+        row = self._latest.get(id(own))
+        if row is not None:
+            return self._result[row, :]
+        if own.last is None:
+            # Feeding the newest token again writes the bytes that are there already.
+            batch = self._batch([own], [own.history[-1:]], [own.fed - 1])
+            own.last = self._engine.forward(batch)[0].copy()
+            self._latest = {}
+        return own.last
+
+    @_locked
+    def advance(self, streams: Sequence[Stream], tokens: Sequence[int]) -> Logits:
+        if len(streams) != len(tokens) or not streams:
+            raise InputError("one token for each of at least one stream")
+        self._check(tokens)
+        own = [self._own(stream) for stream in streams]
+        if len({id(stream) for stream in own}) < len(own):
+            raise InputError("a stream is there twice")
+        for stream in own:
+            self._slide(stream)
+        self._make_room([(stream, 1) for stream in own])
+        out = None
+        for start in range(0, len(own), _CHUNK):
+            part = own[start : start + _CHUNK]
+            fresh = [[int(token)] for token in tokens[start : start + _CHUNK]]
+            batch = self._batch(part, fresh, [stream.fed for stream in part])
+            result = self._engine.forward(batch)
+            if len(own) > _CHUNK:
+                out = np.empty((len(own), self.vocab_size), np.int32) if out is None else out
+                out[start : start + _CHUNK] = result
+        for stream, token in zip(own, tokens, strict=True):
+            self._fed(stream, [int(token)])
+        self._result = result if out is None else out
+        self._latest = {id(stream): row for row, stream in enumerate(own)}
+        return self._result
+
+    @_locked
+    def extend(self, stream: Stream, tokens: Sequence[int]) -> Logits:
+        self._check(tokens)
+        if not tokens:
+            raise InputError("nothing to feed")
+        own = self._own(stream)
+        self._result = self._feed(own, tokens, every=True)
+        self._latest = {id(own): len(tokens) - 1}
+        return self._result
+
+    @_locked
+    def fork(self, stream: Stream) -> Stream:
+        own = self._own(stream)
+        twin = _Stream(own.scope)
+        self._latest.pop(id(twin), None)  # the id may be that of a stream nobody holds any more
+        twin.history, twin.start, twin.node = list(own.history), own.start, own.node
+        row = self._latest.get(id(own))
+        twin.last = own.last if row is None else self._result[row].copy()
+        twin.pages = list(own.pages)
+        for page in twin.pages:
+            self._pool.hold(page)
+        return twin
+
+    @_locked
+    def close(self, stream: Stream) -> None:
+        if isinstance(stream, _Stream):
+            self._release(stream)
+
+    def _release(self, stream: _Stream) -> None:
+        stream.closed = True
+        self._latest.pop(id(stream), None)
+        for page in stream.pages:
+            self._pool.drop(page)
+        stream.pages = []
+
+    def _own(self, stream: Stream) -> _Stream:
+        if not isinstance(stream, _Stream) or stream.closed:
+            raise InputError("the stream is closed, or of another model")
+        return stream
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        if len(tokens) > MAX_STREAM_TOKENS:
+            raise InputError(f"{len(tokens)} tokens at once; {MAX_STREAM_TOKENS} are possible")
+        if len(tokens) and not (min(tokens) >= 0 and max(tokens) < self.vocab_size):
+            raise InputError(f"a token id is outside 0 .. {self.vocab_size - 1}")
+
+    def _feed(self, stream: _Stream, tokens: Sequence[int], *, every: bool) -> Logits:
+        """Feed in chunks that no slide interrupts. Logits of every token, or of the last."""
+        kept: list[Logits] = []
+        done = 0
+        undo = (len(stream.history), stream.start)
+        while done < len(tokens):
+            self._slide(stream)
+            room = min(_CHUNK, self.max_context - stream.fed, len(tokens) - done)
+            chunk = [int(token) for token in tokens[done : done + room]]
+            try:
+                self._make_room([(stream, room)])
+            except InputError:
+                if not self._rewind(stream, *undo):
+                    self._release(stream)
+                raise
+            result = self._engine.forward(self._batch([stream], [chunk], [stream.fed], every))
+            self._fed(stream, chunk)
+            done += room
+            if (every and done - room + room < len(tokens)) or kept:
+                kept.append(result.copy())
+        if kept:
+            return np.concatenate(kept)
+        if not every:
+            stream.last = result[-1].copy()
+            self._latest = {}
+        return result
+
+    def _rewind(self, stream: _Stream, length: int, start: int) -> bool:
+        """Back to a shorter history; what lies beyond is never read. False: the window slid."""
+        if stream.start != start:
+            return False
+        shorter = len(stream.history) > length
+        del stream.history[length:]
+        keep = -(-stream.fed // PAGE_TOKENS)
+        for page in stream.pages[keep:]:
+            self._pool.drop(page)
+        del stream.pages[keep:]
+        if shorter:
+            stream.node, stream.last = -1, None  # its pages are not offered to others any more
+            self._latest.pop(id(stream), None)
+        return True
+
+    def _slide(self, stream: _Stream) -> None:
+        """Apply the truncation rule before the next token."""
+        start = window_start(len(stream.history), self.max_context)
+        if start == stream.start:
+            return
+        # Until a token is fed, the logits are still those of the old window.
+        last = self.logits(stream).copy()
+        window = stream.history[start:]
+        for page in stream.pages:
+            self._pool.drop(page)
+        stream.pages, stream.node = [], scope_root(stream.scope)
+        stream.start = start
+        del stream.history[start:]
+        try:
+            for at in range(0, len(window), _CHUNK):
+                chunk = window[at : at + _CHUNK]
+                self._make_room([(stream, len(chunk))])
+                self._engine.forward(self._batch([stream], [chunk], [stream.fed], False))
+                self._fed(stream, chunk)
+        except InputError:
+            self._release(stream)  # only where forks share its pages: they were not freed
+            raise
+        self._latest = {}
+        stream.last = last
+
+    def _make_room(self, wanted: list[tuple[_Stream, int]]) -> None:
+        """Pages for that many more tokens each, private where they will be written; or none."""
+        taken: list[tuple[_Stream, int]] = []
+        swapped: list[tuple[_Stream, int, int]] = []
+        for stream, count in wanted:
+            newest = stream.fed // PAGE_TOKENS
+            if stream.fed % PAGE_TOKENS and self._pool.holders[stream.pages[newest]] > 1:
+                page = self._take(taken, swapped)
+                swapped.append((stream, newest, stream.pages[newest]))
+                self._engine.copy_page(stream.pages[newest], page)
+                stream.pages[newest] = page
+            while len(stream.pages) * PAGE_TOKENS < stream.fed + count:
+                page = self._take(taken, swapped)
+                stream.pages.append(page)
+                taken.append((stream, page))
+        for _, _, page in swapped:
+            self._pool.drop(page)
+
+    def _take(
+        self, taken: list[tuple[_Stream, int]], swapped: list[tuple[_Stream, int, int]]
+    ) -> int:
+        page = self._pool.take()
+        if page is not None:
+            return page
+        for stream, last in reversed(taken):
+            stream.pages.pop()
+            self._pool.drop(last)
+        for stream, index, shared in swapped:
+            self._pool.drop(stream.pages[index])
+            stream.pages[index] = shared
+        raise InputError(
+            f"the key-value memory is full ({self._pool.pages} pages of {PAGE_TOKENS} tokens)",
+            "close streams, or give the model more kv_bytes",
+        )
+
+    def _batch(
+        self,
+        streams: list[_Stream],
+        fresh: Sequence[Sequence[int]],
+        at: Sequence[int],
+        every: bool = True,
+    ) -> Batch:
+        tables = np.zeros((len(streams), max(len(s.pages) for s in streams)), np.int32)
+        for row, stream in enumerate(streams):
+            tables[row, : len(stream.pages)] = stream.pages
+        counts = [len(tokens) for tokens in fresh]
+        rows = sum(counts)
+        positions = [np.arange(p, p + n, dtype=np.int32) for p, n in zip(at, counts, strict=True)]
+        return Batch(
+            tokens=np.array([token for tokens in fresh for token in tokens], np.int32),
+            positions=np.concatenate(positions),
+            table_of=np.repeat(np.arange(len(streams), dtype=np.int32), counts),
+            tables=tables,
+            wanted=np.arange(rows if every else 0, dtype=np.int32)
+            if every
+            else np.array([rows - 1], np.int32),
+        )
+
+    def _fed(self, stream: _Stream, tokens: list[int]) -> None:
+        before = stream.fed
+        stream.history.extend(tokens)
+        stream.last = None
+        self._latest.pop(id(stream), None)
+        for index in range(before // PAGE_TOKENS, stream.fed // PAGE_TOKENS):
+            if stream.node < 0:
+                break
+            first = stream.start + index * PAGE_TOKENS
+            page_tokens = stream.history[first : first + PAGE_TOKENS]
+            stream.node = self._pool.publish(stream.node, page_tokens, stream.pages[index])
+
+
+def _build(artifact: Artifact, threads: int, kv_bytes: int, backend: str) -> tuple[Engine, int]:
+    if backend not in ("auto", "numba", "reference"):
+        raise InputError(f"no backend {backend!r}", "auto, numba or reference")
+    if not 0 <= threads <= 256:
+        raise InputError(f"{threads} threads; 1 to 256, or 0 for every processor")
+    shape = shape_from_header(artifact.header)
+    tensors = {name: artifact.tensor(name) for name in artifact.tensor_names}
+    from narrows.models.runtime.fast import FastEngine, page_bytes
+    from narrows.models.runtime.matmul import probe
+
+    pages = kv_bytes // page_bytes(shape)
+    if pages < 2:
+        raise InputError(f"kv_bytes is {kv_bytes}; a page has {page_bytes(shape)} bytes")
+    if backend == "auto" and not probe():
+        log.warning("byte products are not exact on this processor: the slow reference runs")
+        backend = "reference"
+    if backend == "reference":
+        from narrows.models.runtime.reference import ReferenceEngine
+
+        return ReferenceEngine(shape, tensors, pages), pages
+    count = threads or min(16, len(os.sched_getaffinity(0)))
+    return FastEngine(shape, tensors, pages, count), pages
+
+
+def load_runtime(
+    artifact: Artifact, *, threads: int = 0, kv_bytes: int = 512 << 20, backend: str = "auto"
+) -> Runtime:
+    """A model ready to serve. ``threads`` 0: one per processor this process may use.
+
+    ``backend``: ``numba``, ``reference``, or ``auto``: numba where a probe with the worst values
+    finds its products exact here, else the reference. The same integers either way.
+    Computes the conformance digest and compares it with the header's ``conformance`` (hex),
+    if it has one. Raises ArtifactError (malformed, wrong version, wrong integers) or
+    InputError (impossible limits).
+    """
+    from narrows.models.text.tokenizer import BpeTokenizer
+
+    tokenizer = BpeTokenizer.from_artifact(artifact)
+    engine, pages = _build(artifact, threads, kv_bytes, backend)
+    model = Runtime(
+        engine,
+        pages,
+        name=str(artifact.header.get("name", artifact.path.stem)),
+        digest=artifact.digest,
+        tokenizer=tokenizer,
+    )
+    model.numerics = conformance_digest(model)
+    wanted: Any = artifact.header.get("conformance")
+    if wanted is not None and wanted != model.numerics.hex():
+        raise ArtifactError(
+            f"{artifact.path.name}: this machine computes other integers than its importer",
+            "do not serve with it; run 'narrows weak check' on both machines",
+        )
+    return model

@@ -1,0 +1,48 @@
+"""A transformer runtime together with its chat template: what a name loads to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from narrows.models.api import Logits, Stream, Tokenizer
+from narrows.models.text.chat import ChatRenderer
+
+if TYPE_CHECKING:
+    from narrows.models.runtime.runtime import Runtime
+
+
+class ServedModel:
+    """``TokenModel`` that forwards to ``runtime`` and renders chats."""
+
+    def __init__(self, runtime: Runtime, chat: ChatRenderer) -> None:
+        self.runtime = runtime
+        self._chat = chat
+        self.name = runtime.name
+        self.digest = runtime.digest
+        self.numerics = runtime.numerics
+        self.vocab_size = runtime.vocab_size
+        self.max_context = runtime.max_context
+        self.tokenizer: Tokenizer = runtime.tokenizer
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids of the conversation up to the assistant's next answer. Raises InputError."""
+        return self._chat.render(messages)
+
+    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+        return self.runtime.open(tokens, scope)
+
+    def logits(self, stream: Stream) -> Logits:
+        return self.runtime.logits(stream)
+
+    def advance(self, streams: Sequence[Stream], tokens: Sequence[int]) -> Logits:
+        return self.runtime.advance(streams, tokens)
+
+    def extend(self, stream: Stream, tokens: Sequence[int]) -> Logits:
+        return self.runtime.extend(stream, tokens)
+
+    def fork(self, stream: Stream) -> Stream:
+        return self.runtime.fork(stream)
+
+    def close(self, stream: Stream) -> None:
+        self.runtime.close(stream)

@@ -22,11 +22,22 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from narrows.errors import InputError
 from narrows.tomlfile import Path_, TomlFile, read_toml
 
+Range = tuple[str, float, float, float]  # name, value, lowest, highest
+
 _REMEDIES = {
     "extra_forbidden": "no such key",
     "unexpected_keyword_argument": "no such key",
     "missing": "this key is required",
 }
+
+
+def out_of_range(ranges: Iterable[Range]) -> list[str]:
+    """A line for each value that is not within its bounds; NaN never is."""
+    return [
+        f"{name} is {value}, must be {low}..{high}"
+        for name, value, low, high in ranges
+        if not low <= value <= high
+    ]
 
 
 def load_sections(

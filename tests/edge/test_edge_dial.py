@@ -15,7 +15,7 @@ import pytest
 from edge.harness import FakeEnclave, Rig, chat, native, wait_until
 from edge.standin import FlatModel, LineDecoder
 from narrows.edge.books.stats import read_stats
-from narrows.edge.config import EdgeConfig, TlsFiles
+from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import Unreachable
 from narrows.edge.link.upkeep import LinkClient
 from narrows.errors import PeerError
@@ -23,7 +23,7 @@ from narrows.models.shelf.shelf import Shelf
 from narrows.wire.gatestate import PortState
 from narrows.wire.messages import Greeting
 from narrows.wire.padding import frame_bytes, pad
-from narrows.wire.pins import make_identity, server_context
+from narrows.wire.pins import TlsFiles, make_identity, server_context
 from ports import free_port
 
 

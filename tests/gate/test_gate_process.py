@@ -20,6 +20,7 @@ from narrows.gate.outlet import SEND_BUFFER_BYTES
 from narrows.ledger.changes import sign_change
 from narrows.ledger.keys import load_private
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.admin import apply_change
 from narrows.ledger.office.propose import budget_document
 from narrows.wire.gatestate import PortState, fetch_state
 
@@ -127,7 +128,7 @@ def lower(site: Deployment, limits: Limits) -> None:
         operator = load_private(site.state / "ledger" / "operators" / "demo.key")
         accounts = {"answers": Limits(None)}
         document = budget_document(ledger.state(), "demo", limits, accounts, ledger.now_ms())
-        ledger.apply_change(document, [sign_change(document, operator)])
+        apply_change(ledger, document, [sign_change(document, operator)])
 
 
 def test_stats_hold_counts_alone(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from gate.gate_fakes import FAST, FakeLedger, enclave, read_all, running_gate
 from narrows.errors import InputError, LinkError, PeerError
-from narrows.gate.config import GateConfig, PortConfig, TlsFiles
+from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.link import Link
 from narrows.gate.tls import TlsPipe, TlsServer
 from narrows.wire.gatestate import fetch_state
 from narrows.wire.padding import ConstantUnframer, frame_bytes, pad, tls_payload_bytes
-from narrows.wire.pins import check_peer, client_context, make_identity, read_pins
+from narrows.wire.pins import TlsFiles, check_peer, client_context, make_identity, read_pins
 
 
 def run(coroutine) -> None:  # type: ignore[no-untyped-def]

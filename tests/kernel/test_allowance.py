@@ -30,10 +30,11 @@ from narrows.gate.backstop.allowance import (
 from narrows.gate.backstop.config import BackstopConfig, make_plan
 from narrows.gate.backstop.guard import Backstop
 from narrows.gate.backstop.tcpinfo import _unwrapped
-from narrows.gate.config import GateConfig, PortConfig, TlsFiles
+from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.main import open_backstop
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.wire.pins import TlsFiles
 
 EMPTY = Reading({name: Flow() for name in CLASSES})
 HEADROOM = 1 << 16

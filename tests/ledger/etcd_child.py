@@ -20,9 +20,9 @@ from pathlib import Path
 from narrows.ledger.api import Lease
 from narrows.ledger.clock import SystemClock
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.office.setup import witness_verifier
 from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.witness.server import HttpWitness
+from narrows.ledger.witness.witness import witness_verifier
 
 MAX_LEASE_BYTES = 20_000
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from narrows.ledger.api import Lease
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.demo import demo_witness_key
-from narrows.ledger.office.setup import witness_verifier
 from narrows.ledger.witness.server import HttpWitness
+from narrows.ledger.witness.witness import witness_verifier
 
 
 def main() -> None:

@@ -17,19 +17,15 @@ from narrows.ledger.changes import Operators, sign_change
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.admin import apply_change
 from narrows.ledger.office.propose import budget_document
-from narrows.ledger.office.setup import (
-    create_ledger,
-    create_log_key,
-    create_witness,
-    witness_verifier,
-)
+from narrows.ledger.office.setup import create_ledger, create_log_key, create_witness
 from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.sqlite import SqliteStore
 from narrows.ledger.stores.store import Store
 from narrows.ledger.witness.clock import WitnessTime
 from narrows.ledger.witness.server import HttpWitness, WitnessServer
-from narrows.ledger.witness.witness import Witness
+from narrows.ledger.witness.witness import Witness, witness_verifier
 
 START_MS = 1_700_000_000_000
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
@@ -134,7 +130,7 @@ class Deployment:
         named = {"answers": Limits(None)} if accounts is None else accounts
         document = budget_document(ledger.state(), lineage, limits, named, ledger.now_ms())
         chosen = self.keys[: self.threshold if signers is None else signers]
-        return ledger.apply_change(document, sorted(sign_change(document, k) for k in chosen))
+        return apply_change(ledger, document, sorted(sign_change(document, k) for k in chosen))
 
     @contextmanager
     def ready(

@@ -14,6 +14,7 @@ from ledger.ledger_helpers import Deployment, lease
 from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.balances import current_balances
 from narrows.ledger.office.verify import verify_path
 from narrows.ledger.replica import BehindError
 from narrows.ledger.witness.witness import Witness, WitnessError
@@ -82,7 +83,7 @@ def test_a_lease_that_was_given_up_is_never_handed_out(deployment: Deployment) -
     assert refusal(ledger.acquire("answers", 50)) == "store"
     got = lease(ledger, 100)
     ledger.settle(got, got.size_bytes)  # all of it left
-    balances = ledger.balances()
+    balances = current_balances(ledger)
     assert balances.spent_bytes == got.size_bytes, "bytes that left were returned as unused"
     assert balances.outstanding_bytes == 0
     ledger.close()
@@ -168,7 +169,7 @@ def test_a_lease_that_ended_before_its_cosignature_is_not_handed_out(
     witness.before_cosign = happens
     assert refusal(ledger.acquire("answers", 100)) == "store"
     assert lease(ledger, 100).size_bytes == 100
-    balances = ledger.balances()
+    balances = current_balances(ledger)
     assert (balances.spent_bytes, balances.outstanding_bytes) == (100, 110)
     with pytest.raises(BudgetError):
         ledger.settle(Lease(bytes(16), "answers", 5), 6)

@@ -23,6 +23,7 @@ from ledger.ledger_helpers import Deployment, lease, served
 from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.balances import current_balances
 from narrows.ledger.office.setup import open_witness
 from narrows.ledger.office.verify import verify_log, verify_path
 from narrows.ledger.stores import sqlite as sqlite_store
@@ -267,7 +268,7 @@ def test_a_settlement_that_was_not_synced_counts_in_full(deployment: Deployment)
         got = lease(ledger, 100)
         _where_no_fsync_works(lambda: ledger.settle(got, 30))
         assert isinstance(ledger.acquire("answers", 10), Lease)  # writes it after all
-        assert ledger.balances().spent_bytes == 70
+        assert current_balances(ledger).spent_bytes == 70
         ledger.close()
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from narrows.ledger.ledger import Ledger
+from narrows.ledger.office.balances import current_balances
 from narrows.ledger.office.demo import create_demo, demo_witness_key
-from narrows.ledger.office.setup import witness_verifier
 from narrows.ledger.office.verify import verify_path
 from narrows.ledger.witness.server import HttpWitness
+from narrows.ledger.witness.witness import witness_verifier
 
 CHILD = Path(__file__).with_name("kill_child.py")
 MAX_LEASE_BYTES = 3000
@@ -106,7 +107,7 @@ def _kills(state: Path, kills: int, seed: int) -> None:
         client = HttpWitness("127.0.0.1", port, witness_verifier(demo_witness_key(state)))
         ledger = Ledger.open(state, witness=client)
         ledger.recover_dead_leases()
-        spent = ledger.balances().spent_bytes
+        spent = current_balances(ledger).spent_bytes
         ledger.close()
         client.close()
     assert total <= spent

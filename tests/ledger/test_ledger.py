@@ -27,7 +27,8 @@ from narrows.ledger.keys import load_private
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
 from narrows.ledger.log import note
-from narrows.ledger.office.balances import read_balances
+from narrows.ledger.office.admin import apply_change, find_gap, recover
+from narrows.ledger.office.balances import current_balances, read_balances
 from narrows.ledger.office.demo import create_demo, demo_budget
 from narrows.ledger.office.describe import describe
 from narrows.ledger.office.propose import operators_document, recovery_document
@@ -80,7 +81,7 @@ def test_a_budget_is_spent_to_the_last_byte_and_no_further(deployment: Deploymen
         denied = ledger.acquire("answers", 1)
         assert isinstance(denied, Denied)
         assert (denied.reason, denied.retry_after_s) == ("depleted", None)
-        balances = ledger.balances()
+        balances = current_balances(ledger)
         assert (balances.spent_bytes, balances.outstanding_bytes) == (400, 600)
         with pytest.raises(BudgetError):
             ledger.settle(got, 601)
@@ -163,11 +164,11 @@ def test_no_cosignature_no_lease_and_no_second_one_after(
         witness.faults = [fault]
         assert reason(ledger.acquire("answers", 100)) == "witness"
     assert lease(ledger, 100).size_bytes == 100
-    assert ledger.balances().outstanding_bytes == 110, "the lease that waited was used"
+    assert current_balances(ledger).outstanding_bytes == 110, "the lease that waited was used"
     witness.faults = [fault]
     assert reason(ledger.acquire("answers", 500)) == "witness"
     assert lease(ledger, 50).size_bytes == 50, "smaller than the one that waits: a new one"
-    assert ledger.balances().outstanding_bytes == 160
+    assert current_balances(ledger).outstanding_bytes == 160
     witness.faults = [fault]
     assert reason(ledger.acquire("answers", 500)) == "witness"
     ledger.close()
@@ -319,25 +320,25 @@ def test_recovery_counts_the_gap_as_spent(deployment: Deployment, tmp_path: Path
     witness = FlakyWitness(deployment.witness())
     ledger = deployment.open(witness)
     assert reason(ledger.acquire("answers", 1)) == "behind"
-    gap, now = ledger.recovery(), ledger.state()
+    gap, now = find_gap(ledger), ledger.state()
     head = (gap.witnessed.size, gap.witnessed.root)
     document = recovery_document(now, gap.root, head, gap.gap_bytes, gap.witnessed.time_ms)
     signed = sorted(sign_change(document, key) for key in deployment.keys[:2])
     with pytest.raises(BudgetError):
-        ledger.recover(document, signed[:1])
+        recover(ledger, document, signed[:1])
     cheap = recovery_document(now, gap.root, head, {"base": 0}, gap.witnessed.time_ms)
     witness.faults = ["", "before"]  # it dates the leaf, and is gone when asked to accept it
     with pytest.raises(WitnessError):
-        ledger.recover(document, signed)
+        recover(ledger, document, signed)
     assert reason(ledger.acquire("answers", 1)) == "behind"
-    ledger.recover(document, signed)
-    balances = ledger.balances()
+    recover(ledger, document, signed)
+    balances = current_balances(ledger)
     assert balances.outstanding_bytes == 0
     assert balances.spent_bytes >= left
     assert balances.spent_bytes == 300
     assert lease(ledger, 10_000).size_bytes == 600, "the hour's window counts it too"
     with pytest.raises(BudgetError):  # once
-        ledger.recover(cheap, sorted(sign_change(cheap, key) for key in deployment.keys[:2]))
+        recover(ledger, cheap, sorted(sign_change(cheap, key) for key in deployment.keys[:2]))
     ledger.close()
     assert verify_path(deployment.folder).balances.spent_bytes == 300
 
@@ -352,11 +353,11 @@ def test_the_witness_itself_refuses_a_recovery_that_forgets_the_gap(
         lease(ledger, 250)
     _roll_back(deployment, tmp_path / "old.db")
     ledger = deployment.open()
-    gap, now = ledger.recovery(), ledger.state()
+    gap, now = find_gap(ledger), ledger.state()
     head = (gap.witnessed.size, gap.witnessed.root)
     cheap = recovery_document(now, gap.root, head, {"base": 249}, gap.witnessed.time_ms)
     with pytest.raises(WitnessError, match="gap"):
-        ledger.recover(cheap, sorted(sign_change(cheap, key) for key in deployment.keys[:2]))
+        recover(ledger, cheap, sorted(sign_change(cheap, key) for key in deployment.keys[:2]))
     assert reason(ledger.acquire("answers", 1)) == "behind"
     ledger.close()
 
@@ -374,14 +375,14 @@ def test_a_recovery_that_expired_before_the_witness_saw_it_is_proposed_again(
     ledger = deployment.open(witness)
 
     def recover() -> None:
-        gap, now = ledger.recovery(), ledger.state()
+        gap, now = find_gap(ledger), ledger.state()
         head = (gap.witnessed.size, gap.witnessed.root)
         document = recovery_document(
             now, gap.root, head, gap.gap_bytes, gap.witnessed.time_ms, HOUR_MS
         )
         signed = sorted(sign_change(document, key) for key in deployment.keys[:2])
         proposed.append((document, signed))
-        ledger.recover(document, signed)
+        recover(ledger, document, signed)
 
     proposed: list[tuple[dict, list[list[str]]]] = []  # type: ignore[type-arg]
     witness.faults = ["", "", "before"]  # asked for the gap and the date, then gone
@@ -389,7 +390,7 @@ def test_a_recovery_that_expired_before_the_witness_saw_it_is_proposed_again(
         recover()
     deployment.clock.advance(2 * HOUR_MS)
     with pytest.raises(WitnessError, match="expired"):
-        ledger.recover(*proposed[0])
+        recover(ledger, *proposed[0])
     assert reason(ledger.acquire("answers", 1)) == "behind"
     recover()
     assert lease(ledger, 1000).size_bytes == 750
@@ -403,7 +404,7 @@ def test_operators_change_in_ledger_and_witness(deployment: Deployment, tmp_path
     keys = [k.public_key().public_bytes_raw().hex() for k in [*deployment.keys[1:], new]]
     document = operators_document(ledger.state(), make_operators(keys, 2), ledger.now_ms())
     signed = sorted(sign_change(document, key) for key in [*deployment.keys[:2], new])
-    ledger.apply_change(document, signed)
+    apply_change(ledger, document, signed)
     gone, deployment.keys = deployment.keys[0], [*deployment.keys[1:], new]
     deployment.set_budget(ledger, Limits(1000))
     store = deployment.store()
@@ -414,12 +415,12 @@ def test_operators_change_in_ledger_and_witness(deployment: Deployment, tmp_path
     # the revoked key no longer signs recoveries at the witness either
     _roll_back(deployment, tmp_path / "old.db")
     ledger = deployment.open()
-    gap, now = ledger.recovery(), ledger.state()
+    gap, now = find_gap(ledger), ledger.state()
     head = (gap.witnessed.size, gap.witnessed.root)
     document = recovery_document(now, gap.root, head, gap.gap_bytes, gap.witnessed.time_ms)
     with pytest.raises(BudgetError):
-        ledger.recover(document, sorted(sign_change(document, k) for k in (gone, new)))
-    ledger.recover(document, sorted(sign_change(document, k) for k in deployment.keys[:2]))
+        recover(ledger, document, sorted(sign_change(document, k) for k in (gone, new)))
+    recover(ledger, document, sorted(sign_change(document, k) for k in deployment.keys[:2]))
     assert lease(ledger, 5).size_bytes == 5
     ledger.close()
 
@@ -437,7 +438,7 @@ def test_a_lineage_made_after_the_backup_is_no_dead_end(
         lease(ledger, 100, "two")
     _roll_back(deployment, tmp_path / "old.db")
     ledger = deployment.open()
-    gap, now = ledger.recovery(), ledger.state()
+    gap, now = find_gap(ledger), ledger.state()
     assert gap.gap_bytes == {"base": 0, "second": 400, "third": 0}
     head = (gap.witnessed.size, gap.witnessed.root)
 
@@ -448,8 +449,8 @@ def test_a_lineage_made_after_the_backup_is_no_dead_end(
     document, signatures = signed(gap.root, gap.gap_bytes)
     assert "made in the gap" in describe(parse_change(document), now)[-2]
     with pytest.raises(BudgetError, match="another position"):
-        ledger.recover(*signed(b"\x11" * 32, gap.gap_bytes))
-    ledger.recover(document, signatures)
+        recover(ledger, *signed(b"\x11" * 32, gap.gap_bytes))
+    recover(ledger, document, signatures)
     assert reason(ledger.acquire("two", 1)) == "unknown_account"
     assert lease(ledger, 1000).size_bytes == 1000
     deployment.set_budget(ledger, Limits(1000), {"two": Limits(None)}, lineage="second")
@@ -499,9 +500,9 @@ def test_a_change_of_operators_that_the_witness_missed_is_finished_later(
     signed = sorted(sign_change(document, key) for key in deployment.keys[:2])
     witness.faults = faults
     with pytest.raises(WitnessError):
-        ledger.apply_change(document, signed)
-    position = ledger.apply_change(document, signed)
-    assert ledger.apply_change(document, signed) == position
+        apply_change(ledger, document, signed)
+    position = apply_change(ledger, document, signed)
+    assert apply_change(ledger, document, signed) == position
     assert ledger.state().operators == inner._log(ledger.state().origin).operators
     assert ledger.state().operators.keys == tuple(sorted(keys))
     ledger.close()

@@ -23,6 +23,7 @@ from narrows.ledger.clock import SharedTime
 from narrows.ledger.keys import load_private
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.balances import current_balances
 from narrows.ledger.office.verify import verify_log
 from narrows.ledger.records import Anchor
 from narrows.ledger.rules import State
@@ -321,7 +322,7 @@ def test_a_lease_that_is_written_late_is_returned(machines: Machines) -> None:
     assert sorted(h.size_bytes for h in ledger.state().leases.values()) == [10, 200], "300 is back"
     machines.real.ms += 1000
     assert isinstance(ledger.acquire("answers", 1000), Lease)
-    sums = ledger.balances()
+    sums = current_balances(ledger)
     assert (sums.spent_bytes, sums.outstanding_bytes) == (200, 800)
     ledger.close()
 
@@ -335,7 +336,7 @@ def test_an_idle_gate_settles_without_being_called(machines: Machines) -> None:
     got = ledger.acquire("answers", 300)
     assert isinstance(got, Lease)
     ledger.settle(got, 100)
-    assert ledger.balances().outstanding_bytes == 300, "not yet: see clock.py"
-    wait_until(lambda: ledger.balances().outstanding_bytes == 0, "the timer settled it")
-    assert ledger.balances().spent_bytes == 100
+    assert current_balances(ledger).outstanding_bytes == 300, "not yet: see clock.py"
+    wait_until(lambda: current_balances(ledger).outstanding_bytes == 0, "the timer settled it")
+    assert current_balances(ledger).spent_bytes == 100
     ledger.close()

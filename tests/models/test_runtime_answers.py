@@ -41,5 +41,5 @@ def test_exact_bits_are_repeatable_and_plausible() -> None:
 def test_malformed_lines_name_themselves(line: str, tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_text('{"prompt": "a", "response": "b"}\n' + line)
-    with pytest.raises(InputError, match="line 2"):
+    with pytest.raises(InputError, match=r"\.jsonl:2"):
         read_answers(file, 5, served())

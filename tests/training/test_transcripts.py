@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from narrows.cli.main import main
 from narrows.errors import InputError
 from narrows.models.shelf.origin import named_digests, sha256_of
-from narrows.training.corpus.examples import read_rows
+from narrows.rows import read_rows
 from narrows.training.corpus.transcripts import import_transcripts
 
 ROWS = st.lists(st.tuples(st.sampled_from(["a", "a ", "b", "ç", "\ud800"]), st.text(max_size=4)))

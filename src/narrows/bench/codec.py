@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import statistics
 import time
@@ -24,16 +23,14 @@ from typing import Any
 import numpy as np
 
 from narrows.bench.codec_peers import peers
-from narrows.coding.events import AnswerSpec, Coding
 from narrows.coding.link import LinkOptions
 from narrows.coding.range.kernels import TAIL, decode_symbols, encode_symbols, new_state, push
-from narrows.coding.spec import render_prompt
 from narrows.errors import InputError
+from narrows.measure.answers import replay_answer
 from narrows.measure.replay import ReplayCode, ReplayModel, replayed
-from narrows.measure.run import Replayed, Run, RunResult, Traffic
-from narrows.models.api import TokenModel
+from narrows.measure.run import Run, RunResult, Traffic
 from narrows.models.registry import load_model
-from narrows.training.corpus.examples import messages_of
+from narrows.rows import some_rows
 
 LIVE_MS = 20_000.0
 SINGLE_MS = 120_000.0
@@ -41,7 +38,6 @@ ALONE_TOKENS = 300
 CODER_SYMBOLS = 4_000_000
 HOLDS_MS = (50, 200, 1000)
 ROUND_HOLDS_MS = (20, 40, 60, 100, 160, 250)
-_BIG = 1 << 20
 
 Progress = Callable[[int, int], None]
 
@@ -62,8 +58,8 @@ class CodecSettings:
 
 def run(settings: CodecSettings, progress: Progress = lambda done, total: None) -> dict[str, Any]:
     """The whole report, ready for JSON."""
-    rows = read_rows(settings.answers, settings.rows)
-    train = read_rows(settings.train, None) if settings.train else []
+    rows = some_rows(settings.answers, settings.rows)
+    train = some_rows(settings.train) if settings.train else []
     texts = [row["response"].encode("utf-8", "surrogatepass") for row in rows]
     models = (load_model(settings.weak), load_model(settings.weak))
     answers = [replay_answer(models[0], row) for row in rows]
@@ -94,39 +90,6 @@ def run(settings: CodecSettings, progress: Progress = lambda done, total: None) 
     trained = [row["response"].encode("utf-8", "surrogatepass") for row in train]
     report["peers"] = peers(texts, trained) if settings.with_peers else {}
     return report
-
-
-def read_rows(path: Path, limit: int | None) -> list[dict[str, Any]]:
-    """Rows with prompt and response. InputError names the line that has none."""
-    rows: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if limit is not None and len(rows) >= limit:
-                    break
-                row = json.loads(line)
-                if not isinstance(row, dict) or not isinstance(row.get("response"), str):
-                    raise InputError(f"{path}, line {number}: no response")
-                if not isinstance(row.get("prompt"), str):
-                    raise InputError(f"{path}, line {number}: no prompt")
-                rows.append(row)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
-    if not rows:
-        raise InputError(f"{path} has no rows")
-    return rows
-
-
-def replay_answer(model: TokenModel, row: dict[str, Any]) -> Replayed:
-    """A row as traffic: foreign text in pieces of a weak-model token, or given token ids."""
-    prompt = tuple(render_prompt(model, messages_of(row)))
-    spec = AnswerSpec(prompt, _BIG)
-    if isinstance(row.get("tokens"), list):
-        return Replayed(spec, Coding.PLAIN, tuple(int(token) for token in row["tokens"]))
-    text = row["response"].encode("utf-8", "surrogatepass")
-    token_bytes = model.tokenizer.token_bytes
-    pieces = tuple(token_bytes(token) for token in model.tokenizer.encode(text))
-    return Replayed(spec, Coding.TEXT, pieces)
 
 
 def _file_report(once: RunResult, size: int) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from narrows.errors import BudgetError
 from narrows.ledger.api import Lease
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.demo import create_demo, demo_witness_key
-from narrows.ledger.office.setup import open_witness, witness_verifier
+from narrows.ledger.office.setup import open_witness
 from narrows.ledger.witness.server import HttpWitness, WitnessServer
+from narrows.ledger.witness.witness import witness_verifier
 
 
 @dataclass(frozen=True, slots=True)

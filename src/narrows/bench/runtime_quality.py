@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from narrows.errors import InputError
 from narrows.models.checkpoint.source import SourceModel
 from narrows.models.distribution import frequencies
 from narrows.models.served import ServedModel
+from narrows.rows import some_rows
 
-MAX_LINE_BYTES = 1 << 24
 MAX_TOKENS = 2048  # of prompt and answer: bounds the float32 model's memory
 Progress = Callable[[int, int], None]
 
@@ -64,7 +63,7 @@ def read_answers(path: Path | None, count: int, model: ServedModel) -> list[Answ
     Lines are JSON objects with ``prompt`` and ``response``. Answers are cut where prompt and
     answer pass MAX_TOKENS; longer prompts are left out.
     """
-    pairs = _SAMPLES if path is None else list(_pairs(path))
+    pairs = _SAMPLES if path is None else [(r["prompt"], r["response"]) for r in some_rows(path)]
     spread = [
         pairs[i * len(pairs) // min(count, len(pairs))] for i in range(min(count, len(pairs)))
     ]
@@ -81,21 +80,6 @@ def read_answers(path: Path | None, count: int, model: ServedModel) -> list[Answ
     if not answers:
         raise InputError("no usable answers")
     return answers
-
-
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    found = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            while line := file.readline(MAX_LINE_BYTES):
-                row = json.loads(line)
-                found.append((str(row["prompt"]), str(row["response"])))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: line {len(found) + 1} is no answer: {error!r}",
-            "JSON lines with 'prompt' and 'response'",
-        ) from error
-    return found
 
 
 def exact_bits(model: ServedModel, answers: list[Answer], progress: Progress) -> float:

@@ -12,12 +12,10 @@ import tomli_w
 
 from narrows.deploy.config import load_config
 from narrows.deploy.local import plain_values
-from narrows.edge.config import TlsFiles as EdgeTls
 from narrows.errors import InputError
 from narrows.gate.config import PortConfig
-from narrows.gate.config import TlsFiles as GateTls
 from narrows.wire.address import parse_address
-from narrows.wire.pins import make_identity
+from narrows.wire.pins import TlsFiles, make_identity
 
 _HEAD = "# Every value that is not here has a default; unknown keys are errors.\n\n"
 
@@ -50,7 +48,7 @@ def write_deployment(
             "state_host": gate_host,
             "state_port": state_port,
             "tls": dataclasses.asdict(
-                GateTls(Path("gate.crt"), Path("gate.key"), Path("edge.crt"))
+                TlsFiles(Path("gate.crt"), Path("gate.key"), Path("edge.crt"))
             ),
         },
         "edge": {
@@ -63,7 +61,7 @@ def write_deployment(
             "weak": config.edge.weak,
             "model_name": config.edge.model_name,
             "tls": dataclasses.asdict(
-                EdgeTls(Path("edge.crt"), Path("edge.key"), Path("gate.crt"))
+                TlsFiles(Path("edge.crt"), Path("edge.key"), Path("gate.crt"))
             ),
         },
     }

@@ -35,18 +35,16 @@ from narrows.deploy.local import (
     with_witness,
 )
 from narrows.deploy.supervise import Role, Supervisor, die_with
-from narrows.edge.config import TlsFiles as EdgeTls
 from narrows.enclave.config import EnclaveConfig
 from narrows.errors import InputError, PeerError
 from narrows.gate.backstop.kernel import unavailable
-from narrows.gate.config import TlsFiles as GateTls
 from narrows.isolate import network as net
 from narrows.isolate.namespaces import TOOL_PATH
 from narrows.isolate.sandbox import Sandbox, compiled_kernels
 from narrows.isolate.user import deployment_tag, enclave_uid, end_processes
 from narrows.ledger.office.demo import demo_witness_key
 from narrows.wire.address import is_loopback
-from narrows.wire.pins import make_identity
+from narrows.wire.pins import TlsFiles, make_identity
 
 TOOLS = ("bwrap", "ip", "nft")
 ENCLAVE_FILE, WEAK_FOLDER = "/run/narrows/enclave.toml", "/run/narrows/weak"
@@ -271,7 +269,7 @@ def _outside(config: Config, network: net.Network, keys: Path) -> Config:
         # Its preconditions are this arrangement: fixed ports and peers, one outbound device.
         kernel="off" if unavailable() else "nftables",
         backstop=dataclasses.replace(config.gate.backstop, devices=(net.OUTER,)),
-        tls=GateTls(keys / "gate.crt", keys / "gate.key", keys / "edge.crt"),
+        tls=TlsFiles(keys / "gate.crt", keys / "gate.key", keys / "edge.crt"),
     )
     edge = dataclasses.replace(
         config.edge,
@@ -280,6 +278,6 @@ def _outside(config: Config, network: net.Network, keys: Path) -> Config:
         state_host=network.gate_outer,
         state_port=state_port,
         port_name=answers.name,
-        tls=EdgeTls(keys / "edge.crt", keys / "edge.key", keys / "gate.crt"),
+        tls=TlsFiles(keys / "edge.crt", keys / "edge.key", keys / "gate.crt"),
     )
     return dataclasses.replace(config, gate=gate, edge=edge)

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import MAX_ANSWER_TOKENS
+from narrows.config import Range, out_of_range
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
 from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
+from narrows.wire.pins import TlsFiles
 
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
-
-Range = tuple[str, float, float, float]  # name, value, lowest, highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,6 @@ class Limits:
     client_stall_s: float = 60.0
     body_s: float = 30.0
     idle_s: float = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files of the edge's identity and the certificates of the gates it accepts."""
-
-    cert_file: Path
-    key_file: Path
-    peer_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +114,8 @@ class EdgeConfig:
         """Itself, or ``InputError`` with every problem."""
         problems = [
             *_edge_problems(self),
-            *_out_of_range(_limit_ranges(self.limits)),
-            *_out_of_range(_training_ranges(self)),
+            *out_of_range(_limit_ranges(self.limits)),
+            *out_of_range(_training_ranges(self)),
         ]
         if problems:
             raise InputError("the edge's configuration is wrong", problems=tuple(problems))
@@ -200,12 +191,4 @@ def _limit_ranges(limits: Limits) -> list[Range]:
         ("client_stall_s", limits.client_stall_s, 0.1, 3600),
         ("body_s", limits.body_s, 0.1, 3600),
         ("idle_s", limits.idle_s, 0.1, 3600),
-    ]
-
-
-def _out_of_range(ranges: list[Range]) -> list[str]:
-    return [
-        f"{name} {value:g} is outside {low:g}..{high:g}"
-        for name, value, low, high in ranges
-        if not low <= value <= high
     ]

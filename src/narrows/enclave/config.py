@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from narrows.config import out_of_range
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import parse_address
@@ -87,14 +88,16 @@ class EnclaveConfig:
 
 
 def _enclave_problems(config: EnclaveConfig) -> list[str]:
-    problems = _outside(
-        ("threads", config.threads, 0, MAX_THREADS),
-        ("kv_mib", config.kv_mib, 16, 1 << 24),
-        ("max_batch", config.max_batch, 1, 4096),
-        ("max_links", config.max_links, 1, 4096),
-        ("telemetry_s", config.telemetry_s, 0.1, 86_400),
-        ("hello_timeout_s", config.session.hello_timeout_s, 0.1, 3600),
-        ("max_answers", config.session.max_answers, 1, MAX_OPEN_ANSWERS),
+    problems = out_of_range(
+        [
+            ("threads", config.threads, 0, MAX_THREADS),
+            ("kv_mib", config.kv_mib, 16, 1 << 24),
+            ("max_batch", config.max_batch, 1, 4096),
+            ("max_links", config.max_links, 1, 4096),
+            ("telemetry_s", config.telemetry_s, 0.1, 86_400),
+            ("hello_timeout_s", config.session.hello_timeout_s, 0.1, 3600),
+            ("max_answers", config.session.max_answers, 1, MAX_OPEN_ANSWERS),
+        ]
     )
     for name, text in (("listen", config.listen), ("telemetry", config.telemetry)):
         if text or name == "listen":
@@ -111,13 +114,15 @@ def _enclave_problems(config: EnclaveConfig) -> list[str]:
 
 
 def _upstream_problems(config: UpstreamConfig) -> list[str]:
-    problems = _outside(
-        ("connect_timeout_s", config.connect_timeout_s, 0.1, 600),
-        ("first_token_timeout_s", config.first_token_timeout_s, 0.1, 86_400),
-        ("token_timeout_s", config.token_timeout_s, 0.1, 86_400),
-        ("answer_timeout_s", config.answer_timeout_s, 0.1, 604_800),
-        ("max_line_bytes", config.max_line_bytes, 1024, 1 << 28),
-        ("max_answer_bytes", config.max_answer_bytes, 1024, 1 << 30),
+    problems = out_of_range(
+        [
+            ("connect_timeout_s", config.connect_timeout_s, 0.1, 600),
+            ("first_token_timeout_s", config.first_token_timeout_s, 0.1, 86_400),
+            ("token_timeout_s", config.token_timeout_s, 0.1, 86_400),
+            ("answer_timeout_s", config.answer_timeout_s, 0.1, 604_800),
+            ("max_line_bytes", config.max_line_bytes, 1024, 1 << 28),
+            ("max_answer_bytes", config.max_answer_bytes, 1024, 1 << 30),
+        ]
     )
     if not config.url.startswith(("http://", "https://")):
         problems.append(f"url {config.url!r} is no http address: write http://host:port/v1")
@@ -126,11 +131,3 @@ def _upstream_problems(config: UpstreamConfig) -> list[str]:
     if not config.api_key.isprintable() or not config.api_key.isascii():
         problems.append("api_key holds a character that no header can carry")
     return problems
-
-
-def _outside(*ranges: tuple[str, float, float, float]) -> list[str]:
-    return [
-        f"{name} {value:g} is outside {low:g}..{high:g}"
-        for name, value, low, high in ranges
-        if not low <= value <= high
-    ]

@@ -9,14 +9,16 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from narrows.config import Range, out_of_range
 from narrows.errors import InputError
 from narrows.gate.backstop.config import BackstopConfig, backstop_problems
 from narrows.ledger.log.canonical import is_name
 from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.place import OPERATOR
+from narrows.wire.address import is_loopback
 from narrows.wire.padding import fits_tls
+from narrows.wire.pins import TlsFiles
 
 _KEY = re.compile("[0-9a-f]{64}")
 MAX_PORTS = 16
@@ -39,15 +41,6 @@ class PortConfig:
     enclave_port: int = 8401
     max_links: int = 64
     allow: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files. ``peer_file`` holds the certificates whose keys alone are accepted."""
-
-    cert_file: Path
-    key_file: Path
-    peer_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +89,7 @@ class GateConfig:
 
 def _gate_problems(config: GateConfig) -> list[str]:
     least_constant_bytes = 2 if config.tls is None else 64
-    ranges: list[tuple[str, float, float, float]] = [
+    ranges: list[Range] = [
         ("tick_ms", config.tick_ms, 1, MAX_TICK_MS),
         ("constant_bytes", config.constant_bytes, least_constant_bytes, 1 << 20),
         ("outbound_buffer_bytes", config.outbound_buffer_bytes, 1024, MAX_OUTBOUND_BYTES),
@@ -111,11 +104,7 @@ def _gate_problems(config: GateConfig) -> list[str]:
         ("min_lease_bytes", config.min_lease_bytes, 64, 1 << 30),
         ("max_lease_bytes", config.max_lease_bytes, config.min_lease_bytes, 1 << 40),
     ]
-    problems = [
-        f"{name} is {value}, must be {low}..{high}"
-        for name, value, low, high in ranges
-        if not low <= value <= high
-    ]
+    problems = out_of_range(ranges)
     if config.pacing not in ("variable", "constant"):
         problems.append(f"pacing is {config.pacing!r}, must be 'variable' or 'constant'")
     if config.tls is not None and not fits_tls(config.constant_bytes):
@@ -181,21 +170,3 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine alone. A name other than ``localhost`` is not."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """HOST:PORT or [HOST]:PORT; ``InputError`` for anything else."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
-        raise InputError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)

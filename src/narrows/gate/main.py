@@ -14,11 +14,12 @@ from narrows.gate.backstop.config import make_plan
 from narrows.gate.backstop.guard import Backstop
 from narrows.gate.backstop.kernel import NftKernel, unavailable
 from narrows.gate.backstop.netdev import other_devices
-from narrows.gate.config import GateConfig, PortConfig, parse_address
+from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.server import Gate
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.office.setup import witness_verifier
 from narrows.ledger.witness.server import HttpWitness
+from narrows.ledger.witness.witness import witness_verifier
+from narrows.wire.address import parse_address
 
 Facts = dict[str, object]
 SWITCH_INTERVAL_S = 0.0002  # the ledger's thread must not keep the loop from its ticks

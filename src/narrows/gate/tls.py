@@ -7,9 +7,8 @@ from __future__ import annotations
 import ssl
 
 from narrows.errors import PeerError
-from narrows.gate.config import TlsFiles
 from narrows.wire.padding import TLS_RECORD_OVERHEAD_BYTES, TLS_RECORD_PAYLOAD_BYTES
-from narrows.wire.pins import check_peer, read_pins, server_context
+from narrows.wire.pins import TlsFiles, check_peer, read_pins, server_context
 
 MAX_HANDSHAKE_BYTES = 1 << 16
 _READ_BYTES = 1 << 18

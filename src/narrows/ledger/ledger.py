@@ -17,8 +17,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +29,6 @@ from narrows.ledger import rules
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.clock import Clock, ClockError, SystemClock
 from narrows.ledger.keys import load_private
-from narrows.ledger.log.canonical import Document
-from narrows.ledger.office import admin
-from narrows.ledger.office.balances import Balances, balances_of
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
 from narrows.ledger.session import PATIENT_TRIES, Session, WitnessClient
@@ -172,32 +169,18 @@ class Ledger:
                 self._session.write(partial(self._dead_leaves, batch), PATIENT_TRIES)
             return len(dead)
 
-    def apply_change(self, document: Document, signatures: list[list[str]]) -> int:
-        """Append a signed change, cosigned; returns its position. Errors: ``BudgetError``."""
+    @contextmanager
+    def exclusive(self) -> Iterator[Session]:
+        """The session, held against this process's other threads: for people's commands
+        (``office``), which the gate never runs."""
         with self._lock:
-            return admin.apply_change(self._session, document, signatures)
-
-    def recovery(self) -> admin.Gap:
-        """What ``narrows ledger recover`` has to give up. Errors: ``BudgetError``."""
-        with self._lock:
-            return admin.find_gap(self._session)
-
-    def recover(self, document: Document, signatures: list[list[str]]) -> int:
-        """Apply a signed recovery; returns its position. Errors: ``BudgetError``."""
-        with self._lock:
-            return admin.recover(self._session, document, signatures)
+            yield self._session
 
     def state(self) -> rules.State:
         """The rules' state as of now: read it, do not change it."""
         with self._lock:
             self._session.replica.reload()
             return self._session.state
-
-    def balances(self) -> Balances:
-        """Every balance as of now. Errors: ``BudgetError``."""
-        with self._lock:
-            self._session.ready()
-            return balances_of(self._session.state, self._session.now_ms())
 
     def now_ms(self) -> int:
         """Ledger time. Errors: ``BudgetError``."""

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Self
 
 from narrows.ledger.changes import Operators
 from narrows.ledger.limits import Meter
-from narrows.ledger.log.canonical import Document
+from narrows.ledger.log.canonical import Document, decode, encode
 
-if TYPE_CHECKING:
-    from narrows.ledger.rules import State
+MAX_SNAPSHOT_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -45,7 +44,42 @@ class Anchor:
         return [self.boot_id, self.boot_ms, self.time_ms]
 
 
-def state_document(state: State) -> Document:
+class StateData:
+    """What a state is: read, copied, written as bytes. ``rules.State`` changes it."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.origin = ""
+        self.log_key = ""
+        self.witness_key = ""
+        self.operators = Operators((), 1)
+        self.time_ms = 0
+        self.anchor = Anchor("", 0, 0)  # of a ledger on one machine
+        self.anchors: dict[str, Anchor] = {}  # by gate, where gates have machines of their own
+        self.last_change: tuple[int, bytes] = (0, bytes(32))
+        self.lineages: dict[str, Meter] = {}
+        self.accounts: dict[str, Account] = {}
+        self.leases: dict[str, Held] = {}
+
+    def snapshot(self) -> bytes:
+        """The canonical form of the whole state; equal states have equal bytes."""
+        return encode(_document(self))
+
+    @classmethod
+    def from_snapshot(cls, data: bytes) -> Self:
+        """Read a snapshot whose digest the caller has checked against a ``state`` leaf."""
+        state = cls()
+        _fill(state, decode(data, MAX_SNAPSHOT_BYTES))
+        return state
+
+    def copy(self) -> Self:
+        """The same state, which later leaves do not change."""
+        state = type(self)()
+        _copy(self, state)
+        return state
+
+
+def _document(state: StateData) -> Document:
     """A state as a document. ``anchors`` is there only where gates have their own, so that the
     digests in logs from before that was possible stay what they were."""
     document: Document = {
@@ -72,7 +106,7 @@ def state_document(state: State) -> Document:
     return document
 
 
-def fill_state(state: State, d: Document) -> None:
+def _fill(state: StateData, d: Document) -> None:
     """The inverse, into a new state; only for documents whose digest was checked."""
     state.size, state.origin, state.time_ms = d["size"], d["origin"], d["time_ms"]
     state.log_key, state.witness_key = d["log_key"], d["witness_key"]
@@ -88,7 +122,7 @@ def fill_state(state: State, d: Document) -> None:
     state.leases = {lease_id: Held(*row) for lease_id, row in d["leases"].items()}
 
 
-def copy_state(old: State, new: State) -> None:
+def _copy(old: StateData, new: StateData) -> None:
     """Make ``new`` equal to ``old``, sharing only what never changes."""
     new.size, new.origin, new.time_ms = old.size, old.origin, old.time_ms
     new.log_key, new.witness_key = old.log_key, old.witness_key

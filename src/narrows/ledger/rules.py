@@ -43,12 +43,9 @@ from narrows.ledger.records import (
     Account,
     Anchor,
     Held,
-    copy_state,
-    fill_state,
-    state_document,
+    StateData,
 )
 
-MAX_SNAPSHOT_BYTES = 64 << 20
 MAX_LINEAGES = 64
 MAX_GATES = 1 << 14
 ID_BYTES = 16
@@ -67,22 +64,11 @@ class Refusal:
     free_at_ms: int | None = None
 
 
-class State:
+class State(StateData):
     """All that the leaves say. Replayed from the first leaf or read from a snapshot."""
 
     def __init__(self) -> None:
-        self.size = 0
-        self.origin = ""
-        self.log_key = ""
-        self.witness_key = ""
-        self.operators = Operators((), 1)
-        self.time_ms = 0
-        self.anchor = Anchor("", 0, 0)  # of a ledger on one machine
-        self.anchors: dict[str, Anchor] = {}  # by gate, where gates have machines of their own
-        self.last_change: tuple[int, bytes] = (0, bytes(32))
-        self.lineages: dict[str, Meter] = {}
-        self.accounts: dict[str, Account] = {}
-        self.leases: dict[str, Held] = {}
+        super().__init__()
         self._root: Callable[[], bytes] | None = None
 
     # -- what may be asked -------------------------------------------------------------
@@ -263,25 +249,6 @@ class State:
     def _state(self, fields: Fields) -> None:
         if fields.hex("digest", 32) != sha256(self.snapshot()).digest():
             raise RuleError(f"leaf {self.size}: the digest is not that of the state")
-
-    # -- snapshots ---------------------------------------------------------------------
-
-    def snapshot(self) -> bytes:
-        """The canonical form of the whole state; equal states have equal bytes."""
-        return encode(state_document(self))
-
-    @classmethod
-    def from_snapshot(cls, data: bytes) -> State:
-        """Read a snapshot whose digest the caller has checked against a ``state`` leaf."""
-        state = cls()
-        fill_state(state, decode(data, MAX_SNAPSHOT_BYTES))
-        return state
-
-    def copy(self) -> State:
-        """The same state, which later leaves do not change."""
-        state = State()
-        copy_state(self, state)
-        return state
 
 
 _HANDLERS = {

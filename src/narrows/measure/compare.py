@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from narrows.bench.codec import read_rows as read_answers
-from narrows.bench.codec import replay_answer
 from narrows.coding.link import LinkOptions
 from narrows.errors import InputError, NarrowsError, PeerError
+from narrows.measure.answers import replay_answer
 from narrows.measure.run import Run, Traffic
 from narrows.models.registry import load_model, resolve
+from narrows.rows import some_rows
 
 RESAMPLES = 2000
 SEED = 1
@@ -82,7 +82,7 @@ def measure(
     progress: Progress = lambda done, total: None,
 ) -> Measured:
     """One model, in this process. Raises NarrowsError."""
-    table = read_answers(answers, rows)
+    table = some_rows(answers, rows)
     models = (load_model(weak), load_model(weak))
     stream = models[0].open([0])
     models[0].advance([stream], [0])  # compiled before the clock starts
@@ -116,7 +116,7 @@ def compare(
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """The whole report, ready for JSON."""
-    if len(read_answers(answers, rows)) < 2:  # told before anything is loaded
+    if len(some_rows(answers, rows)) < 2:  # told before anything is loaded
         raise InputError("one answer has no spread", "give two rows at least")
     results: list[Measured] = []
     for name in models:

@@ -16,6 +16,7 @@ import datetime
 import hashlib
 import os
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -29,6 +30,15 @@ from narrows.errors import InputError, PeerError
 _FOREVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _EVER = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _MAX_PEER_FILE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of one side. ``peer_file`` holds the certificates whose keys alone are accepted."""
+
+    cert_file: Path
+    key_file: Path
+    peer_file: Path
 
 
 def make_identity(directory: Path, name: str) -> tuple[Path, Path]:

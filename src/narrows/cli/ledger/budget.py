@@ -151,11 +151,12 @@ def apply_file(
 
     from narrows.cli.ledger.options import open_ledger
     from narrows.deploy.state import existing_state_dir
+    from narrows.ledger.office.admin import apply_change
     from narrows.ledger.office.propose import read_change_file
 
     document, signatures = read_change_file(file)
     with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
-        position = ledger.apply_change(document, signatures)
+        position = apply_change(ledger, document, signatures)
     typer.echo(json.dumps({"position": position}) if as_json else f"applied as leaf {position}")
 
 

@@ -182,6 +182,7 @@ def recover(
     from narrows.cli.ledger.options import open_ledger
     from narrows.deploy.state import existing_state_dir
     from narrows.ledger.changes import parse_change
+    from narrows.ledger.office import admin
     from narrows.ledger.office.describe import describe
     from narrows.ledger.office.propose import read_change_file, recovery_document, write_change_file
 
@@ -189,10 +190,10 @@ def recover(
         raise InputError("give a signed recovery, or --propose FILE")
     with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
         if file is not None:
-            position = ledger.recover(*read_change_file(file))
+            position = admin.recover(ledger, *read_change_file(file))
             typer.echo(json.dumps({"position": position}) if as_json else f"leaf {position}")
         elif propose is not None:
-            gap, now = ledger.recovery(), ledger.state()
+            gap, now = admin.find_gap(ledger), ledger.state()
             head = (gap.witnessed.size, gap.witnessed.root)
             document = recovery_document(now, gap.root, head, gap.gap_bytes, gap.witnessed.time_ms)
             write_change_file(propose, document, [])

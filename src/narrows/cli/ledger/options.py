@@ -59,8 +59,9 @@ def find_witness(folder: Path, address: str) -> WitnessClient | None:
     """The witness that the ledger of ``folder`` names: at ``address``, or in ``folder``."""
     from narrows.deploy.state import ledger_etcd
     from narrows.ledger.office.balances import read_state
-    from narrows.ledger.office.setup import open_witness, witness_verifier
+    from narrows.ledger.office.setup import open_witness
     from narrows.ledger.witness.server import HttpWitness
+    from narrows.ledger.witness.witness import witness_verifier
     from narrows.wire.address import parse_address
 
     key = read_state(folder, ledger_etcd(folder)).witness_key

@@ -1,6 +1,6 @@
 """The two ends of the range coder, and what each knows of what the other can decide.
 
-The format, its ranges and their proof are in ``range_kernels.py``.
+The format, its ranges and their proof are in ``kernels.py``.
 """
 
 from __future__ import annotations

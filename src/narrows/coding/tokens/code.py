@@ -12,7 +12,7 @@ Use, the same at both ends, for every token::
 Layout of the range: the listed tokens' shares fill [0, A) in order of id, the others' shares
 fill [A, 2**32) under the weak model (``models/distribution.py``, steps 6 and 7). Which tokens
 are listed, and how their shares adapt to what this answer has brought so far, is in
-``token_code_kernels.py``; coupled answers put the posterior of ``coupled.py`` in the weak
+``kernels.py``; coupled answers put the posterior of ``coupled.py`` in the weak
 model's place, and all the rest is the same.
 
 Invariants

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from narrows.gate.backstop.netdev import is_device_name
 from narrows.gate.backstop.nft import Network, Plan, Served
-
-if TYPE_CHECKING:
-    from narrows.gate.config import GateConfig, PortConfig
 
 MAX_DEVICES, MAX_PEERS = 8, 16
 
@@ -30,7 +28,44 @@ class BackstopConfig:
     control_bytes: int = 16 << 10
 
 
-def backstop_problems(config: GateConfig) -> list[str]:
+class PortFacts(Protocol):
+    """What the rules need of a port's configuration (``gate.config.PortConfig``)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def listen_host(self) -> str: ...
+    @property
+    def listen_port(self) -> int: ...
+    @property
+    def allow(self) -> tuple[str, ...]: ...
+
+
+class StoreFacts(Protocol):
+    """The store's members (``ledger.stores.etcd_http.EtcdConfig``)."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]: ...
+
+
+class GateFacts(Protocol):
+    """What the rules need of a gate's configuration (``gate.config.GateConfig``)."""
+
+    @property
+    def ports(self) -> Sequence[PortFacts]: ...
+    @property
+    def backstop(self) -> BackstopConfig: ...
+    @property
+    def state_host(self) -> str: ...
+    @property
+    def state_port(self) -> int: ...
+    @property
+    def witness(self) -> str: ...
+    @property
+    def etcd(self) -> StoreFacts | None: ...
+
+
+def backstop_problems(config: GateFacts) -> list[str]:
     """Why ``kernel = "nftables"`` cannot mean anything with the rest of ``config``."""
     backstop = config.backstop
     problems = []
@@ -68,7 +103,7 @@ def backstop_problems(config: GateConfig) -> list[str]:
     return problems
 
 
-def _port_problems(port: PortConfig) -> list[str]:
+def _port_problems(port: PortFacts) -> list[str]:
     problems = []
     host = _address(port.listen_host)
     if not port.listen_port:
@@ -82,7 +117,7 @@ def _port_problems(port: PortConfig) -> list[str]:
     return problems
 
 
-def make_plan(config: GateConfig) -> Plan:
+def make_plan(config: GateFacts) -> Plan:
     """Of a configuration without problems."""
     links = tuple(
         Served(port.listen_host, port.listen_port, _networks(port.allow)) for port in config.ports
@@ -97,11 +132,11 @@ def make_plan(config: GateConfig) -> Plan:
     return Plan(config.backstop.devices, links, state, outside)
 
 
-def _witness(config: GateConfig) -> list[str]:
+def _witness(config: GateFacts) -> list[str]:
     return [config.witness] if config.witness else []
 
 
-def _members(config: GateConfig) -> list[str]:
+def _members(config: GateFacts) -> list[str]:
     """HOST:PORT of the store's members."""
     endpoints = config.etcd.endpoints if config.etcd else ()
     return [endpoint.partition("://")[2].rstrip("/") for endpoint in endpoints]

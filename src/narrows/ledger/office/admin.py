@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from narrows.ledger import rules
 from narrows.ledger.changes import parse_change
+from narrows.ledger.ledger import Ledger
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import Document, decode
 from narrows.ledger.session import PATIENT_TRIES, Session
@@ -32,10 +33,15 @@ class Gap:
     gap_bytes: dict[str, int]
 
 
-def apply_change(session: Session, document: Document, signatures: list[list[str]]) -> int:
+def apply_change(ledger: Ledger, document: Document, signatures: list[list[str]]) -> int:
     """Append a signed change and have it cosigned, else a lowering could be rolled back.
     Returns its position in the log. Where the witness could not be told of new
-    operators, calling it again with the same change does the rest."""
+    operators, calling it again with the same change does the rest. Errors: ``BudgetError``."""
+    with ledger.exclusive() as session:
+        return _apply_change(session, document, signatures)
+
+
+def _apply_change(session: Session, document: Document, signatures: list[list[str]]) -> int:
     session.ready()
     follows = document.get("kind") == "operators" and session.witness is not None
     if not (follows and _is_last(session, document)):
@@ -51,8 +57,13 @@ def apply_change(session: Session, document: Document, signatures: list[list[str
     return position
 
 
-def find_gap(session: Session) -> Gap:
-    """What a recovery would give up."""
+def find_gap(ledger: Ledger) -> Gap:
+    """What a recovery would give up. Errors: ``BudgetError``."""
+    with ledger.exclusive() as session:
+        return _find_gap(session)
+
+
+def _find_gap(session: Session) -> Gap:
     session.replica.reload()
     latest, gaps = session.latest(), dict[str, int]()
     if latest.note:
@@ -62,8 +73,13 @@ def find_gap(session: Session) -> Gap:
     return Gap(latest, session.replica.tree.root(), gaps)
 
 
-def recover(session: Session, document: Document, signatures: list[list[str]]) -> int:
-    """Steps 3 and 4. Returns the position of the recovery in the log."""
+def recover(ledger: Ledger, document: Document, signatures: list[list[str]]) -> int:
+    """Steps 3 and 4. Returns the position of the recovery in the log. Errors: ``BudgetError``."""
+    with ledger.exclusive() as session:
+        return _recover(session, document, signatures)
+
+
+def _recover(session: Session, document: Document, signatures: list[list[str]]) -> int:
     replica = session.replica
     replica.reload()
     if session.witness is None:

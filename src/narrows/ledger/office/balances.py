@@ -7,6 +7,7 @@ from pathlib import Path
 
 from narrows.ledger.clock import Clock, LedgerTime, SystemClock
 from narrows.ledger.keys import load_private, public_of
+from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Meter
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
@@ -99,6 +100,13 @@ def balances_of(state: State, time_ms: int) -> Balances:
         sum(line.left_bytes for line in lineages),
         tuple(lineages),
     )
+
+
+def current_balances(ledger: Ledger) -> Balances:
+    """Every balance of an open ledger as of now. Errors: ``BudgetError``."""
+    with ledger.exclusive() as session:
+        session.ready()
+        return balances_of(session.state, session.now_ms())
 
 
 def read_state(state_dir: Path, etcd: EtcdConfig | None = None) -> State:

@@ -17,6 +17,7 @@ from narrows.ledger.changes import Operators, sign_change
 from narrows.ledger.keys import load_private, public_of, save_private
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.admin import apply_change
 from narrows.ledger.office.balances import read_balances
 from narrows.ledger.office.propose import budget_document
 from narrows.ledger.office.setup import (
@@ -56,7 +57,7 @@ def create_demo(state_dir: Path, budget_bytes: int) -> None:
             limits = Limits(budget_bytes)
             accounts = dict.fromkeys(ACCOUNTS, Limits(None))
             document = budget_document(ledger.state(), LINEAGE, limits, accounts, ledger.now_ms())
-            ledger.apply_change(document, [sign_change(document, operator)])
+            apply_change(ledger, document, [sign_change(document, operator)])
         finally:
             ledger.close()
     finally:

@@ -17,16 +17,13 @@ from narrows.ledger import rules
 from narrows.ledger.changes import Operators, parse_operators
 from narrows.ledger.clock import Clock, SystemClock
 from narrows.ledger.keys import load_private, public_of, save_private
-from narrows.ledger.log import note
 from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Fields, decode, encode
 from narrows.ledger.replica import Replica
 from narrows.ledger.stores import sqlite as sqlite_store
 from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.place import make_store
 from narrows.ledger.witness.clock import WitnessTime
-from narrows.ledger.witness.witness import SCHEMA, Witness, WitnessError
-
-WITNESS_NAME = "narrows.witness"
+from narrows.ledger.witness.witness import SCHEMA, WITNESS_NAME, Witness, WitnessError
 
 
 def make_directory(path: Path) -> None:
@@ -145,8 +142,3 @@ def open_witness(
     key = load_private(directory / "witness.key", passphrase)
     witness_time = WitnessTime(path, clock or SystemClock(), lambda: int(time.time() * 1000))
     return Witness(path, WITNESS_NAME, key, witness_time.now_ms)
-
-
-def witness_verifier(public: bytes) -> note.Verifier:
-    """How gates name a witness of this project: by its public key."""
-    return note.Verifier(WITNESS_NAME, public, note.TYPE_COSIGNATURE)

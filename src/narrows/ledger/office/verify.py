@@ -22,12 +22,12 @@ from narrows.errors import BudgetError
 from narrows.ledger.log import note
 from narrows.ledger.log.merkle import Tree
 from narrows.ledger.office.balances import Balances, balances_of
-from narrows.ledger.office.setup import witness_verifier
 from narrows.ledger.rules import RuleError, State
 from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.place import open_store
 from narrows.ledger.stores.sqlite import SqliteStore
 from narrows.ledger.stores.store import Store
+from narrows.ledger.witness.witness import witness_verifier
 
 READ_LEAVES = 4096
 

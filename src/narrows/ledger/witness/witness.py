@@ -40,6 +40,7 @@ from narrows.ledger.stores.sqlite import FILE_ERRORS, checked, connect, make_dur
 
 ANSWER_TITLE = "narrows.witness.latest/v1"
 NONCE_BYTES = 32
+WITNESS_NAME = "narrows.witness"
 SCHEMA_VERSION = 1  # 0 where a narrows from before it was written made the file; the same tables
 
 SCHEMA = """
@@ -52,6 +53,11 @@ CREATE TABLE time (
   boot_ms INTEGER NOT NULL, time_ms INTEGER NOT NULL) STRICT;
 PRAGMA user_version = 1;
 """
+
+
+def witness_verifier(public: bytes) -> note.Verifier:
+    """How gates name a witness of this project: by its public key."""
+    return note.Verifier(WITNESS_NAME, public, note.TYPE_COSIGNATURE)
 
 
 class WitnessError(BudgetError):
@@ -83,7 +89,7 @@ class _Log:
 
 
 class Witness:
-    """One witness over one file. ``time_ms``: see ``witness_time``."""
+    """One witness over one file. ``time_ms``: see ``clock``."""
 
     def __init__(
         self, path: Path, name: str, key: Ed25519PrivateKey, time_ms: Callable[[], int]

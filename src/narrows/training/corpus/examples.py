@@ -9,12 +9,10 @@ its rendered prompt, so no prompt is ever in both, whichever file or day it come
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +20,9 @@ from numpy.typing import NDArray
 from narrows.coding.spec import ChatModel
 from narrows.errors import InputError
 from narrows.models.api import Tokenizer
+from narrows.rows import messages_of, read_rows
 from narrows.training.corpus.sample import Sampled
 
-MAX_LINE_BYTES = 1 << 22
 _ARRAYS = ("ids", "prompt", "prompt_length", "answer", "answer_length", "top_ids", "top_logp")
 
 
@@ -108,6 +106,8 @@ def read_answers(path: Path, model: ChatModel, tokenizer: Tokenizer, end: int) -
     answer ended by ``end``. InputError names the line that is wrong."""
     examples = []
     for number, row in enumerate(read_rows(path), 1):
+        if not row["response"]:
+            continue
         prompt = model.render_chat(messages_of(row))
         try:
             answer = [*tokenizer.encode(row["response"].encode("utf-8", "surrogatepass")), end]
@@ -115,20 +115,6 @@ def read_answers(path: Path, model: ChatModel, tokenizer: Tokenizer, end: int) -
             raise InputError(f"{path.name}:{number}: {error.message}", error.remedy) from error
         examples.append(plain_example(f"{path.stem}:{number}", prompt, answer))
     return examples
-
-
-def messages_of(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The conversation of a row: its ``messages``, else one message of a user."""
-    messages = row.get("messages")
-    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-        return messages
-    return [{"role": "user", "content": row["prompt"]}]
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(part), str) for part in ("role", "content")
-    )
 
 
 def plain_example(name: str, prompt: Sequence[int], answer: Sequence[int]) -> Example:
@@ -141,25 +127,3 @@ def plain_example(name: str, prompt: Sequence[int], answer: Sequence[int]) -> Ex
         np.zeros(shape, np.int32),
         np.zeros(shape, np.float16),
     )
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file whose ``prompt`` and ``response`` are strings, bounded line by
-    line; empty answers are left out. InputError names the line that is wrong."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line) if len(line) <= MAX_LINE_BYTES else None
-                except (ValueError, RecursionError):
-                    row = None
-                if not isinstance(row, dict) or not all(
-                    isinstance(row.get(key), str) for key in ("prompt", "response")
-                ):
-                    raise InputError(f"{path.name}:{number} is no object with prompt and response")
-                if row["response"]:
-                    yield row
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error

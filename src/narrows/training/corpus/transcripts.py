@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from narrows.errors import InputError
 from narrows.models.shelf.origin import named_digests
-from narrows.training.corpus.examples import read_rows
+from narrows.rows import read_rows
 
 SPLITS = ("train", "dev")
 Progress = Callable[[int, int], None]  # bytes read, bytes in all

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip --disable-pip-version-check --quiet
 
 
-.PHONY: up test lint format bench torture check-model weak-default clean help
+.PHONY: release lock up test lint format bench torture check-model weak-default clean help
 
 help:
 	@echo "make up            serve a model at http://127.0.0.1:8400/v1 (ARGS='--port 9000')"
@@ -14,6 +14,8 @@ help:
 	@echo "make bench         measure the parts (ANSWERS=file.jsonl adds the codec)"
 	@echo "make torture       the hours-long fault tests"
 	@echo "make check-model   search the model of the lease protocol (Debian: spin gcc)"
+	@echo "make lock          lock the gate's packages by hash (requirements-gate.txt)"
+	@echo "make release       the wheel, the source and an SBOM in dist/"
 	@echo "make weak-default  train the shipped weak model again (PROMPTS=prompts.jsonl)"
 
 $(BIN)/python:
@@ -25,12 +27,12 @@ $(BIN)/python:
 
 $(VENV)/.run-ready: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing narrows into $(VENV) ..."
-	@$(PIP) install --editable .
+	@$(PIP) install --editable '.[all]'
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.run-ready
 	@echo "installing what tests and benchmarks compare with into $(VENV) ..."
-	@$(PIP) install --editable '.[dev,bench,train,plots]'
+	@$(PIP) install --editable '.[all,dev,bench,train,plots]'
 	@touch $@
 
 up: $(VENV)/.run-ready
@@ -68,6 +70,24 @@ weak-default: $(VENV)/.test-ready
 	test -d build/weak/shards || $(BIN)/narrows weak sample $(PROMPTS) --out build/weak/shards
 	$(BIN)/narrows weak train --shards build/weak/shards --run build/weak/run --name default \
 	  --licence Apache-2.0 --threads 1 --out src/narrows/models/data/default.narrows
+
+# The gate's packages with their hashes, after a change of pyproject.toml or constraints.txt.
+lock: build/tools/.ready
+	build/tools/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-header \
+	  --no-emit-trusted-host --no-emit-find-links --no-annotate -c constraints.txt \
+	  -o requirements-gate.txt pyproject.toml
+
+# dist/: the wheel, the source, and what the gate's set is made of (CycloneDX).
+release: build/tools/.ready
+	rm -rf dist
+	build/tools/bin/python -m build --outdir dist .
+	build/tools/bin/cyclonedx-py requirements requirements-gate.txt --pyproject pyproject.toml \
+	  --output-reproducible --of JSON -o dist/narrows-gate.cdx.json
+
+build/tools/.ready:
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/pip --disable-pip-version-check --quiet install build cyclonedx-bom pip-tools
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist

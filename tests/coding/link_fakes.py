@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narrows.coding.events import Event, Text, Tokens
-from narrows.coding.link import LinkDecoder, LinkEncoder, LinkOptions
+from narrows.coding.link.decoder import LinkDecoder
+from narrows.coding.link.encoder import LinkEncoder
+from narrows.coding.link.options import LinkOptions
 from narrows.errors import InputError
 
 

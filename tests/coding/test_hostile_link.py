@@ -23,7 +23,8 @@ from narrows.coding.events import (
     Text,
     Tokens,
 )
-from narrows.coding.link import LinkDecoder, LinkLimits, LinkOptions
+from narrows.coding.link.decoder import LinkDecoder
+from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.coding.range.kernels import DIGEST
 from narrows.errors import InputError, LinkError
 

@@ -24,8 +24,8 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
-from narrows.coding.link import LinkLimits, LinkOptions
 from narrows.coding.link import encoder as link_encoder
+from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.errors import InputError, LinkError
 
 

@@ -7,8 +7,9 @@ import random
 from collections import deque
 
 from narrows.coding.events import AnswerSpec, Coding, Tokens
-from narrows.coding.link import LinkEncoder, LinkOptions
 from narrows.coding.link.answer import Item, Kind
+from narrows.coding.link.encoder import LinkEncoder
+from narrows.coding.link.options import LinkOptions
 from narrows.coding.link.rounds import REST
 from narrows.coding.link.schedule import Schedule
 from narrows.measure.replay import ReplayCode, ReplayModel, replayed

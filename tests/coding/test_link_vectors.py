@@ -27,7 +27,9 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
-from narrows.coding.link import LinkDecoder, LinkEncoder, LinkOptions
+from narrows.coding.link.decoder import LinkDecoder
+from narrows.coding.link.encoder import LinkEncoder
+from narrows.coding.link.options import LinkOptions
 from narrows.measure.replay import ReplayCode, ReplayModel
 
 PATH = Path(__file__).parent / "data" / "link_vectors.json"

@@ -9,7 +9,8 @@ import time
 from edge.harness import Drop, FakeEnclave, Hang, Until
 from edge.standin import FlatModel
 from narrows.coding.events import Finish, Finished, Opened
-from narrows.coding.link import LinkEncoder, LinkOptions
+from narrows.coding.link.encoder import LinkEncoder
+from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
 from narrows.wire.messages import Cancel, FrameReader, Hello, Request
 

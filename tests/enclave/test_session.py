@@ -18,7 +18,8 @@ from narrows.coding.events import (
     Text,
     Usage,
 )
-from narrows.coding.link import LinkDecoder, LinkOptions
+from narrows.coding.link.decoder import LinkDecoder
+from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import EnclaveConfig

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from narrows.bench.codec_peers import peers
-from narrows.coding.link import LinkOptions
+from narrows.coding.link.options import LinkOptions
 from narrows.coding.range.kernels import TAIL, decode_symbols, encode_symbols, new_state, push
 from narrows.errors import InputError
 from narrows.measure.answers import replay_answer

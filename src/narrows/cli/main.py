@@ -13,6 +13,7 @@ import typer
 
 from narrows import __version__
 from narrows.cli.dispatch import CommandTable
+from narrows.cli.extras import missing_extra
 from narrows.errors import InputError, NarrowsError
 
 app = CommandTable(
@@ -63,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except NarrowsError as error:
         report(error)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error, words)
+        if missing is None:
+            raise
+        report(missing)
+        sys.exit(missing.exit_code)
 
 
 if __name__ == "__main__":

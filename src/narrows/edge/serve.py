@@ -85,7 +85,7 @@ async def serve(
 
 
 def _real_decoder(options: LinkOptions) -> MakeDecoder:
-    from narrows.coding.link import LinkDecoder
+    from narrows.coding.link.decoder import LinkDecoder
 
     return lambda model: LinkDecoder(model, options)
 

@@ -31,7 +31,8 @@ from narrows.coding.events import (
     Text,
     Tokens,
 )
-from narrows.coding.link import LinkEncoder, LinkOptions
+from narrows.coding.link.encoder import LinkEncoder
+from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
 from narrows.enclave.backend import Backend, BackendRequest
 from narrows.enclave.config import SessionConfig

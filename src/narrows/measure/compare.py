@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from narrows.coding.link import LinkOptions
+from narrows.coding.link.options import LinkOptions
 from narrows.errors import InputError, NarrowsError, PeerError
 from narrows.measure.answers import replay_answer
 from narrows.measure.run import Run, Traffic

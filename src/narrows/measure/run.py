@@ -24,8 +24,10 @@ from narrows.coding.events import (
     Text,
     Tokens,
 )
-from narrows.coding.link import LinkDecoder, LinkEncoder, LinkOptions
 from narrows.coding.link.answer import Answer, CodeFactory, Item
+from narrows.coding.link.decoder import LinkDecoder
+from narrows.coding.link.encoder import LinkEncoder
+from narrows.coding.link.options import LinkOptions
 from narrows.coding.tokens.code import TokenCode
 from narrows.errors import LinkError
 from narrows.models.api import TokenModel

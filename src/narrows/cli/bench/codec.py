@@ -32,7 +32,7 @@ def codec(
     from rich.progress import Progress
 
     from narrows.bench.codec import CodecSettings, run
-    from narrows.coding.link import LinkOptions
+    from narrows.coding.link.options import LinkOptions
     from narrows.errors import InputError
 
     if arrivals not in ("regular", "exponential"):

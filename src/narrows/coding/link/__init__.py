@@ -1,9 +1,4 @@
-"""The link codec: one entropy-coded stream for many answers (docs/link-format.md)."""
+"""The link codec: one entropy-coded stream for many answers (docs/link-format.md).
 
-from __future__ import annotations
-
-from narrows.coding.link.decoder import LinkDecoder, OpenAnswer
-from narrows.coding.link.encoder import LinkEncoder, LinkStats
-from narrows.coding.link.options import LinkLimits, LinkOptions
-
-__all__ = ["LinkDecoder", "LinkEncoder", "LinkLimits", "LinkOptions", "LinkStats", "OpenAnswer"]
+Bare, so that the options cost no kernel: ``encoder`` and ``decoder`` are its two ends.
+"""

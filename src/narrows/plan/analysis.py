@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from narrows.plan import equations as eq
@@ -11,7 +12,7 @@ from narrows.plan.distribution import Number
 from narrows.plan.drivers import Driver
 from narrows.plan.drivers import find as find_drivers
 from narrows.plan.measures import Step, waterfall
-from narrows.plan.scenario import Scenario
+from narrows.plan.scenario import Scenario, load
 from narrows.plan.simulate import (
     CODINGS,
     DAYS,
@@ -64,6 +65,20 @@ def analyse(scenario: Scenario, draws: int = DEFAULT_DRAWS, seed: int = 1) -> Pl
         notes(result, drivers, steps),
         _break_even(result),
     )
+
+
+def forecast(
+    source: str,
+    overrides: Mapping[str, str] | None = None,
+    draws: int = DEFAULT_DRAWS,
+    seed: int = 1,
+) -> Plan:
+    """The forecast of a scenario: a TOML file's path or a preset's name ("llama-3.1-405b").
+
+    ``overrides``: fields as ``--set`` takes them, {"limits.upload": "100 GB/day"}. Raises
+    InputError with every problem of the scenario (docs/forecast.md describes every field).
+    """
+    return analyse(load(source, None, overrides), draws, seed)
 
 
 def _number(value: float | None) -> float | None:

@@ -25,6 +25,7 @@ from narrows.errors import BudgetError
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
+from narrows.ledger.office.balances import current_balances
 from narrows.ledger.office.verify import verify_log
 from narrows.ledger.stores.store import ConflictError, Head, Snapshot, Store, StoreError
 
@@ -205,14 +206,14 @@ def check_faults(make_case: Callable[[], Case], kind: str, fatal: bool) -> int:
         # a restart counts as spent whatever is open, and the rest can still be spent
         again = deployment.open(store=store)
         again.recover_dead_leases()
-        assert world.sent_bytes <= again.balances().spent_bytes
+        assert world.sent_bytes <= current_balances(again).spent_bytes
         while isinstance(got := again.acquire("answers", 400), Lease):
             world.send(got, got.size_bytes)
             again.settle(got, got.size_bytes)
             deployment.clock.advance(SETTLED_MS)
         assert got.reason == "depleted"
         world.check(store)
-        assert again.balances().spent_bytes == CAP_BYTES
+        assert current_balances(again).spent_bytes == CAP_BYTES
         again.close()
         deployment.close()
         if not covered:

@@ -101,7 +101,7 @@ def test_a_dead_gates_leases_count_as_spent(deployment: Deployment) -> None:
     again = deployment.open()
     assert again.recover_dead_leases() == 1
     assert again.recover_dead_leases() == 0
-    assert again.balances().spent_bytes == 300
+    assert current_balances(again).spent_bytes == 300
     again.close()
 
 
@@ -374,7 +374,7 @@ def test_a_recovery_that_expired_before_the_witness_saw_it_is_proposed_again(
     witness = FlakyWitness(deployment.witness())
     ledger = deployment.open(witness)
 
-    def recover() -> None:
+    def try_it() -> None:
         gap, now = find_gap(ledger), ledger.state()
         head = (gap.witnessed.size, gap.witnessed.root)
         document = recovery_document(
@@ -387,12 +387,12 @@ def test_a_recovery_that_expired_before_the_witness_saw_it_is_proposed_again(
     proposed: list[tuple[dict, list[list[str]]]] = []  # type: ignore[type-arg]
     witness.faults = ["", "", "before"]  # asked for the gap and the date, then gone
     with pytest.raises(WitnessError):
-        recover()
+        try_it()
     deployment.clock.advance(2 * HOUR_MS)
     with pytest.raises(WitnessError, match="expired"):
         recover(ledger, *proposed[0])
     assert reason(ledger.acquire("answers", 1)) == "behind"
-    recover()
+    try_it()
     assert lease(ledger, 1000).size_bytes == 750
     ledger.close()
     assert verify_path(deployment.folder).balances.spent_bytes == 250

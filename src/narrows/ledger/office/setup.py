@@ -16,7 +16,7 @@ from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.changes import Operators, parse_operators
 from narrows.ledger.clock import Clock, SystemClock
-from narrows.ledger.keys import load_private, public_of, save_private
+from narrows.ledger.keys import load_private, public_of, public_of_hex, save_private
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Fields, decode, encode
 from narrows.ledger.replica import Replica
@@ -79,7 +79,7 @@ def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
     except OSError as error:
         raise BudgetError(f"cannot read {path}: {error.strerror}") from error
     fields = Fields(decode(data.removesuffix(b"\n")), str(path))
-    origin, log_key = fields.text("origin"), fields.hex("log_key", 32)
+    origin, log_key = fields.text("origin"), public_of_hex(fields.take("log_key"), "the log's key")
     operators = parse_operators(fields)
     fields.done()
     return origin, log_key, operators

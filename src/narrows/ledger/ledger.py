@@ -119,6 +119,9 @@ class Ledger:
                 with suppress(BudgetError):  # then they count in full
                     if self._session.store.shared:
                         self._session.ready()  # its time may be stale
+                    elif self._session.stale:
+                        with suppress(WitnessError):  # it may have been stopped before
+                            self._session.ready()
                     self._owed.write()
                     if self._owed and self._owed.wait_ms() <= MAX_CLOSE_WAIT_MS:
                         self._sleep(self._session.hold_ms / 1000)
@@ -210,6 +213,7 @@ class Ledger:
     def _acquire(self, account: str, want_bytes: int) -> Lease | Denied:
         session = self._session
         session.ready()
+        session.check_time()
         lease_id = self._pending.get(account)
         held = session.state.leases.get(lease_id.hex()) if lease_id else None
         if lease_id is None or held is None or held.size_bytes > want_bytes:
@@ -224,6 +228,7 @@ class Ledger:
                 return self._denied(refusal)
             lease_id = self._pending[account]
         session.cosign()
+        session.check_time()  # of this very decision: only now the witness has said its own
         del self._pending[account]
         held = session.state.leases.get(lease_id.hex())  # cosign may have read a newer log
         if held is None:

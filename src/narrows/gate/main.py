@@ -19,6 +19,7 @@ from narrows.gate.server import Gate
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.setup import witness_verifier
 from narrows.ledger.witness.server import HttpWitness
+from narrows.private import private_folder
 
 Facts = dict[str, object]
 SWITCH_INTERVAL_S = 0.0002  # the ledger's thread must not keep the loop from its ticks
@@ -94,6 +95,7 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
     """Run a gate until a signal ends it. ``say`` hears once what it listens on."""
     config.check()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    private_folder(state_dir, "gate")  # the alarm and the figures
     with contextlib.ExitStack() as stack:
         backstop = open_backstop(config, state_dir)  # first: the witness is asked through it
         if backstop is not None:

@@ -39,6 +39,7 @@ from narrows.ledger.stores.etcd_http import Announce, EtcdConfig
 from narrows.ledger.stores.place import lock_gate, open_as
 from narrows.ledger.stores.store import Store
 from narrows.ledger.witness.witness import WitnessError
+from narrows.private import private_folder
 
 MAX_CLOSE_WAIT_MS = 2_000
 MAX_DEAD_WAIT_MS = 60_000
@@ -86,8 +87,9 @@ class Ledger:
         """The ledger of ``state_dir``; ``etcd``: where it lies if not there; ``announce`` hears
         what is about to be sent to it. ``BudgetError`` where it is missing, damaged, in use by
         another gate of that name, or where its genesis names a witness and none, or another
-        one, is given. Call ``recover_dead_leases`` next."""
-        directory = state_dir / "ledger"
+        one, is given; ``InputError`` where others own or may write the folder. Call
+        ``recover_dead_leases`` next."""
+        directory = private_folder(state_dir, "ledger", make=False)
         key = load_private(directory / "log.key")
         lock_file = lock_gate(directory / f"{gate}.lock")
         try:

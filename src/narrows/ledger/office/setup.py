@@ -25,17 +25,16 @@ from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.place import make_store
 from narrows.ledger.witness.clock import WitnessTime
 from narrows.ledger.witness.witness import SCHEMA, Witness, WitnessError
+from narrows.private import private_folder
 
 WITNESS_NAME = "narrows.witness"
 
 
-def make_directory(path: Path) -> None:
-    """A directory for its owner only, synced into its parent. Errors: ``BudgetError``."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BudgetError(f"cannot make {path}: {error.strerror}") from error
-    sync_names(path.parent)
+def make_directory(path: Path, *names: str) -> Path:
+    """``private_folder``, synced into its parent. Errors: ``BudgetError``, ``InputError``."""
+    made = private_folder(path, *names)
+    sync_names(made.parent)
+    return made
 
 
 def sync_names(directory: Path) -> None:
@@ -87,9 +86,9 @@ def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
 
 def create_log_key(state_dir: Path) -> bytes:
     """Make STATE/ledger/log.key; returns its public key."""
-    make_directory(state_dir / "ledger")
+    directory = make_directory(state_dir, "ledger")
     key = Ed25519PrivateKey.generate()
-    save_private(state_dir / "ledger" / "log.key", key)
+    save_private(directory / "log.key", key)
     return public_of(key)
 
 
@@ -116,8 +115,7 @@ def create_ledger(
 
 def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
     """Make STATE/witness; returns the witness's public key."""
-    directory = state_dir / "witness"
-    make_directory(directory)
+    directory = make_directory(state_dir, "witness")
     key, path = Ed25519PrivateKey.generate(), directory / "witness.db"
     save_private(directory / "witness.key", key, passphrase)
     try:
@@ -137,8 +135,9 @@ def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
 def open_witness(
     state_dir: Path, clock: Clock | None = None, passphrase: bytes | None = None
 ) -> Witness:
-    """The witness under ``state_dir``. Errors: ``BudgetError``."""
-    directory = state_dir / "witness"
+    """The witness under ``state_dir``. Errors: ``BudgetError``, ``InputError`` where its folder is
+    not its user's alone."""
+    directory = private_folder(state_dir, "witness", make=False)
     path = directory / "witness.db"
     if not path.is_file():
         raise WitnessError(f"there is no witness at {path}", "narrows witness --init makes one")

@@ -325,7 +325,8 @@ def test_a_start_that_fails_half_way_cleans_up(deployments: Any, tmp_path: Path)
     shutil.copy(DEFAULT_ARTIFACT, artifact)
     config = tmp_path / "narrows.toml"
     config.write_text(
-        f'[enclave]\nweak = ["{artifact}"]\noperators = ["{"ab" * 32}"]\n[edge]\nweak = ["bytes"]\n'
+        f'[enclave]\nweak = ["{artifact}"]\noperators = ["{"58" + "66" * 31}"]\n'
+        '[edge]\nweak = ["bytes"]\n'
         '[enclave.upstream]\nurl = "http://127.0.0.1:9000/v1"\nmodel = "m"\n'
         '[enclave.isolated]\ncommand = ["sleep", "1000"]\n'
     )

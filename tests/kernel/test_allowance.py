@@ -295,7 +295,7 @@ GOOD = GateConfig(
     tls=TLS,
     state_host="192.0.2.1",
     witness="192.0.2.3:8404",
-    witness_key="0" * 64,
+    witness_key="58" + "66" * 31,
     kernel="nftables",
     backstop=BackstopConfig(devices=("eth0",), peers=("[2001:db8::1]:2379",)),
 )

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -116,6 +117,9 @@ class Site:
         self.etcd, self.rng = etcd, random.Random(seed)
         self.config = etcd.config(timeout_s=0.5)
         self.deployment = Deployment.create(folder / "operator", etcd=self.config)
+        start_s = time.monotonic()
+        clock = self.deployment.clock  # the gates' clocks run, so the witness's must
+        clock.boot_ms = lambda: clock.ms + int((time.monotonic() - start_s) * 1000)  # type: ignore[method-assign]
         self.lower(BUDGET_BYTES)
         key = self.deployment.folder / "ledger" / "log.key"
         self.gates = [Gate(folder, key, f"gate-{n}", self.rng) for n in range(GATES)]

@@ -29,7 +29,7 @@ LENGTHS = (MINUTE_MS, HOUR_MS, DAY_MS)
 
 def fresh() -> rules.State:
     state = rules.State()
-    state.apply(rules.genesis_leaf("t.example/1", bytes(32), None, OPERATORS, START_MS))
+    state.apply(rules.genesis_leaf("t.example/1", public_of(KEYS[0]), None, OPERATORS, START_MS))
     return state
 
 
@@ -301,7 +301,7 @@ def test_a_change_is_for_one_ledger_one_position_and_one_time() -> None:
     with pytest.raises(BudgetError, match="expired"):
         change(late, document, time_ms=START_MS + 11)
     other = rules.State()
-    other.apply(rules.genesis_leaf("t.example/2", bytes(32), None, OPERATORS, START_MS))
+    other.apply(rules.genesis_leaf("t.example/2", public_of(KEYS[0]), None, OPERATORS, START_MS))
     with pytest.raises(BudgetError, match="another"):
         change(other, document)
     change(state, document)
@@ -443,7 +443,7 @@ def test_leaves_that_break_a_rule_are_refused() -> None:
         encode({"t": "settle", "id": "02" * 16, "used": 0} | at),
         encode({"t": "dead", "id": "02" * 16} | at),
         encode({"t": "state", "digest": bytes(32).hex()}),
-        rules.genesis_leaf("t.example/1", bytes(32), None, OPERATORS, START_MS + 9),
+        rules.genesis_leaf("t.example/1", public_of(KEYS[0]), None, OPERATORS, START_MS + 9),
         encode(lease | at) + b" ",
         encode(lease | at).replace(b'"bytes":1', b'"bytes":1,"bytes":1'),
         encode(lease | at).replace(b"lease", b"\\u006cease"),

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from ledger.etcd_cluster import wait_until
-from ledger.ledger_helpers import START_MS, Deployment
+from ledger.ledger_helpers import START_MS, Deployment, make_keys
 from narrows.errors import BudgetError
 from narrows.ledger import clock, rules
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.changes import Operators
 from narrows.ledger.clock import SharedTime
-from narrows.ledger.keys import load_private
+from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
 from narrows.ledger.office.balances import current_balances
@@ -273,9 +273,10 @@ def test_a_clock_far_behind_is_no_reason_to_wait_for_ever(machines: Machines) ->
 
 def test_old_logs_replay_to_what_they_were() -> None:
     """An ``open`` leaf without a gate's name is the one anchor of before; digests stay."""
-    operators = Operators(("00" * 32,), 1)
+    key = public_of(make_keys(1, 1)[0])
+    operators = Operators((key.hex(),), 1)
     state = State()
-    state.apply(rules.genesis_leaf("o", bytes(32), bytes(32), operators, 5))
+    state.apply(rules.genesis_leaf("o", key, key, operators, 5))
     state.apply(rules.open_leaf(state, "boot", 7, 9))
     assert b"anchors" not in state.snapshot()
     assert state.anchor_of(None, "boot") == Anchor("boot", 7, 9)

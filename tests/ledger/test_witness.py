@@ -221,7 +221,7 @@ def test_only_the_logs_own_key_counts(deployment: Deployment) -> None:
         with pytest.raises(BudgetError):
             witness.cosign(0, [], signed)
     with pytest.raises(WitnessError):
-        witness.add_log(ORIGIN, bytes(32), deployment.operators())
+        witness.add_log(ORIGIN, public_of(stranger), deployment.operators())
 
 
 def test_the_head_is_stored_before_the_cosignature_exists(deployment: Deployment) -> None:
@@ -275,7 +275,9 @@ def test_live_answers_are_bound_to_the_question(deployment: Deployment) -> None:
     for origin, asked in ((ORIGIN, bytes(NONCE_BYTES)), ("other.example", nonce)):
         with pytest.raises(BudgetError):
             parse_latest(answer, witness.verifier, origin, asked)
-    other = note.Verifier(witness.verifier.name, bytes(32), note.TYPE_COSIGNATURE)
+    other = note.Verifier(
+        witness.verifier.name, public_of(make_keys(6, 1)[0]), note.TYPE_COSIGNATURE
+    )
     for bad in (answer.replace(b'"size":1', b'"size":0'), answer[:-2], b"", signed):
         with pytest.raises(BudgetError):
             parse_latest(bad, witness.verifier, ORIGIN, nonce)

@@ -180,7 +180,8 @@ def _conflict_share(times_s: list[float], gates: list[int]) -> float:
 def _budgeted(budget_bytes: int) -> rules.State:
     """A state with a budget, made without keys or signatures: only sums matter here."""
     state = rules.State()
-    operators = Operators((bytes(32).hex(),), 1)
-    state.apply(rules.genesis_leaf("narrows.bench/0", bytes(32), None, operators, 0))
+    base_point = bytes([0x58]) + 31 * b"\x66"
+    operators = Operators((base_point.hex(),), 1)
+    state.apply(rules.genesis_leaf("narrows.bench/0", base_point, None, operators, 0))
     state.set_budget(BudgetChange("base", Limits(budget_bytes), {"answers": Limits(None)}))
     return state

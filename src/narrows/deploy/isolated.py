@@ -43,6 +43,7 @@ from narrows.isolate.namespaces import TOOL_PATH
 from narrows.isolate.sandbox import Sandbox, compiled_kernels
 from narrows.isolate.user import deployment_tag, enclave_uid, end_processes
 from narrows.ledger.office.demo import demo_witness_key
+from narrows.private import private_folder
 from narrows.wire.address import is_loopback
 from narrows.wire.pins import TlsFiles, make_identity
 
@@ -177,7 +178,7 @@ def await_listening(role: Role, network: net.Network, port: int, timeout_s: floa
 
 def identities(state: Path) -> Path:
     """The folder with the TLS keys of gate and edge, made where there is none."""
-    folder = state / "isolated"
+    folder = private_folder(state, "isolated", make=False)
     if not folder.exists():
         new = folder.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)  # of a start that was killed

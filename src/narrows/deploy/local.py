@@ -31,6 +31,7 @@ from narrows.edge.books.store import open_database
 from narrows.errors import InputError
 from narrows.gate.config import PortConfig
 from narrows.ledger.office.demo import create_demo, demo_budget, demo_witness_key
+from narrows.private import private_folder
 
 DEMO_BUDGET_BYTES = 10_000_000
 CHILD_TIMEOUT_S = 300.0
@@ -64,8 +65,9 @@ class LocalDeployment:
             edge = dataclasses.replace(config.edge, listen_host="127.0.0.1", listen_port=port)
             config = dataclasses.replace(config, edge=edge)
         folder = state_dir(state)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        config = _with_weak_folder(config, folder / "weak")
+        private_folder(folder)
+        # The isolated enclave reads it as another user.
+        config = _with_weak_folder(config, private_folder(folder, "weak", shown=True))
         with _only_one(folder):
             created_bytes = ensure_ledger(folder, budget)
         return cls(folder, config, created_bytes)
@@ -74,7 +76,7 @@ class LocalDeployment:
         """Serve until Ctrl-C or until a role dies, which is an error that names it."""
         with _only_one(self.state), _stop_signals() as stopped:
             prepare_models(self.config)
-            supervisor = Supervisor(self.state / "log")
+            supervisor = Supervisor(private_folder(self.state, "log"))
             try:
                 port = self.start(supervisor)
                 self._greet(port)
@@ -110,8 +112,7 @@ class LocalDeployment:
         return int(edge.facts["port"])
 
     def _arguments(self, role: str, config: Config) -> list[str]:
-        path = self.state / "run" / "effective.toml"
-        path.parent.mkdir(exist_ok=True)
+        path = private_folder(self.state, "run") / "effective.toml"
         path.touch(mode=0o600)
         path.chmod(0o600)  # it holds the upstream's key, where the user's file does
         path.write_text(to_toml(config))
@@ -199,7 +200,6 @@ def plain_values(value: Any) -> Any:
 
 def _with_weak_folder(config: Config, folder: Path) -> Config:
     """Both roles watch ``folder`` unless they are told to watch another."""
-    folder.mkdir(exist_ok=True)
     enclave = dataclasses.replace(config.enclave, weak_folder=config.enclave.weak_folder or folder)
     edge = dataclasses.replace(config.edge, weak_folder=config.edge.weak_folder or folder)
     return dataclasses.replace(config, enclave=enclave, edge=edge)
@@ -236,8 +236,7 @@ def with_witness(config: Config, port: int, key: str) -> Config:
 @contextmanager
 def _only_one(state: Path) -> Iterator[None]:
     """Hold the folder's lock; the kernel drops it with the process, however it ends."""
-    path = state / "run" / "lock"
-    path.parent.mkdir(exist_ok=True)
+    path = private_folder(state, "run") / "lock"
     with path.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,6 +29,7 @@ from narrows.edge.config import EdgeConfig
 from narrows.edge.link.upkeep import LinkClient, MakeDecoder
 from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Shelf, watch
+from narrows.private import private_folder
 
 log = logging.getLogger("narrows.edge")
 
@@ -66,6 +67,7 @@ async def serve(
         )
         service = Service(config, link, access, stats, load_secret(state_dir), wall_s)
         if config.transcripts.keep:
+            private_folder(state_dir, "edge", "transcripts")
             service.transcripts = TranscriptLog(
                 transcripts_dir(state_dir), config.transcripts, wall_s
             )

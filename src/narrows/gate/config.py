@@ -16,6 +16,7 @@ from narrows.gate.backstop.config import BackstopConfig, backstop_problems
 from narrows.ledger.log.canonical import is_name
 from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.place import OPERATOR
+from narrows.publickey import key_flaw
 from narrows.wire.address import is_loopback
 from narrows.wire.padding import fits_tls
 from narrows.wire.pins import TlsFiles
@@ -113,6 +114,8 @@ def _gate_problems(config: GateConfig) -> list[str]:
         problems.append("witness and witness_key belong together")
     if config.witness_key and not _KEY.fullmatch(config.witness_key):
         problems.append("witness_key must be 64 lower-case hex digits")
+    elif config.witness_key and (flaw := key_flaw(bytes.fromhex(config.witness_key))):
+        problems.append(f"witness_key is refused: {flaw}")
     if config.state_port >= 0 and config.tls is None and not is_loopback(config.state_host):
         problems.append(f"the state port listens on {config.state_host} without TLS files")
     if config.kernel not in ("off", "nftables"):

@@ -19,6 +19,7 @@ from narrows.gate.server import Gate
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.witness.server import HttpWitness
 from narrows.ledger.witness.witness import witness_verifier
+from narrows.private import private_folder
 from narrows.wire.address import parse_address
 
 Facts = dict[str, object]
@@ -95,6 +96,7 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
     """Run a gate until a signal ends it. ``say`` hears once what it listens on."""
     config.check()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    private_folder(state_dir, "gate")  # the alarm and the figures
     with contextlib.ExitStack() as stack:
         backstop = open_backstop(config, state_dir)  # first: the witness is asked through it
         if backstop is not None:

@@ -229,7 +229,7 @@ class Gate:
 
     def _replace_stats(self, stats: dict[str, object]) -> None:
         # no fsync: after a crash these numbers are of no use, the ledger's are
-        self._stats_file.parent.mkdir(parents=True, exist_ok=True)
+        self._stats_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self._stats_file.with_suffix(".new")
         new.write_text(json.dumps(stats, indent=1) + "\n")
         new.replace(self._stats_file)

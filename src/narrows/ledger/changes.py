@@ -16,12 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
+from narrows.ledger.keys import public_of_hex
 from narrows.ledger.limits import Limits, parse_limits
 from narrows.ledger.log.canonical import MAX_INTEGER, Document, Fields, encode, is_name, unhex
+from narrows.publickey import is_signed
 
 MESSAGE_PREFIX = b"narrows change v1\n"
 MAX_OPERATORS = 32
@@ -67,8 +68,11 @@ class Change:
 
 
 def parse_operators(fields: Fields) -> Operators:
+    """Errors: ``BudgetError``, also for a key for which anyone could sign."""
     keys = fields.items("keys", MAX_OPERATORS)
-    if not keys or any(unhex(key, 32) is None for key in keys) or sorted(set(keys)) != keys:
+    for key in keys:
+        public_of_hex(key, "the operator's key")
+    if not keys or sorted(set(keys)) != keys:
         raise fields.bad("keys")
     return Operators(tuple(keys), fields.integer("threshold", 1, len(keys)))
 
@@ -144,10 +148,8 @@ def signers(document: Document, signatures: Any) -> frozenset[str]:
         public, signature = unhex(pair[0], 32), unhex(pair[1], 64)
         if public is None or signature is None:
             raise BudgetError("a signature is not lower-case hex of the exact length")
-        try:
-            Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
-        except (InvalidSignature, ValueError) as error:
-            raise BudgetError(f"the signature of {pair[0][:16]} does not verify") from error
+        if not is_signed(public, signature, message):
+            raise BudgetError(f"the signature of {pair[0][:16]} does not verify")
         seen.append(pair[0])
     if sorted(set(seen)) != seen:
         raise BudgetError("signatures must be sorted by key, one for each")

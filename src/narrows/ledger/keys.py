@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
+from narrows.ledger.log.canonical import unhex
+from narrows.publickey import KEY_BYTES, key_flaw
 
 MAX_KEY_FILE_BYTES = 4096
 
@@ -54,6 +56,22 @@ def load_private(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateK
     if not isinstance(key, Ed25519PrivateKey):
         raise BudgetError(f"the key {path} is not an Ed25519 key")
     return key
+
+
+def check_public(public: bytes, what: str = "the key") -> bytes:
+    """``public``, if it is an Ed25519 public key as ``publickey`` has it. Errors:
+    ``BudgetError``."""
+    if flaw := key_flaw(public):
+        raise BudgetError(f"{what} {public.hex()[:80]} is refused: {flaw}", "name another key")
+    return public
+
+
+def public_of_hex(text: object, what: str = "the key") -> bytes:
+    """The public key that ``text`` spells in lower-case hex. Errors: ``BudgetError``."""
+    public = unhex(text, KEY_BYTES)
+    if public is None:
+        raise BudgetError(f"{what} {str(text)[:80]!r} is not {2 * KEY_BYTES} lower-case hex digits")
+    return check_public(public, what)
 
 
 def public_of(key: Ed25519PrivateKey) -> bytes:

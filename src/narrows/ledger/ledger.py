@@ -36,6 +36,7 @@ from narrows.ledger.stores.etcd_http import Announce, EtcdConfig
 from narrows.ledger.stores.place import lock_gate, open_as
 from narrows.ledger.stores.store import Store
 from narrows.ledger.witness.witness import WitnessError
+from narrows.private import private_folder
 
 MAX_CLOSE_WAIT_MS = 2_000
 MAX_DEAD_WAIT_MS = 60_000
@@ -83,8 +84,9 @@ class Ledger:
         """The ledger of ``state_dir``; ``etcd``: where it lies if not there; ``announce`` hears
         what is about to be sent to it. ``BudgetError`` where it is missing, damaged, in use by
         another gate of that name, or where its genesis names a witness and none, or another
-        one, is given. Call ``recover_dead_leases`` next."""
-        directory = state_dir / "ledger"
+        one, is given; ``InputError`` where others own or may write the folder. Call
+        ``recover_dead_leases`` next."""
+        directory = private_folder(state_dir, "ledger", make=False)
         key = load_private(directory / "log.key")
         lock_file = lock_gate(directory / f"{gate}.lock")
         try:
@@ -116,6 +118,9 @@ class Ledger:
                 with suppress(BudgetError):  # then they count in full
                     if self._session.store.shared:
                         self._session.ready()  # its time may be stale
+                    elif self._session.stale:
+                        with suppress(WitnessError):  # it may have been stopped before
+                            self._session.ready()
                     self._owed.write()
                     if self._owed and self._owed.wait_ms() <= MAX_CLOSE_WAIT_MS:
                         self._sleep(self._session.hold_ms / 1000)
@@ -193,6 +198,7 @@ class Ledger:
     def _acquire(self, account: str, want_bytes: int) -> Lease | Denied:
         session = self._session
         session.ready()
+        session.check_time()
         lease_id = self._pending.get(account)
         held = session.state.leases.get(lease_id.hex()) if lease_id else None
         if lease_id is None or held is None or held.size_bytes > want_bytes:
@@ -207,6 +213,7 @@ class Ledger:
                 return self._denied(refusal)
             lease_id = self._pending[account]
         session.cosign()
+        session.check_time()  # of this very decision: only now the witness has said its own
         del self._pending[account]
         held = session.state.leases.get(lease_id.hex())  # cosign may have read a newer log
         if held is None:

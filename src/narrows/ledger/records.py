@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from narrows.ledger.changes import Operators
+from narrows.ledger.keys import public_of_hex
 from narrows.ledger.limits import Meter
 from narrows.ledger.log.canonical import Document, decode, encode
 
@@ -107,9 +108,12 @@ def _document(state: StateData) -> Document:
 
 
 def _fill(state: StateData, d: Document) -> None:
-    """The inverse, into a new state; only for documents whose digest was checked."""
+    """The inverse, into a new state; only for documents whose digest was checked. Errors:
+    ``BudgetError`` for a key that is none."""
     state.size, state.origin, state.time_ms = d["size"], d["origin"], d["time_ms"]
     state.log_key, state.witness_key = d["log_key"], d["witness_key"]
+    for key in (state.log_key, *filter(None, [state.witness_key]), *d["keys"]):
+        public_of_hex(key)  # a narrows from before they were checked may have let it in
     state.operators = Operators(tuple(d["keys"]), d["threshold"])
     state.anchor = Anchor(*d["anchor"])
     state.anchors = {gate: Anchor(*anchor) for gate, anchor in d.get("anchors", {}).items()}

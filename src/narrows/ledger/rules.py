@@ -36,6 +36,7 @@ from narrows.ledger.changes import (
     require,
     signers,
 )
+from narrows.ledger.keys import public_of_hex
 from narrows.ledger.limits import Limits, Meter, Room, fair_bytes
 from narrows.ledger.log.canonical import Document, Fields, decode, encode
 from narrows.ledger.log.merkle import leaf_hash
@@ -132,11 +133,10 @@ class State(StateData):
 
     def _genesis(self, fields: Fields) -> None:
         self.origin = fields.text("origin")
-        self.log_key = fields.hex("log_key", 32).hex()
+        self.log_key = public_of_hex(fields.take("log_key"), "the log's key").hex()
         witness = fields.take("witness_key")
-        if witness is not None and (not isinstance(witness, str) or len(witness) != 64):
-            raise fields.bad("witness_key")
-        self.witness_key = witness or ""
+        if witness is not None:
+            self.witness_key = public_of_hex(witness, "the witness's key").hex()
         self.operators = parse_operators(fields)
 
     def _open(self, fields: Fields) -> None:

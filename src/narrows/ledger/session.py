@@ -9,6 +9,7 @@ Not thread-safe: ``Ledger`` holds a lock around it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -17,7 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
 from narrows.ledger import rules
-from narrows.ledger.clock import Clock, ClockError, LedgerTime, SharedTime
+from narrows.ledger.clock import (
+    TOLERANCE_MS,
+    Clock,
+    ClockError,
+    LedgerTime,
+    SharedTime,
+    WitnessedTime,
+)
 from narrows.ledger.keys import public_of
 from narrows.ledger.log import note
 from narrows.ledger.replica import BehindError, Replica
@@ -61,6 +69,7 @@ class Session:
         self._gate = gate if store.shared else None  # whose anchor; None: one machine's
         self._clock = clock
         self._time: LedgerTime | None = None
+        self._ahead_ms = 0  # by how much time was ahead of the witness's, when it last answered
         self._cosigned_size = -1  # of the head that the witness holds; -1: ask it
         self._cosigned: Head | None = None  # not written yet
 
@@ -75,9 +84,25 @@ class Session:
         latest = self._compare() if self._cosigned_size < 0 else None
         if self._time is None:
             self._time = self._start_clock(latest)
-        if isinstance(self._time, SharedTime) and self._time.stale:
-            asked_boot_ms = self._time.boot_ms()
-            self._time.renew(asked_boot_ms, self.latest().time_ms)
+        if self.stale:
+            self._ask_time()
+
+    @property
+    def stale(self) -> bool:
+        """Whether ``ready`` will ask the witness for the time."""
+        return isinstance(self._time, WitnessedTime) and (
+            self._time.stale or self._ahead_ms > TOLERANCE_MS
+        )
+
+    def check_time(self) -> None:
+        """``ClockError`` where time was ahead of the witness's at its last answer, be it the one
+        that a decision was made at or the log's: nothing may be granted then. The next ``ready``
+        asks again."""
+        if self._ahead_ms > TOLERANCE_MS:
+            raise ClockError(
+                f"the ledger's time was {self._ahead_ms / 1000:.1f} s ahead of the witness's",
+                "this ends when the witness's has caught up; compare the clocks of both machines",
+            )
 
     def distrust(self) -> None:
         """Ask the witness again before the next operation."""
@@ -166,7 +191,9 @@ class Session:
             self._cosigned_size = 0
             return None
         self._cosigned_size = -1
-        replica, latest = self.replica, self.latest()
+        replica, known_ms = self.replica, self.state.time_ms
+        latest = self.latest()
+        self._compare_time(known_ms, latest.time_ms)
         if latest.size > replica.state.size:
             replica.reload()  # another process may have appended
         if latest.size > replica.state.size:
@@ -191,9 +218,26 @@ class Session:
             raise WitnessError(f"the witness's cosignature is wrong: {error}") from error
         if signed is None:
             raise WitnessError("the witness did not sign the head that it was given")
+        self._compare_time(self.state.time_ms, signed * 1000 + 999)  # whole seconds
         self._cosigned_size = self.state.size
         self._cosigned = Head(self.state.size, self.replica.note + line)
         self.replica.tree.prune(self._cosigned_size)
+
+    def _ask_time(self) -> None:
+        time, known_ms = self._time, self.state.time_ms
+        if not isinstance(time, WitnessedTime):
+            raise ClockError("the ledger has no time yet")
+        asked_boot_ms = time.boot_ms()
+        witness_ms = self.latest().time_ms
+        gained_ms = time.renew(asked_boot_ms, witness_ms)
+        self._compare_time(known_ms, witness_ms)
+        self._ahead_ms = max(self._ahead_ms, gained_ms)
+
+    def _compare_time(self, known_ms: int, witness_ms: int) -> None:
+        """``known_ms``: the log's, from before the witness was asked."""
+        time = self._time
+        limit = time.ahead_ms if isinstance(time, WitnessedTime) else operator.sub
+        self._ahead_ms = limit(known_ms, witness_ms)
 
     def _start_clock(self, latest: Latest | None) -> LedgerTime:
         """In a new boot, time is the witness's; in a known one, its anchor's."""
@@ -208,4 +252,7 @@ class Session:
         anchor = self.state.anchor_of(self._gate, boot_id)
         if anchor is None:
             raise ClockError("another process of this gate's name runs on another machine")
-        return SharedTime(self._clock, anchor) if self._gate else LedgerTime(self._clock, anchor)
+        if self._gate:
+            return SharedTime(self._clock, anchor)
+        kind = LedgerTime if self.witness is None else WitnessedTime
+        return kind(self._clock, anchor)

@@ -22,14 +22,16 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from narrows.errors import InputError, PeerError
+from narrows.publickey import key_flaw
 
 _FOREVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _EVER = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _MAX_PEER_FILE_BYTES = 1 << 16
+_MAKE = "run narrows init"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,16 @@ def read_pins(peer_file: Path) -> frozenset[bytes]:
         content = peer_file.read_bytes()
         if len(content) > _MAX_PEER_FILE_BYTES:
             raise InputError(f"{peer_file} is too long for a file of pinned certificates")
-        return frozenset(_pin(one) for one in x509.load_pem_x509_certificates(content))
+        certificates = x509.load_pem_x509_certificates(content)
+        for one in certificates:
+            key = one.public_key()
+            if isinstance(key, ed25519.Ed25519PublicKey) and (
+                flaw := key_flaw(key.public_bytes_raw())
+            ):
+                raise InputError(f"{peer_file} holds a key that is refused: {flaw}", _MAKE)
+        return frozenset(map(_pin, certificates))
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{peer_file} holds no certificates", "run narrows init") from error
+        raise InputError(f"{peer_file} holds no certificates", _MAKE) from error
 
 
 def _pin(certificate: x509.Certificate) -> bytes:

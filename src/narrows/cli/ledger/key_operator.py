@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from narrows.cli.ledger.options import JsonOption, PassphraseOption, StateOption
+from narrows.cli.ledger.options import JsonOption, PassphraseOption, StateOption, public_key
 from narrows.errors import InputError
 
 app = typer.Typer(
@@ -109,15 +109,13 @@ def _propose(
 
     from narrows.deploy.state import existing_state_dir, ledger_etcd
     from narrows.ledger.changes import Operators
-    from narrows.ledger.log.canonical import unhex
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.propose import operators_document, write_change_file
 
     folder = existing_state_dir(state)
     now = read_state(folder, ledger_etcd(folder))
-    for key in (*without, *extra):
-        if unhex(key, 32) is None:
-            raise InputError(f"{key[:80]!r} is no public key", "64 lower-case hex digits")
+    for key in extra:
+        public_key(key, "the key")
     for key in without:
         if key not in now.operators.keys:
             raise InputError(f"{key} is not an operator", "see narrows key operator list")

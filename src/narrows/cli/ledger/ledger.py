@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from narrows.cli.ledger.options import JsonOption, StateOption, WitnessOption
+from narrows.cli.ledger.options import JsonOption, StateOption, WitnessOption, public_key
 from narrows.errors import InputError
 
 app = typer.Typer(
@@ -36,7 +36,6 @@ def init(
     import time
 
     from narrows.deploy.state import ledger_etcd, state_dir
-    from narrows.ledger.log.canonical import unhex
     from narrows.ledger.office.setup import (
         create_ledger,
         create_log_key,
@@ -44,9 +43,9 @@ def init(
         write_log_file,
     )
 
-    witness = unhex(witness_key, 32)
-    if witness is None:
-        raise InputError("--witness-key is not 64 lower-case hex digits")
+    witness = public_key(witness_key, "--witness-key")
+    for key in operator:
+        public_key(key, "--operator")
     operators = make_operators(operator, threshold)
     folder = state_dir(state)
     etcd = ledger_etcd(folder)

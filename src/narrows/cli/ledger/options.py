@@ -43,6 +43,16 @@ def passphrase(path: Path | None) -> bytes | None:
     return line
 
 
+def public_key(text: str, what: str) -> bytes:
+    """A public key that a user wrote as 64 hex digits; ``what`` it is, for the error."""
+    from narrows.ledger.keys import public_of_hex
+
+    try:
+        return public_of_hex(text, what)
+    except BudgetError as error:
+        raise InputError(error.message, error.remedy) from error
+
+
 def operator_key(
     named: str, folder: Path | None, passphrase_file: Path | None
 ) -> Ed25519PrivateKey:

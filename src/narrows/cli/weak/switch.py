@@ -34,8 +34,13 @@ def switch(
 
     from narrows.deploy.state import existing_state_dir
     from narrows.models.shelf.install import install
+    from narrows.private import private_folder
 
-    target = folder if folder is not None else existing_state_dir(state) / "weak"
+    target = (
+        folder
+        if folder is not None
+        else private_folder(existing_state_dir(state), "weak", shown=True)
+    )
     digest, signed = install(file, target)
     row = {"path": str(target / file.name), "sha256": digest.hex(), "signed": signed}
     if json:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from narrows.durable import sync_folder
 from narrows.errors import NarrowsError
+from narrows.private import private_folder
 
 SCHEMA_VERSION = 1
 SECRET_BYTES = 32
@@ -87,8 +88,8 @@ def database_path(state_dir: Path) -> Path:
 def open_database(state_dir: Path) -> sqlite3.Connection:
     """The edge's database, made where there is none. Autocommit; use ``transaction``."""
     path = database_path(state_dir)
+    private_folder(state_dir, "edge")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = sqlite3.connect(
             path, isolation_level=None, timeout=10.0, check_same_thread=False
         )
@@ -131,8 +132,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 def load_secret(state_dir: Path) -> bytes:
     """The edge's 32 secret bytes, made on the first call. Written aside, synced and linked
     into place, so that two starting edges agree and a crash leaves all of it or nothing."""
-    path = edge_dir(state_dir) / "secret"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = private_folder(state_dir, "edge") / "secret"
     if not path.exists():
         aside = path.with_name(f"secret.{secrets.token_hex(8)}")
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -24,6 +24,7 @@ from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import Gate, Wire
 from narrows.errors import InputError, LinkError, PeerError
 from narrows.models.artifact import Artifact
+from narrows.private import private_folder
 from narrows.wire.address import parse_address
 from narrows.wire.export import LENGTH_BYTES, RECEIVED
 
@@ -77,6 +78,7 @@ async def receive(
             os.fsync(file.fileno())
         Artifact.open(aside, expect=digest)
         receipt = Receipt(digest.hex(), size, link_bytes, int(now_s))
+        private_folder(state_dir, "edge")
         _append(_journal(state_dir), receipt)
         os.replace(aside, out)
         await _say_goodbye(wire)
@@ -152,5 +154,4 @@ def _journal(state_dir: Path) -> Path:
 
 
 def _append(path: Path, receipt: Receipt) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     append_lines(path, json.dumps(dataclasses.asdict(receipt)).encode() + b"\n")

@@ -285,7 +285,7 @@ class Backstop:
 
 def _write_alarm(path: Path, why: str) -> None:
     """Durable before anything else happens: the next start must see it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("w") as file:
         json.dump({"v": 1, "alarm": why, "unix_time_s": int(time.time())}, file)
         file.flush()

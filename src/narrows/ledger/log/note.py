@@ -21,11 +21,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
+from narrows.ledger.keys import check_public
 from narrows.ledger.log.canonical import MAX_INTEGER, is_name
+from narrows.publickey import is_signed
 
 MAX_NOTE_BYTES = 1 << 14
 MAX_SIGNATURES = 16
@@ -41,11 +42,15 @@ class NoteError(BudgetError):
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """A key that notes are checked against. ``kind``: the C2SP signature type byte."""
+    """A key that notes are checked against. ``kind``: the C2SP signature type byte.
+    ``BudgetError`` where ``public`` is no key, or one for which anyone could sign."""
 
     name: str
     public: bytes
     kind: bytes = TYPE_ED25519
+
+    def __post_init__(self) -> None:
+        check_public(self.public, f"the key of {self.name}")
 
     def key_id(self) -> bytes:
         text = self.name.encode() + b"\n" + self.kind + self.public
@@ -160,10 +165,8 @@ def find_signature(
             message = _cosigned_message(text, time_s)
         if len(signature) != 64 or time_s > MAX_INTEGER:
             raise NoteError("a signature has the wrong length")
-        try:
-            Ed25519PublicKey.from_public_bytes(verifier.public).verify(signature, message)
-        except (InvalidSignature, ValueError) as error:
-            raise NoteError(f"the signature of {verifier.name} does not verify") from error
+        if not is_signed(verifier.public, signature, message):
+            raise NoteError(f"the signature of {verifier.name} does not verify")
         found = time_s
     return found
 

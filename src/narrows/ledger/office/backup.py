@@ -17,6 +17,7 @@ from narrows.ledger.office.setup import sync_names
 from narrows.ledger.office.verify import Verified, verify_path
 from narrows.ledger.stores.place import hold_folder
 from narrows.ledger.stores.sqlite import SqliteStore, remove
+from narrows.private import private_folder
 
 
 def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
@@ -24,7 +25,7 @@ def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
     running. Returns what was found in it, and where the old file went. Errors: ``BudgetError``;
     where the copy could not be made, the old file is still in its place."""
     found = verify_path(source)
-    directory = state_dir / "ledger"
+    directory = private_folder(state_dir, "ledger", make=False)
     target, copy = directory / "ledger.db", directory / "ledger.db.restoring"
     with hold_folder(directory):
         remove(copy)  # of a restore that was killed

@@ -43,7 +43,7 @@ def create_demo(state_dir: Path, budget_bytes: int) -> None:
                 "use another --state, or see narrows ledger restore and recover",
             )
     origin = f"narrows.demo/{secrets.token_hex(8)}"
-    make_directory(state_dir / "ledger" / "operators")
+    make_directory(state_dir, "ledger", "operators")
     operator = Ed25519PrivateKey.generate()
     save_private(state_dir / "ledger" / "operators" / "demo.key", operator)
     operators = Operators((public_of(operator).hex(),), 1)

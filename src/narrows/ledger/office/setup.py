@@ -16,7 +16,7 @@ from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.changes import Operators, parse_operators
 from narrows.ledger.clock import Clock, SystemClock
-from narrows.ledger.keys import load_private, public_of, save_private
+from narrows.ledger.keys import load_private, public_of, public_of_hex, save_private
 from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Fields, decode, encode
 from narrows.ledger.replica import Replica
 from narrows.ledger.stores import sqlite as sqlite_store
@@ -24,15 +24,14 @@ from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.place import make_store
 from narrows.ledger.witness.clock import WitnessTime
 from narrows.ledger.witness.witness import SCHEMA, WITNESS_NAME, Witness, WitnessError
+from narrows.private import private_folder
 
 
-def make_directory(path: Path) -> None:
-    """A directory for its owner only, synced into its parent. Errors: ``BudgetError``."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BudgetError(f"cannot make {path}: {error.strerror}") from error
-    sync_names(path.parent)
+def make_directory(path: Path, *names: str) -> Path:
+    """``private_folder``, synced into its parent. Errors: ``BudgetError``, ``InputError``."""
+    made = private_folder(path, *names)
+    sync_names(made.parent)
+    return made
 
 
 def sync_names(directory: Path) -> None:
@@ -76,7 +75,7 @@ def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
     except OSError as error:
         raise BudgetError(f"cannot read {path}: {error.strerror}") from error
     fields = Fields(decode(data.removesuffix(b"\n")), str(path))
-    origin, log_key = fields.text("origin"), fields.hex("log_key", 32)
+    origin, log_key = fields.text("origin"), public_of_hex(fields.take("log_key"), "the log's key")
     operators = parse_operators(fields)
     fields.done()
     return origin, log_key, operators
@@ -84,9 +83,9 @@ def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
 
 def create_log_key(state_dir: Path) -> bytes:
     """Make STATE/ledger/log.key; returns its public key."""
-    make_directory(state_dir / "ledger")
+    directory = make_directory(state_dir, "ledger")
     key = Ed25519PrivateKey.generate()
-    save_private(state_dir / "ledger" / "log.key", key)
+    save_private(directory / "log.key", key)
     return public_of(key)
 
 
@@ -113,8 +112,7 @@ def create_ledger(
 
 def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
     """Make STATE/witness; returns the witness's public key."""
-    directory = state_dir / "witness"
-    make_directory(directory)
+    directory = make_directory(state_dir, "witness")
     key, path = Ed25519PrivateKey.generate(), directory / "witness.db"
     save_private(directory / "witness.key", key, passphrase)
     try:
@@ -134,8 +132,9 @@ def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:
 def open_witness(
     state_dir: Path, clock: Clock | None = None, passphrase: bytes | None = None
 ) -> Witness:
-    """The witness under ``state_dir``. Errors: ``BudgetError``."""
-    directory = state_dir / "witness"
+    """The witness under ``state_dir``. Errors: ``BudgetError``, ``InputError`` where its folder is
+    not its user's alone."""
+    directory = private_folder(state_dir, "witness", make=False)
     path = directory / "witness.db"
     if not path.is_file():
         raise WitnessError(f"there is no witness at {path}", "narrows witness --init makes one")

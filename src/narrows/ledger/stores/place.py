@@ -90,7 +90,7 @@ def hold_folder(directory: Path) -> Iterator[None]:
 def lock_gate(path: Path) -> int:
     """Hold ``path`` for this process; it is released when the process ends, however it ends."""
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StoreError(f"cannot open {path}: {error.strerror}") from error
     try:

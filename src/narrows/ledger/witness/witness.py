@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
 from narrows.ledger import changes
+from narrows.ledger.keys import check_public
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import Fields, decode, encode, unhex
 from narrows.ledger.log.merkle import (
@@ -188,6 +189,7 @@ class Witness:
 
     def add_log(self, origin: str, log_key: bytes, operators: changes.Operators) -> None:
         """Follow a log. Only on the witness's own machine; never over the network."""
+        check_public(log_key, "the log's key")
         row = (origin, log_key, _operators(operators), 0, 0, EMPTY_ROOT, b"")
         with self._lock:
             if self._execute("SELECT 1 FROM log WHERE origin = ?", (origin,)):

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from narrows.durable import replacing
 from narrows.errors import ArtifactError, InputError
 from narrows.models.artifact import canonical_json
+from narrows.publickey import is_signed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -151,14 +152,8 @@ def parse_signed(data: bytes, operators: Iterable[bytes], name: str) -> Manifest
             f"{name} is signed by {key}, which is no operator here",
             "have a known operator sign it, or add the key to 'operators'",
         )
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
-        public.verify(bytes.fromhex(signature), DOMAIN + canonical_json(plain))
-    except (InvalidSignature, ValueError) as error:
-        raise ArtifactError(f"{name}: the signature is wrong", "it was altered") from error
+    if not is_signed(bytes.fromhex(key), bytes.fromhex(signature), DOMAIN + canonical_json(plain)):
+        raise ArtifactError(f"{name}: the signature is wrong", "it was altered")
     try:
         return _manifest(plain)
     except InputError as error:

@@ -196,6 +196,6 @@ def is_loopback(host: str) -> bool:
 def parse_address(text: str) -> tuple[str, int]:
     """HOST:PORT or [HOST]:PORT; ``InputError`` for anything else."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+    if not host or re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > 65535:
         raise InputError(f"{text!r} is not HOST:PORT")
     return host.strip("[]"), int(port)

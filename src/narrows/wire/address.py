@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from narrows.errors import InputError
 
 
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port; port 0 asks the system for a free one. Raises InputError."""
-    host, separator, port = text.rpartition(":")
+    host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not host or re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > 65535:
         raise InputError(f"{text!r} is no address", "write host:port, as in 127.0.0.1:8400")
     return host, int(port)
 

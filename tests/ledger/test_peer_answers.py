@@ -17,8 +17,10 @@ from ledger.ledger_helpers import Deployment
 from narrows.errors import BudgetError, InputError, PeerError
 from narrows.ledger.api import Denied
 from narrows.ledger.http_call import Answer, CallError
+from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.limits import Limits
 from narrows.ledger.log import note
+from narrows.ledger.replica import Replica
 from narrows.ledger.session import WitnessClient
 from narrows.ledger.stores.etcd import EtcdStore
 from narrows.ledger.stores.etcd_http import EtcdConfig, _document, encode_bytes
@@ -305,6 +307,34 @@ def test_a_witness_that_names_one_size_and_signs_another_ends_the_question(
     assert got.reason == "witness"
     assert len(asked) == 1
     ledger.close()
+
+
+class _Endless:
+    """A store that says that there are more leaves than the log key signed, and has them."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def head(self) -> Head:
+        head = self._real.head()
+        return Head(head.size + (1 << 40), head.note)
+
+    def leaves(self, start: int, stop: int) -> list[bytes]:
+        self.asked += 1
+        return list(self._real.leaves(start, stop))
+
+
+def test_no_leaf_is_read_of_a_head_that_nobody_signed(deployment: Deployment) -> None:
+    endless = _Endless(deployment.store())
+    key = load_private(deployment.folder / "ledger" / "log.key")
+    with pytest.raises(BudgetError, match="size"):
+        Replica(endless, public_of(key), None).reload()  # type: ignore[arg-type]
+    assert endless.asked == 0
+    endless.close()
 
 
 # -- what the gate tells others ------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledger.ledger_helpers import Deployment
+from ledger.peers import listening
 from narrows.errors import BudgetError, InputError, PeerError
 from narrows.ledger.api import Denied
 from narrows.ledger.http_call import Answer, CallError
@@ -26,7 +30,7 @@ from narrows.ledger.stores.etcd import EtcdStore
 from narrows.ledger.stores.etcd_http import EtcdConfig, _document, encode_bytes
 from narrows.ledger.stores.store import Head, Snapshot, StoreError
 from narrows.ledger.witness.witness import ANSWER_TITLE, WitnessError, parse_latest
-from narrows.wire.gatestate import GateState, PortState, decode_state, encode_state
+from narrows.wire.gatestate import GateState, PortState, decode_state, encode_state, fetch_state
 from narrows.wire.gatestats import read_gate_kernel, read_gate_ports
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -363,6 +367,28 @@ def test_state_lines_are_read_or_peer_errors(data: bytes | dict[str, Any]) -> No
         except PeerError:
             continue
         assert encode_state(state) == line
+
+
+def _drips(client: socket.socket) -> None:
+    while True:
+        client.sendall(b"{")
+        time.sleep(0.05)
+
+
+def _floods(client: socket.socket) -> None:
+    while True:
+        client.sendall(b"{" * 65536)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [_drips, _floods, lambda client: client.recv(1), lambda client: client.sendall(b"{\n")],
+)
+def test_a_gate_that_sends_no_state_line_is_a_peer_error_in_bounded_time(
+    answer: Callable[[socket.socket], object],
+) -> None:
+    with listening(answer) as url, pytest.raises(PeerError):
+        asyncio.run(fetch_state("127.0.0.1", int(url.rpartition(":")[2]), timeout_s=0.5))
 
 
 @fuzz

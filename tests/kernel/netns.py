@@ -27,6 +27,7 @@ import pytest
 
 from narrows.gate.backstop.allowance import CLASSES
 from narrows.gate.backstop.kernel import unavailable
+from narrows.isolate.namespaces import CLONE_NEWNET, setns
 
 GATE, OUTSIDE = "10.77.0.1", "10.77.0.2"
 GATE6, OUTSIDE6 = "fd77::1", "fd77::2"
@@ -134,14 +135,20 @@ class Machine:
         assert isinstance(made, socket.socket)
         return made
 
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This thread is in the namespace, with all sockets, threads and processes it makes."""
+        with Path("/proc/thread-self/ns/net").open("rb") as before:
+            _enter(self.name)
+            try:
+                yield
+            finally:
+                setns(before.fileno(), CLONE_NEWNET)
+
 
 def _enter(name: str) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
     with Path(f"/run/netns/{name}").open("rb") as file:
-        if libc.setns(file.fileno(), 0x40000000):
-            raise OSError(ctypes.get_errno(), "setns")
+        setns(file.fileno(), CLONE_NEWNET)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 python etcd_child.py STATE WITNESS_PORT WITNESS_KEY GATE SEED CONFIG
 
-``CONFIG``: JSON of the etcd configuration, the clock's offset and rate. Every grant is a line on
-standard error before a byte of it is written: id, bytes, time; a denial is a line with its
-reason. SIGTERM ends it in order.
+``CONFIG``: JSON of the etcd configuration (``tls``: its three files), the clock's offset and
+rate. Every grant is a line on standard error before a byte of it is written: id, bytes, time; a
+denial is a line with its reason. SIGTERM ends it in order.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def main() -> None:
     state, port, key, gate, seed, words = sys.argv[1:]
     config, rng, stopped = json.loads(words), random.Random(int(seed)), list[int]()
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    etcd = EtcdConfig(tuple(config["endpoints"]), config["prefix"], config["timeout_s"])
+    files = [Path(file) if file else None for file in config["tls"]]
+    etcd = EtcdConfig(tuple(config["endpoints"]), config["prefix"], config["timeout_s"], *files)
     ledger = Ledger.open(
         Path(state),
         witness=HttpWitness("127.0.0.1", int(port), witness_verifier(bytes.fromhex(key))),

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import tempfile
 import time
@@ -43,9 +44,18 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = START_TIM
 class Member:
     """``process`` is None while it is down; its data stay."""
 
-    def __init__(self, folder: Path, number: int, tls: tuple[Path, Path, Path] | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        tls: tuple[Path, Path, Path] | None,
+        host: str = "",
+        before: tuple[str, ...] = (),
+    ) -> None:
+        """``before``: words in front of the command, which move it into a namespace."""
         self.name, self.folder, self._tls = f"m{number}", folder / f"m{number}", tls
-        port, host = next(_ports), own_address()
+        self._before, self.context = before, None if tls is None else _context(tls)
+        port, host = next(_ports), host or own_address()
         scheme = "http" if tls is None else "https"
         self.client_url = f"{scheme}://{host}:{port}"
         self.peer_url = f"http://{host}:{port + 1}"
@@ -53,7 +63,7 @@ class Member:
 
     def start(self, members: list[Member]) -> None:
         words = [
-            "etcd", "--name", self.name, "--data-dir", str(self.folder),
+            *self._before, "etcd", "--name", self.name, "--data-dir", str(self.folder),
             "--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url,
             "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
             "--initial-cluster", ",".join(f"{m.name}={m.peer_url}" for m in members),
@@ -89,10 +99,17 @@ class Member:
     def _ask(self, path: str, body: object) -> dict | None:  # type: ignore[type-arg]
         request = urllib.request.Request(self.client_url + path, json.dumps(body).encode())
         try:
-            with urllib.request.urlopen(request, timeout=2) as response:
+            with urllib.request.urlopen(request, timeout=2, context=self.context) as response:
                 return json.load(response)  # type: ignore[no-any-return]
         except (OSError, ValueError):
             return None
+
+
+def _context(tls: tuple[Path, Path, Path]) -> ssl.SSLContext:
+    """A member's own certificate has both usages."""
+    context = ssl.create_default_context(cafile=str(tls[0]))
+    context.load_cert_chain(tls[1], tls[2])
+    return context
 
 
 class Cluster:

@@ -15,8 +15,8 @@ _START = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _END = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
 
-def make_files(folder: Path, address: str) -> None:
-    """``ca.crt``, and ``server`` (for ``address``) and ``client`` as NAME.crt, NAME.key."""
+def make_files(folder: Path, *addresses: str) -> None:
+    """``ca.crt``, and ``server`` (for ``addresses``) and ``client`` as NAME.crt, NAME.key."""
     folder.mkdir()
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
@@ -41,7 +41,9 @@ def make_files(folder: Path, address: str) -> None:
             .add_extension(_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
             .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+                x509.SubjectAlternativeName(
+                    [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+                ),
                 critical=False,
             )
             .add_extension(

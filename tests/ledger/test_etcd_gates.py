@@ -62,6 +62,7 @@ class Gate:
             "endpoints": self.rng.sample(etcd.endpoints, len(etcd.endpoints)),
             "prefix": etcd.prefix,
             "timeout_s": etcd.timeout_s,
+            "tls": [str(f or "") for f in (etcd.ca_file, etcd.cert_file, etcd.key_file)],
             "offset_ms": self.offset_ms,
             "rate": self.rate,
         }
@@ -112,10 +113,10 @@ class Gate:
 class Site:
     """A ledger in etcd, its witness, its gates."""
 
-    def __init__(self, etcd: Cluster, folder: Path, seed: int) -> None:
+    def __init__(self, etcd: Cluster, folder: Path, seed: int, timeout_s: float) -> None:
         print(f"seed {seed}")
         self.etcd, self.rng = etcd, random.Random(seed)
-        self.config = etcd.config(timeout_s=0.5)
+        self.config = etcd.config(timeout_s)
         self.deployment = Deployment.create(folder / "operator", etcd=self.config)
         start_s = time.monotonic()
         clock = self.deployment.clock  # the gates' clocks run, so the witness's must
@@ -174,9 +175,11 @@ class Site:
 
 
 @contextmanager
-def site(etcd: Cluster, folder: Path, seed: int | None = None) -> Iterator[Site]:
+def site(
+    etcd: Cluster, folder: Path, seed: int | None = None, timeout_s: float = 0.5
+) -> Iterator[Site]:
     """Four running gates."""
-    made = Site(etcd, folder, seed or random.SystemRandom().getrandbits(32))
+    made = Site(etcd, folder, seed or random.SystemRandom().getrandbits(32), timeout_s)
     with ExitStack() as stack:
         stack.callback(made.deployment.close)
         witness = stack.enter_context(served(made.deployment))

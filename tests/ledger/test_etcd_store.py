@@ -6,12 +6,9 @@ import os
 import random
 import shutil
 import socket
-import socketserver
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +19,7 @@ from ledger import conformance
 from ledger.etcd_cluster import Cluster, cluster, needs_etcd, own_address, wait_until
 from ledger.etcd_tls import make_files
 from ledger.ledger_helpers import Deployment, FakeClock, lease, make_keys
+from ledger.peers import listening, read_request
 from narrows.errors import BudgetError, InputError
 from narrows.ledger import replica
 from narrows.ledger.api import Denied
@@ -207,43 +205,6 @@ def test_a_gates_name_belongs_to_one_machine_and_one_process(make_case) -> None:
 # -- answers that are lost, late, too long, or nonsense ---------------------------------------
 
 
-@contextmanager
-def listening(answer) -> Iterator[str]:  # type: ignore[no-untyped-def]
-    """A server for whose connections ``answer(socket)`` is called; its URL."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            answer(self.request)
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            """The client hung up: that is what is tested."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def _request(client: socket.socket) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += client.recv(65_536)
-    head, _, body = data.partition(b"\r\n\r\n")
-    (length,) = (
-        int(x[15:]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length")
-    )
-    while len(body) < length:
-        body += client.recv(65_536)
-    return head + b"\r\n\r\n" + body
-
-
 class Lossy:
     """A way to etcd on which answers to transactions get lost, while ``losing``: the request
     ``before`` it gets there, or the answer ``after`` etcd did it."""
@@ -255,7 +216,7 @@ class Lossy:
 
     def __call__(self, client: socket.socket) -> None:
         while True:
-            request = _request(client)
+            request = read_request(client)
             lose = self.losing if b"/txn" in request.split(b"\r\n")[0] else ""
             if lose == "before":
                 self.lost += 1
@@ -302,7 +263,7 @@ def test_a_lost_answer_is_an_unknown_outcome_that_the_id_resolves(
 
 def _answers(body: bytes, length: int | None = None, status: int = 200):  # type: ignore[no-untyped-def]
     def answer(client: socket.socket) -> None:
-        _request(client)
+        read_request(client)
         count = len(body) if length is None else length
         client.sendall(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (status, count) + body)
 
@@ -310,14 +271,14 @@ def _answers(body: bytes, length: int | None = None, status: int = 200):  # type
 
 
 def _drips(client: socket.socket) -> None:
-    _request(client)
+    read_request(client)
     for byte in b"HTTP/1.1 200 OK\r\n" * 1000:
         client.sendall(bytes([byte]))
         time.sleep(0.05)
 
 
 def _endless(client: socket.socket) -> None:
-    _request(client)
+    read_request(client)
     client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while True:
         client.sendall(b"100000\r\n" + b" " * 0x100000 + b"\r\n")
@@ -334,6 +295,12 @@ NONSENSE = {
     "an error": _answers(b'{"error":"etcdserver: no leader","code":14}', status=503),
     "rows": _answers(b'{"kvs":7}'),
     "a row": _answers(b'{"kvs":[7]}'),
+    "no list": _answers(b'{"kvs":null}'),
+    "no text": _answers(b'{"kvs":[{"key":7}]}'),
+    "no number of json": _answers(b'{"kvs":[],"count":NaN}'),
+    "a field twice": _answers(b'{"kvs":[],"kvs":[]}'),
+    "refused, and why": _answers(b'{"responses":5}'),
+    "refused, and nothing": _answers(b'{"responses":[{"response_range":null}]}'),
     "base64": _answers(b'{"kvs":[{"key":"%%%","value":""}]}'),
     "no ledger": _answers(b"{}"),
     "no number": _answers(
@@ -352,6 +319,22 @@ def test_nonsense_is_an_error_in_bounded_time(kind: str) -> None:
         with pytest.raises(StoreError) as caught:
             store.append(3, [b"x"], b"n")
         assert type(caught.value) is StoreError, "unknown, never 'nothing was stored'"
+        store.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error":"etcdserver: no leader","message":"etcdserver: no leader","code":14}',
+        b'{"code":14,"message":"etcdserver: no leader","details":[]}',  # 3.6
+        b'{"error":{"grpc_code":14},"message":"etcdserver: no leader"}',
+    ],
+)
+def test_a_refusal_is_told_in_the_words_of_each_version(body: bytes) -> None:
+    with listening(_answers(body, status=503)) as url:
+        store = EtcdStore(EtcdConfig((url,), "n", 3.0))
+        with pytest.raises(StoreError, match="status 503: etcdserver: no leader"):
+            store.head()
         store.close()
 
 

@@ -84,7 +84,7 @@ def test_only_extensions_are_cosigned(deployment: Deployment) -> None:
     assert witness.cosign(3, proof, second)
     with pytest.raises(WitnessError):  # back to the first
         witness.cosign(3, [], first)
-    with pytest.raises(WitnessError):
+    with pytest.raises(note.NoteError, match="above"):
         witness.cosign(5, [], first)
 
 

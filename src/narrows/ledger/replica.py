@@ -87,13 +87,13 @@ class Replica:
 
     def _replay(self, state: rules.State, tree: Tree, head: Head) -> None:
         """Take in the store's leaves up to ``head``, and take over if they are signed."""
+        text = self._signed(head)
         for start in range(state.size, head.size, READ_LEAVES):
             for leaf in self._store.leaves(start, min(head.size, start + READ_LEAVES)):
                 if leaf.endswith(b'"t":"state"}'):
                     self._snapshot_size = state.size  # another process has stored it
                 state.apply(leaf, tree.root)
                 tree.append(leaf)
-        text = note.verify_note(head.note, note.log_verifier(state.origin, self._public))
         if text != _checkpoint(state, tree).text():
             raise DamagedError(
                 "the leaves are not those that the log key signed",
@@ -103,6 +103,16 @@ class Replica:
             self._require_extension(tree)
         self.state, self.tree, self.note, self.void = state, tree, head.note, False
         self._see()
+
+    def _signed(self, head: Head) -> str:
+        """The checkpoint's text, before any leaf is read: of a size that only the store says,
+        there could be leaves without end."""
+        text = note.open_note(head.note)[0]
+        checkpoint = note.parse_checkpoint(text)
+        note.verify_note(head.note, note.log_verifier(checkpoint.origin, self._public))
+        if checkpoint.size != head.size:
+            raise DamagedError("the head's size is not the one that the log key signed")
+        return text
 
     def _require_extension(self, tree: Tree) -> None:
         # Of two logs that the log key signed, only one is the witness's: a lease or a cosigned

@@ -158,6 +158,8 @@ class Session:
                 if error.size is None:
                     raise
                 self._compare()  # another process had a later head cosigned
+                if self._cosigned_size == old:
+                    raise WitnessError("the witness names another size than it signs") from error
                 continue
             self.accept(line, witness.verifier)
         raise WitnessError(f"the witness's head kept moving through {MAX_TRIES} tries")
@@ -212,6 +214,8 @@ class Session:
     def accept(self, line: bytes, verifier: note.Verifier) -> None:
         """Take the witness's signature line on this head, if it is one."""
         text = self.replica.checkpoint().text()
+        if len(self.replica.note) + len(line) > note.MAX_NOTE_BYTES:
+            raise WitnessError("the witness's cosignature is too long")
         try:
             signed = note.find_signature(text, note.parse_lines(line.decode()), verifier)
         except (BudgetError, UnicodeDecodeError) as error:

@@ -196,7 +196,7 @@ def parse(text: str, dimension: Dimension) -> float:
     if len(below) != 1:
         raise UnitError(f"{dimension.noun} need one '/', as in {dimension.example!r}")
     lower, lower_unit = 1.0, below[0].strip()
-    if below[0][:1].isdigit():
+    if below[0][:1].isascii() and below[0][:1].isdigit():
         lower, lower_unit = _split(below[0], dimension.example)
     divisor = _bounded(lower) * _factor(lower_unit, dimension.bottom, dimension)
     if divisor <= 0.0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -163,6 +164,6 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def _dialled(text: str) -> tuple[str, int] | None:
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if _address(host) is None or not port.isascii() or not port.isdigit():
+    if _address(host) is None or re.fullmatch(r"[0-9]{1,5}", port) is None:
         return None
-    return (host, int(port)) if 0 < int(port[:6]) < 65536 else None
+    return (host, int(port)) if 0 < int(port) < 65536 else None

@@ -33,11 +33,16 @@ MAX_SIGNATURES = 16
 TYPE_ED25519 = b"\x01"
 TYPE_COSIGNATURE = b"\x04"
 _NAME = re.compile(r"[A-Za-z0-9._/:-]{1,200}")  # narrower than C2SP: ASCII, no blank, no plus
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _DASH = "\u2014 "
 
 
 class NoteError(BudgetError):
     """A note is malformed, or its signature does not verify."""
+
+
+class SignatureError(NoteError):
+    """A note has no signature of the key, or a wrong one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ def verify_note(note: bytes, verifier: Verifier) -> str:
     bad line of the known key spoils the note. Errors: ``NoteError``."""
     text, signatures = open_note(note)
     if find_signature(text, signatures, verifier) is None:
-        raise NoteError(f"the note is not signed by {verifier.name}")
+        raise SignatureError(f"the note is not signed by {verifier.name}")
     return text
 
 
@@ -166,7 +171,7 @@ def find_signature(
         if len(signature) != 64 or time_s > MAX_INTEGER:
             raise NoteError("a signature has the wrong length")
         if not is_signed(verifier.public, signature, message):
-            raise NoteError(f"the signature of {verifier.name} does not verify")
+            raise SignatureError(f"the signature of {verifier.name} does not verify")
         found = time_s
     return found
 
@@ -191,11 +196,8 @@ def _unbase64(text: str) -> bytes:
 
 
 def _decimal(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise NoteError("a number is not decimal")
-    value = int(text)
-    if str(value) != text or value > MAX_INTEGER:
-        raise NoteError("a number is not canonical")
+    if _DECIMAL.fullmatch(text) is None or (value := int(text)) > MAX_INTEGER:
+        raise NoteError("a number is not decimal, or not canonical")
     return value
 
 

@@ -226,9 +226,13 @@ class EtcdStore:
     ) -> StoreError:
         """Why a transaction did nothing."""
         found: dict[str, bytes] = {}
-        for response in answer.get("responses") or []:
-            if isinstance(response, dict):
-                found |= self._entries(response.get("response_range"))
+        responses = answer.get("responses")
+        if not isinstance(responses, list) or not all(isinstance(r, dict) for r in responses):
+            raise StoreError("etcd's answer makes no sense")
+        for response in responses:
+            found |= self._entries(response.get("response_range"))
+        if not found.keys() >= {"head/size", "head/note"}:
+            raise StoreError("etcd's answer lacks what was asked")  # not: nothing was stored
         if self._claim is not None and found.get(f"gate/{self._claim[0]}") != self._claim[1]:
             return StoreError(
                 f"another process took the name of gate {self._claim[0]!r}, or it was released",
@@ -282,7 +286,10 @@ class EtcdStore:
         data = b""
         for number in range(count):
             name = f"piece/{size:020d}/{digest.hex()}/{number:04d}"
-            data += self._range(name).get(name, b"")
+            piece = self._range(name).get(name, b"")
+            if len(piece) > PIECE_BYTES:
+                raise StoreError("a piece of the snapshot is too long")
+            data += piece
         nodes = tuple(node for node in frontier if node is not None)
         if sha256(data).digest() != digest or len(nodes) != len(frontier):
             return None

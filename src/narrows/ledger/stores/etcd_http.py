@@ -4,19 +4,14 @@ A *read* is asked of each member in turn until one answers. A *write* goes to th
 only while nothing of it can have been sent; after that, whatever fails leaves its outcome
 unknown (``StoreError``), and it is not sent again: two copies could both be carried out.
 
-A request to one member has one deadline, from connecting to the answer's last byte (looking a
-name up has the resolver's own), and every answer a size that is checked while it is read.
+A request to one member has one deadline, and every answer a bound (``http_call``).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import http.client
-import io
 import json
-import select
-import socket
 import ssl
 import threading
 import time
@@ -27,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from narrows.errors import BudgetError, InputError
+from narrows.ledger.http_call import Answer, CallError, Connection, printable
 from narrows.ledger.log.canonical import is_name
 from narrows.ledger.stores.store import StoreError
 from narrows.wire.address import is_loopback
@@ -93,9 +89,13 @@ def encode_bytes(data: bytes) -> str:
 
 
 def decode_bytes(text: object) -> bytes:
-    """The inverse. ``StoreError`` for anything else."""
+    """The inverse; None, a field that is not there, is empty. ``StoreError`` for all else."""
+    if text is None:
+        return b""
+    if not isinstance(text, str):
+        raise StoreError("etcd's answer holds something else than base64")
     try:
-        return base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise StoreError("etcd's answer holds broken base64") from error
 
@@ -115,7 +115,7 @@ class EtcdClient:
         self._tls = _tls_context(config)
         self._lock = threading.Lock()
         self._current = 0
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
 
     def read(self, path: str, request: object) -> dict[str, Any]:
         """Ask the members in turn. ``StoreError`` where none answers."""
@@ -136,33 +136,35 @@ class EtcdClient:
                 deadline = time.monotonic() + self._timeout_s
                 try:
                     connection = self._connected(deadline)
-                except (OSError, ValueError) as error:
+                except CallError as error:
                     failures.append(self._failed(error))
                     continue
                 self._announce(len(body))
                 try:
-                    return connection.exchange(path, body, deadline)
-                except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+                    return _document(
+                        connection.post(path, body, "application/json", MAX_ANSWER_BYTES, deadline)
+                    )
+                except CallError as error:
                     failures.append(self._failed(error))
                     if not again:
                         break
         raise StoreError(f"etcd: {'; '.join(failures)}"[:2000], "see its members' health")
 
-    def _connected(self, deadline: float) -> _Connection:
+    def _connected(self, deadline: float) -> Connection:
         """A connection on which nothing has been sent that waits for an answer."""
         if self._connection is not None and self._connection.gone():
             self._drop()  # its member was restarted: noticed here, a write is not lost to it
         if self._connection is None:
             scheme, host, port = self._endpoints[self._current]
             tls = self._tls if scheme == "https" else None
-            self._connection = _Connection(host, port, tls, deadline)
+            self._connection = Connection(host, port, deadline, tls)
         return self._connection
 
-    def _failed(self, error: Exception) -> str:
+    def _failed(self, error: CallError) -> str:
         _, host, port = self._endpoints[self._current]
         self._drop()
         self._current = (self._current + 1) % len(self._endpoints)
-        return f"{host}:{port}: {str(error)[:MAX_ERROR_CHARS] or type(error).__name__}"
+        return f"{host}:{port}: {printable(str(error), MAX_ERROR_CHARS)}"
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -170,86 +172,30 @@ class EtcdClient:
             self._connection = None
 
 
-class _Connection:
-    """A socket and the HTTP spoken on it."""
-
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, deadline: float) -> None:
-        sock = socket.create_connection((host, port), max(0.01, deadline - time.monotonic()))
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None:
-                sock = tls.wrap_socket(sock, server_hostname=host)
-        except OSError:
-            sock.close()
-            raise
-        self._timed = _TimedSocket(sock)
-        self._http = http.client.HTTPConnection(host, port)
-        self._http.auto_open = 0  # a connection of its own making would have no TLS
-        self._http.sock = self._timed  # it has what HTTPConnection uses of one
-
-    def gone(self) -> bool:
-        """Whether the other end closed it, or spoke without being asked."""
-        if self._http.sock is None:
-            return True
-        poll = select.poll()
-        poll.register(self._timed.sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def exchange(self, path: str, body: bytes, deadline: float) -> dict[str, Any]:
-        self._timed.deadline = deadline
-        self._http.request("POST", path, body, {"Content-Type": "application/json"})
-        response = self._http.getresponse()
-        answer = response.read(MAX_ANSWER_BYTES + 1)
-        if len(answer) > MAX_ANSWER_BYTES:
-            raise ValueError("the answer is too long")
-        document = json.loads(answer)
-        if response.status != 200 or not isinstance(document, dict):
-            said = document.get("error") if isinstance(document, dict) else "no object"
-            raise ValueError(f"status {response.status}: {said}")
-        return document
-
-    def close(self) -> None:
-        self._timed.sock.close()
+def _document(answer: Answer) -> dict[str, Any]:
+    """The answer's JSON object. ``CallError`` where it has none, or the member refused."""
+    try:
+        document = json.loads(answer.body, parse_constant=_no, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise CallError(f"status {answer.status}: no JSON") from error
+    if answer.status != 200 or not isinstance(document, dict):
+        # 3.4 says it in both fields, 3.6 in ``message`` alone
+        fields = document if isinstance(document, dict) else {}
+        texts = [t for t in map(fields.get, ("error", "message")) if isinstance(t, str)]
+        said = printable(texts[0], MAX_ERROR_CHARS) if texts else "no reason"
+        raise CallError(f"status {answer.status}: {said}")
+    return document
 
 
-class _TimedSocket:
-    """What ``http.client`` uses of a socket, with one deadline over all of it: a timeout for
-    each call would let a member that sends a byte a second hold the gate for ever."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.deadline = 0.0
-
-    def wait(self) -> None:
-        left_s = self.deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("no answer in time")
-        self.sock.settimeout(left_s)
-
-    def sendall(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            self.wait()
-            view = view[self.sock.send(view) :]
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self), 1 << 16)
-
-    def close(self) -> None:
-        """Called by ``http.client`` where the server wants no further request."""
-        self.sock.close()
+def _no(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
 
 
-class _TimedReader(io.RawIOBase):
-    def __init__(self, timed: _TimedSocket) -> None:
-        self._timed = timed
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._timed.wait()
-        return self._timed.sock.recv_into(buffer)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a field is there twice")
+    return document
 
 
 def _tls_context(config: EtcdConfig) -> ssl.SSLContext | None:

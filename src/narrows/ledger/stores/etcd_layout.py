@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from narrows.ledger.log.canonical import MAX_INTEGER
 from narrows.ledger.stores.store import StoreError
 
 MAX_APPEND_BYTES = 1 << 20
@@ -21,7 +22,9 @@ def digits(size: int) -> bytes:
 def parse_size(value: bytes) -> int:
     if len(value) != 20 or not value.isdigit():
         raise StoreError("the ledger's size in etcd is no number")
-    return int(value)
+    if (size := int(value)) > MAX_INTEGER:
+        raise StoreError("the ledger's size in etcd is impossible")
+    return size
 
 
 def pack(first: int, leaves: Sequence[bytes]) -> list[tuple[str, bytes]]:

@@ -69,6 +69,14 @@ class WitnessError(BudgetError):
         self.size = size
 
 
+class UnknownLogError(WitnessError):
+    """The witness does not follow the log."""
+
+
+class ForkError(WitnessError):
+    """Another root than the stored one, at its size."""
+
+
 @dataclass(frozen=True, slots=True)
 class Latest:
     """The newest head that a witness cosigned. ``note`` is empty at size 0."""
@@ -117,10 +125,14 @@ class Witness:
         """The cosignature line for a checkpoint that extends the stored head of ``old``
         leaves. Errors: ``WitnessError`` (with ``size`` where ``old`` is not the stored one)."""
         checkpoint = self._signed_checkpoint(signed)
+        if old > checkpoint.size:
+            raise note.NoteError("the old size is above the checkpoint's")
         with self._lock:
             log = self._log(checkpoint.origin)
             if old != log.size:
                 raise WitnessError(f"the witness is at size {log.size}", size=log.size)
+            if old == checkpoint.size and log.root != checkpoint.root:
+                raise ForkError("the checkpoint has another root than the one of its size")
             if not check_consistency(old, checkpoint.size, log.root, checkpoint.root, proof):
                 raise WitnessError("the checkpoint does not extend the one seen before")
             if checkpoint.size > log.size:
@@ -235,7 +247,7 @@ class Witness:
             (origin,),
         )
         if not rows:
-            raise WitnessError(f"the witness does not follow {origin}")
+            raise UnknownLogError(f"the witness does not follow {origin}")
         checked(rows, (bytes, bytes, int, int, bytes, bytes), self._path)
         key, operators, operators_at, size, root, stored = rows[0]
         fields = Fields(decode(operators), "operators")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ def _steps(text: str) -> tuple[str, int]:
     body, colon, number = text.rpartition(":")
     if not colon:
         return text, 5
-    if not number.strip().isdigit() or not 2 <= int(number) <= MAX_POINTS:
+    if re.fullmatch(r" *[0-9]{1,6} *", number) is None or not 2 <= int(number) <= MAX_POINTS:
         raise UnitError(f"the number of steps after ':' is 2 to {MAX_POINTS}")
     return body, int(number)
 

@@ -17,10 +17,11 @@ import pytest
 from gate.gate_fakes import FAST, FakeLedger, enclave, read_all, running_gate
 from narrows.errors import InputError
 from narrows.gate import server
+from narrows.gate.bucket import TokenBucket
 from narrows.gate.config import GateConfig, PortConfig, TlsFiles
 from narrows.gate.link import Link
 from narrows.gate.meter import LeasePolicy, Meter
-from narrows.gate.port import HANDSHAKE_BURST, Port, TokenBucket
+from narrows.gate.port import HANDSHAKE_BURST, Port
 from narrows.gate.tls import TlsPipe
 from narrows.ledger.api import Denied, Lease
 from narrows.wire.pins import make_identity

@@ -21,6 +21,7 @@ import ipaddress
 import math
 
 from narrows.errors import PeerError
+from narrows.gate.bucket import TokenBucket
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.link import EdgeSide, EnclaveSide, Link
 from narrows.gate.meter import Meter
@@ -33,6 +34,7 @@ from narrows.gate.timing import (
     TickModel,
 )
 from narrows.gate.tls import TlsServer
+from narrows.ledger.api import Denied
 from narrows.wire.padding import TLS_RECORD_OVERHEAD_BYTES
 
 DIAL_AGAIN_S = 0.25
@@ -40,22 +42,6 @@ HANDSHAKE_BURST = 8.0
 SHUTDOWN_S = 2.0  # what the edge has not taken by then is thrown away
 MIN_RECORD = TLS_RECORD_OVERHEAD_BYTES + 1
 FIT_ROUNDS = 4
-
-
-class TokenBucket:
-    """At most ``per_s`` a second in the long run; at once a second's worth, or ``burst``."""
-
-    def __init__(self, per_s: float, now: float, burst: float = 1.0) -> None:
-        self._per_s, self._size = per_s, max(burst, per_s)
-        self._level, self._then = self._size, now
-
-    def take(self, now: float) -> bool:
-        self._level = min(self._size, self._level + (now - self._then) * self._per_s)
-        self._then = now
-        if self._level < 1:
-            return False
-        self._level -= 1
-        return True
 
 
 class Port:
@@ -241,6 +227,7 @@ class Port:
         if not self._links:
             return
         self.meter.links = len(self._links)
+        self.meter.pay_debt()
         if self.config.pacing == "constant":
             self._constant_tick()
             self.meter.prefetch(self.config.constant_bytes * len(self._links) + 1)
@@ -359,6 +346,19 @@ class Port:
         for link in list(self._links):
             link.end()
         self.meter.release()
+
+    def refuse(self, denied: Denied) -> None:
+        """End every link at once; the source of leases says when they may open again."""
+        self.state, self.retry_after_s = denied.reason, 0.0
+        self.meter.forbid(denied)
+
+    async def pay_standing(self, units: int) -> None:
+        """Charge for time (standing.py), with or without a link."""
+        if await self.meter.ensure(max(0, self.meter.due_bytes(units) - self.meter.due_bytes(0))):
+            self.meter.spend(0, units)
+        else:
+            self.meter.owe(units)
+        self._release_if_idle()
 
     def close(self) -> None:
         asyncio.get_running_loop().call_later(SHUTDOWN_S, self._abort)

@@ -27,6 +27,8 @@ from narrows.gate.backstop.guard import REASON, RECONCILE_S, Backstop
 from narrows.gate.config import GateConfig
 from narrows.gate.meter import LeasePolicy, Meter
 from narrows.gate.port import Port
+from narrows.gate.standing import Sentry, Watch
+from narrows.gate.surroundings import Surroundings
 from narrows.gate.tls import TlsServer
 from narrows.ledger.api import LeaseSource
 from narrows.wire.gatestate import MAX_RETRY_AFTER_S, GateState, PortState, encode_state
@@ -48,11 +50,13 @@ class Gate:
         executor: Executor,
         state_dir: Path,
         backstop: Backstop | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.config = config.check()
         self.ports: list[Port] = []
         self.state_port = -1
-        self._source, self._executor = source, executor
+        self._sentry, self._executor = Sentry(source), executor
+        self._watch = Watch(surroundings or Surroundings(config), self._sentry, self.ports)
         self._backstop = backstop
         if backstop is not None:
             backstop.paid_bytes = self._sent_bytes
@@ -74,6 +78,7 @@ class Gate:
             await self._listen()
             tasks = [asyncio.create_task(port.run()) for port in self.ports]
             tasks.append(asyncio.create_task(self._write_stats()))
+            tasks.append(asyncio.create_task(self._watch.run()))
             if self._backstop is not None:
                 tasks.append(asyncio.create_task(self._reconcile(self._backstop)))
             for task in tasks:
@@ -105,7 +110,7 @@ class Gate:
         lease_s = max(config.lease_s, LEASE_TICKS * config.tick_ms / 1000)
         policy = LeasePolicy(lease_s, config.min_lease_bytes, config.max_lease_bytes)
         for port_config in config.ports:
-            meter = Meter(self._source, port_config.account, self._executor, policy, self.fatal)
+            meter = Meter(self._sentry, port_config.account, self._executor, policy, self.fatal)
             port = Port(config, port_config, meter, tls)
             self.ports.append(port)
             self._servers.append(await port.listen())
@@ -204,6 +209,7 @@ class Gate:
             "pacing": self.config.pacing,
             "state_port": self.state_port,
             "kernel": {"state": "off"} if self._backstop is None else self._backstop.stats(),
+            "machine": self._watch.stats(),
             "ports": {
                 port.port.name: {
                     "account": port.port.account,

@@ -12,6 +12,8 @@ machine, so there is nobody else to reach. Rules, in the gate's namespace alone:
    not open a connection. Everything else (ARP, IPv6, UDP, ICMP, fragments, IP options, tagged
    or foreign frames) is dropped by a netdev chain, before any protocol of the gate's kernel sees
    it. Such a segment can only belong to a connection that the gate has dialled.
+   More than FRAMES_PER_S of them are dropped, too: so many and no more reach the gate's TCP. A
+   dropped frame still costs its core time.
 2. To the enclave: TCP to those two ports.
 3. From the host: TCP to the gate's ports. To the host: answers on such connections, never a
    connection of the gate's own.
@@ -44,6 +46,7 @@ GATE_MAC, ENCLAVE_MAC = "02:00:00:00:02:01", "02:00:00:00:02:02"
 OUTER = "outer"  # in the gate's namespace: where its bytes leave
 ENCLAVE_PORTS = (8401, 8404)  # answers, telemetry
 GATE_PORTS = (8402, 8403, 8405)  # answers, state, telemetry
+FRAMES_PER_S, FRAMES_BURST = 20_000, 2_000  # an edge that sends 50 MB/s is acknowledged by less
 _LINK_LOCAL = ipaddress.ip_network("169.254.0.0/16")
 _PAIRS = _LINK_LOCAL.num_addresses // 2
 
@@ -54,6 +57,7 @@ table netdev cable {{
   counter dropped {{ }}
   chain from_enclave {{
     type filter hook ingress device inner priority 0; policy drop;
+    limit rate over {FRAMES_PER_S}/second burst {FRAMES_BURST} packets counter name dropped drop
     ether saddr {ENCLAVE_MAC} ether daddr {GATE_MAC} ether type ip \\
       ip hdrlength 5 ip frag-off & 0x3fff == 0 ip saddr {ENCLAVE} ip daddr {GATE_INNER} \\
       tcp sport {{ {ENCLAVE_PORTS[0]}, {ENCLAVE_PORTS[1]} }} \\

@@ -23,6 +23,7 @@ import math
 from narrows.errors import PeerError
 from narrows.gate.bucket import TokenBucket
 from narrows.gate.config import GateConfig, PortConfig
+from narrows.gate.grid import Grid
 from narrows.gate.link import EdgeSide, EnclaveSide, Link
 from narrows.gate.meter import Meter
 from narrows.gate.outlet import Outlet
@@ -34,7 +35,6 @@ from narrows.gate.timing import (
     TickModel,
 )
 from narrows.gate.tls import TlsServer
-from narrows.ledger.api import Denied
 from narrows.wire.padding import TLS_RECORD_OVERHEAD_BYTES
 
 DIAL_AGAIN_S = 0.25
@@ -61,7 +61,8 @@ class Port:
         self._connections = 0
         self._some_live = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        now = asyncio.get_running_loop().time()
+        now = self._now()
+        self.grid = Grid(config.tick_ms / 1000, config.max_late_ms / 1000, self._now)
         self._closes = TokenBucket(config.closes_per_s, now)
         self._handshakes = TokenBucket(config.handshakes_per_s, now, HANDSHAKE_BURST)
         self._allowed = [ipaddress.ip_network(text) for text in port.allow]
@@ -159,13 +160,15 @@ class Port:
 
     async def _pay_handshake(self, link: Link) -> bool:
         data = b"" if link.pipe is None else link.pipe.take_outgoing()
-        if not data:
-            return True
-        if not await self._credit(len(data)) or link.ended:
-            return False
-        self.meter.spend(len(data))
-        link.send(data)
-        return True
+        while data and await self._credit(len(data)):
+            await self.grid.moment()
+            if link.ended:
+                return False
+            if self.meter.affords(len(data), 0):  # others may have spent it meanwhile
+                self.meter.spend(len(data))
+                link.send(data)
+                return True
+        return not data
 
     async def _credit(self, need_bytes: int) -> bool:
         if await self.meter.ensure(need_bytes):
@@ -197,7 +200,7 @@ class Port:
     async def run(self) -> None:
         """Tick for ever; check once a second for what makes no progress."""
         period_s, late_s = self.config.tick_ms / 1000, self.config.max_late_ms / 1000
-        origin = checked = self._now()
+        origin, checked = self.grid.origin_s, self._now()
         done = 0  # the last slot of the grid that was charged
         while True:
             if not self._links:
@@ -347,14 +350,9 @@ class Port:
             link.end()
         self.meter.release()
 
-    def refuse(self, denied: Denied) -> None:
-        """End every link at once; the source of leases says when they may open again."""
-        self.state, self.retry_after_s = denied.reason, 0.0
-        self.meter.forbid(denied)
-
     async def pay_standing(self, units: int) -> None:
         """Charge for time (standing.py), with or without a link."""
-        if await self.meter.ensure(max(0, self.meter.due_bytes(units) - self.meter.due_bytes(0))):
+        if await self.meter.ensure(self.meter.due_bytes(units) - self.meter.due_bytes(0)):
             self.meter.spend(0, units)
         else:
             self.meter.owe(units)

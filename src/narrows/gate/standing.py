@@ -103,7 +103,8 @@ class Watch:
         before, self._sentry.refusal = self._sentry.refusal, view.refusal
         for port in self._ports:
             if view.refusal and not before:
-                port.refuse(self._sentry.denial())
+                port.state, port.retry_after_s = REASON, 0.0
+                port.meter.forbid(self._sentry.denial())
             elif before and not view.refusal and port.state == REASON:
                 port.state = "ok"
 

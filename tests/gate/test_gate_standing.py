@@ -40,7 +40,7 @@ class Scripted(Surroundings):
         return self.now
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**11), st.sampled_from([0, 1, 500, 20_000]))))
+@given(st.lists(st.tuples(st.integers(0, 10**11), st.sampled_from([0, 1, 500, 50_000]))))
 def test_time_is_never_charged_too_low_and_in_advance(
     steps: list[tuple[int, int]],
 ) -> None:
@@ -54,11 +54,11 @@ def test_time_is_never_charged_too_low_and_in_advance(
         paid_bits = Fraction(bought * 8, UNITS_PER_BYTE)
         assert bought % (BLOCK_BYTES * UNITS_PER_BYTE) == 0
         assert used + ahead <= paid_bits
-        assert paid_bits < used + Fraction(AHEAD_NS * 20_000, 10**12) + BLOCK_BYTES * 8 + 1
+        assert paid_bits < used + Fraction(AHEAD_NS * 50_000, 10**12) + BLOCK_BYTES * 8 + 1
 
 
 @pytest.mark.parametrize(
-    ("millibits", "low", "high"), [(500, 5_400, 5_700), (20_000, 216_000, 216_300)]
+    ("millibits", "low", "high"), [(500, 5_400, 5_700), (50_000, 540_000, 540_300)]
 )
 def test_a_day_costs_what_the_documents_say(millibits: int, low: int, high: int) -> None:
     cost, units = StandingCost(0), 0
@@ -78,7 +78,7 @@ def test_a_gate_without_a_link_pays_for_time(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         config = FAST
-        surroundings = Scripted(config, view(20_000_000))  # 2,500 bytes a second
+        surroundings = Scripted(config, view(50_000_000))  # 2,500 bytes a second
         async with running_gate(ledger, 1, tmp_path, config, surroundings) as gate:
             meter = gate.ports[0].meter
             while meter.timing_bytes < 20 * BLOCK_BYTES:
@@ -208,8 +208,8 @@ class Seen:
     [
         (LOOPBACK, "", 0),
         (TWO, "", 500),
-        (TWO, "core 1", 20_000),
-        (Cards((), ("outer",), True), "here", 20_000),
+        (TWO, "core 1", 50_000),
+        (Cards((), ("outer",), True), "here", 50_000),
     ],
 )
 def test_the_bound_follows_from_the_machine(cards: Cards, shared: str, millibits: int) -> None:
@@ -217,13 +217,13 @@ def test_the_bound_follows_from_the_machine(cards: Cards, shared: str, millibits
 
 
 def test_a_configured_rate_is_never_below_the_bound() -> None:
-    for cards, shared, low in ((TWO, "", 0.4), (TWO, "core 1", 19.0), (TWO, "", 0)):
+    for cards, shared, low in ((TWO, "", 0.4), (TWO, "core 1", 49.0), (TWO, "", 0)):
         with pytest.raises(InputError, match="ambient_bits_per_s"):
             Seen(cards, shared, ambient_bits_per_s=low).surroundings.start()
     seen = Seen(TWO, "", ambient_bits_per_s=3)
     assert seen.surroundings.start().millibits_per_s == 3_000
     seen.shared = "core 1"
-    assert seen.surroundings.look().millibits_per_s == 20_000  # at once, while it runs
+    assert seen.surroundings.look().millibits_per_s == 50_000  # at once, while it runs
 
 
 @pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf"), 1e7, "none", "0"])
@@ -263,7 +263,7 @@ def test_what_cannot_be_found_out_counts_as_the_worst() -> None:
         raise PeerError("no route leads to 10.2.0.2")
 
     made = Surroundings(GateConfig(machine="warn"), find=lost)
-    assert made.start().millibits_per_s == 20_000
+    assert made.start().millibits_per_s == 50_000
     with pytest.raises(InputError, match="no route"):
         Surroundings(GateConfig(), find=lost).start()
 

@@ -198,12 +198,12 @@ def _steer(network: Network) -> None:
     if outer == inner:
         return
     with contextlib.suppress(PeerError):
-        _set_rps(network.gate, "inner", inner)
-        _set_rps(network.enclave, "gate0", inner)
-        _set_rps(network.gate, OUTER, outer)
+        set_rps(network.gate, "inner", inner)
+        set_rps(network.enclave, "gate0", inner)
+        set_rps(network.gate, OUTER, outer)
 
 
-def _set_rps(namespace: NetNamespace, device: str, cores: frozenset[int]) -> None:
+def set_rps(namespace: NetNamespace, device: str, cores: frozenset[int]) -> None:
     """/sys shows the devices of the namespace in which it was mounted: it is mounted anew."""
     mask = f"{sum(1 << core for core in cores):x}"
     words = ",".join(mask[max(0, end - 8) : end] for end in reversed(range(len(mask), 0, -8)))

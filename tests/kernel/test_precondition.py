@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from narrows.gate.cores import Roots
 from narrows.gate.devices import Cards, find_cards
 from narrows.gate.precondition import is_filtered, list_rules, machine_fault
 from narrows.gate.surroundings import Surroundings
+from narrows.wire.pins import make_identity
 
 pytestmark = needs_kernel
 INNER_GATE, INNER_ENCLAVE, ENCLAVE_PORT = "10.78.0.1", "10.78.0.2", 8401
@@ -258,3 +262,57 @@ def test_the_gate_finds_its_cards_and_refuses() -> None:
         assert made.gate.within(start(machine="warn")).refusal == ""
         made.gate.nft(deployed_rules())
         assert made.gate.within(start()).refusal == ""
+
+
+def started(made: Site, folder: Path, core: str = "0", **more: str) -> str:
+    """What a gate's process says that is started there. Its ledger is missing: it always ends."""
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    gate, edge = make_identity(folder, "gate"), make_identity(folder, "edge")
+    lines = "".join(f'{key} = "{value}"\n' for key, value in more.items())
+    (folder / "gate.toml").write_text(f"""
+[gate]
+state_port = -1
+{lines}
+[gate.tls]
+cert_file = "{gate[0]}"
+key_file = "{gate[1]}"
+peer_file = "{edge[0]}"
+[[gate.ports]]
+listen_host = "{GATE}"
+enclave_host = "{INNER_ENCLAVE}"
+enclave_port = {ENCLAVE_PORT}
+""")
+    words = ["ip", "netns", "exec", made.gate.name, "taskset", "-c", core, sys.executable]
+    words += ["-m", "narrows.cli.main", "gate", "--state", str(folder)]
+    done = subprocess.run(
+        [*words, "--config", str(folder / "gate.toml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_gate_starts_only_on_a_machine_that_is_as_it_must_be(tmp_path: Path) -> None:
+    refused = "this machine lets more out than the gate counts"
+    with three_machines() as made:
+        made.settings(conf__all__rp_filter="0", conf__inner__rp_filter="1", ip_forward="0")
+        said = started(made, tmp_path)
+        assert refused in said
+        assert "install the rules of docs/deploy.md" in said
+        assert refused not in started(made, tmp_path, machine="warn")
+        made.gate.nft(deployed_rules())
+        assert refused not in started(made, tmp_path)
+        said = started(made, tmp_path, cores="refuse")
+        assert refused in said
+        assert "no interrupts and no RPS" in said
+        made.gate.run("tee", "/sys/class/net/inner/queues/rx-0/rps_cpus", text="2")
+        made.gate.run("tee", f"/sys/class/net/{DEVICE}/queues/rx-0/rps_cpus", text="1")
+        assert refused not in started(made, tmp_path, cores="refuse")
+        assert "gate's process share core 1" in started(made, tmp_path, "1", cores="refuse")
+        made.gate.run("tee", f"/sys/class/net/{DEVICE}/queues/rx-0/rps_cpus", text="3")
+        assert f"{DEVICE} share core 1" in started(made, tmp_path, cores="refuse")

@@ -16,6 +16,7 @@ import yaml
 
 from narrows import isolate
 from narrows.deploy.config import load_config
+from narrows.gate.machine.cores import parse_list
 from narrows.isolate.namespaces import NetNamespace
 from narrows.isolate.network import RULES
 
@@ -36,7 +37,7 @@ def test_nothing_is_left_out() -> None:
     fenced = re.findall(r"^```(\w+)$", DOC.read_text(), re.MULTILINE)
     assert len(fenced) == len(BLOCKS)
     assert {name for name, _ in UNITS} == {
-        f"narrows-{role}.service" for role in ("gate", "witness", "edge", "enclave")
+        f"narrows-{role}.service" for role in ("gate", "witness", "edge", "enclave", "cores")
     }
     assert {kind for kind, _, _ in BLOCKS} == {"toml", "ini", "nft", "yaml"}
 
@@ -50,6 +51,7 @@ def test_configurations_load(tmp_path: Path, title: str, text: str) -> None:
         config.gate.check()
         assert [port.name for port in config.gate.ports] == ["answers", "telemetry"]
         assert config.gate.kernel == "nftables"
+        assert (config.gate.cores, config.gate.machine) == ("refuse", "refuse")
     if title.startswith("edge"):
         config.edge.check()
     if title.startswith(("enclave", "upstream")):
@@ -116,7 +118,10 @@ def test_the_units_are_hardened(tmp_path: Path, name: str, least: float) -> None
     assert float(found[1]) <= least, done.stdout
 
 
-@pytest.mark.parametrize(("name", "text"), UNITS, ids=lambda value: value[:20])
+ROLES = [(name, text) for name, text in UNITS if name != "narrows-cores.service"]
+
+
+@pytest.mark.parametrize(("name", "text"), ROLES, ids=lambda value: value[:20])
 def test_units_start_commands_that_exist(name: str, text: str) -> None:
     (command,) = re.findall(r"^ExecStart=/opt/narrows/bin/narrows (.*)$", text, re.MULTILINE)
     role, *options = command.split()
@@ -136,6 +141,24 @@ def test_network_files_are_sections_of_keys(title: str, text: str) -> None:
     parsed.optionxform = str  # type: ignore[assignment,method-assign]
     parsed.read_string(text)
     assert parsed.sections()[0] == "Match"
+
+
+def test_the_switches_are_those_that_the_gate_asks_for() -> None:
+    ((_, text),) = blocks("ini", "/sysctl.d/")
+    settings = dict(re.findall(r"^([\w.]+) = (\d)$", text, re.MULTILINE))
+    assert len(settings) == len(text.splitlines()) == 4
+    for name in settings:
+        known = Path("/proc/sys") / name.replace(".inner.", ".all.").replace(".", "/")
+        assert known.exists() or "ipv6" in name
+    assert settings["net.ipv4.conf.inner.rp_filter"] == "1"
+
+
+def test_the_inner_cards_core_is_no_one_elses() -> None:
+    """The numbers in the unit of the cores and in the gate's."""
+    units = dict(UNITS)
+    inner, outer = re.findall(r"echo ([\d-]+) > /proc/irq", units["narrows-cores.service"])
+    (gate,) = re.findall(r"^CPUAffinity=(.*)$", units["narrows-gate.service"], re.MULTILINE)
+    assert not parse_list(inner) & (parse_list(outer) | parse_list(gate))
 
 
 @pytest.mark.skipif(

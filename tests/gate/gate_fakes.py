@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from narrows.gate.config import GateConfig, PortConfig
+from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.server import Gate
 from narrows.ledger.api import Denied, Lease
 
@@ -96,7 +97,11 @@ FAST = GateConfig(
 
 @contextlib.asynccontextmanager
 async def running_gate(
-    ledger: object, enclave_port: int, tmp_path: Path, config: GateConfig = FAST
+    ledger: object,
+    enclave_port: int,
+    tmp_path: Path,
+    config: GateConfig = FAST,
+    surroundings: Surroundings | None = None,
 ) -> AsyncIterator[Gate]:
     """A gate with one port in this loop; orderly stopped, and its error raised, at the end."""
     port = config.ports[0]
@@ -104,7 +109,13 @@ async def running_gate(
     config = replace(config, ports=(port,))
     started: asyncio.Future[Gate] = asyncio.get_running_loop().create_future()
     with ThreadPoolExecutor(1) as executor:
-        gate = Gate(config, ledger, executor, tmp_path)  # type: ignore[arg-type]
+        gate = Gate(
+            config,
+            ledger,  # type: ignore[arg-type]
+            executor,
+            tmp_path,
+            surroundings=surroundings,
+        )
         task = asyncio.create_task(gate.run(started.set_result))
         await asyncio.wait([task, started], return_when=asyncio.FIRST_COMPLETED)
         if task.done():

@@ -16,11 +16,12 @@ import pytest
 
 from gate.gate_fakes import FAST, FakeLedger, enclave, read_all, running_gate
 from narrows.errors import InputError
-from narrows.gate import server
+from narrows.gate import stateport
+from narrows.gate.bucket import TokenBucket
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.link import Link
 from narrows.gate.meter import LeasePolicy, Meter
-from narrows.gate.port import HANDSHAKE_BURST, Port, TokenBucket
+from narrows.gate.port import HANDSHAKE_BURST, Port
 from narrows.gate.tls import TlsPipe
 from narrows.ledger.api import Denied, Lease
 from narrows.wire.pins import TlsFiles, make_identity
@@ -190,6 +191,7 @@ def test_what_comes_late_waits_for_the_next_point_of_the_grid() -> None:
             shown: list[float] = []
             charged: list[int] = []
             clock = [0.0]
+            port.grid.origin_s = 0.0
             port._now = lambda: clock[0]  # type: ignore[method-assign]
             port.tick = lambda: shown.append(clock[0])  # type: ignore[method-assign]
             port.miss = charged.append  # type: ignore[method-assign]
@@ -251,14 +253,15 @@ def test_constant_pacing_stops_by_its_credit_alone() -> None:
 def test_state_connections_are_bounded_before_their_handshake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MAX_STATE_CONNECTIONS", 4)
+    monkeypatch.setattr(stateport, "MAX_CONNECTIONS", 4)
     cert, key = make_identity(tmp_path, "gate")
     config = replace(FAST, tls=TlsFiles(cert, key, cert))
 
     async def scenario() -> None:
         async with running_gate(FakeLedger(1000), 1, tmp_path, config) as gate:
+            assert gate.state_answers is not None
             peers = [await asyncio.open_connection("127.0.0.1", gate.state_port) for _ in range(9)]
-            while gate._state_connections > 4:
+            while gate.state_answers.connections > 4:
                 await asyncio.sleep(0.01)
             ends = [asyncio.create_task(read_all(reader)) for reader, _ in peers]
             done, silent = await asyncio.wait(ends, timeout=1)
@@ -266,7 +269,7 @@ def test_state_connections_are_bounded_before_their_handshake(
             assert all(task.result() == b"" for task in done)
             for _, writer in peers:
                 writer.transport.abort()
-            while gate._state_connections:
+            while gate.state_answers.connections:
                 await asyncio.sleep(0.01)
             with contextlib.suppress(ssl.SSLError, OSError):
                 await asyncio.wait(silent)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,15 @@ from isolate.ground import Listener, Sniffer, needs_isolation, new_tag, wait_for
 from isolate.test_isolate_sandbox import counters
 from narrows.errors import PeerError
 from narrows.isolate.namespaces import run_tool
-from narrows.isolate.network import ENCLAVE, ENCLAVE_PORTS, GATE_INNER, Network, wired
+from narrows.isolate.network import (
+    ENCLAVE,
+    ENCLAVE_PORTS,
+    FRAMES_BURST,
+    FRAMES_PER_S,
+    GATE_INNER,
+    Network,
+    wired,
+)
 
 pytestmark = needs_isolation
 TOKEN = secrets.token_bytes(12)
@@ -220,6 +229,24 @@ def test_the_gate_opens_no_connection_outward(closed: Cable) -> None:
         assert listener.heard == []
     finally:
         listener.close()
+
+
+def test_a_flood_of_good_frames_reaches_tcp_at_a_bounded_rate() -> None:
+    """Segments that the filter takes cost the gate's TCP: so many a second and no more."""
+    with cable() as made:
+        before = counters(made.network)
+        frame, began = ethernet(ipv4(tcp(ENCLAVE_PORTS[0], 9, ACK), TCP)), time.monotonic()
+        for _ in range(60_000):
+            made.send(frame)
+
+        def all_counted() -> dict[str, int] | None:
+            after = counters(made.network)
+            moved = {name: after[name] - before[name] for name in after}
+            return moved if sum(moved.values()) >= 60_000 else None
+
+        moved: dict[str, int] = wait_for(all_counted, "the end of the flood")
+        allowed = FRAMES_BURST + FRAMES_PER_S * (time.monotonic() - began)
+        assert 0 < moved["relayed"] <= allowed
 
 
 def test_two_deployments_do_not_meet(closed: Cable, opened: Cable) -> None:

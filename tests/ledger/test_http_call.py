@@ -26,7 +26,7 @@ from narrows.ledger.witness.witness import WitnessError
 
 TIMEOUT_S = 1.0
 PATIENCE_S = 30.0  # for a call of TIMEOUT_S on a busy machine
-KEY = note.Verifier("w", make_keys(1)[0].public_key().public_bytes_raw(), note.TYPE_COSIGNATURE)
+KEY = note.Verifier("w", make_keys(1, 1)[0].public_key().public_bytes_raw(), note.TYPE_COSIGNATURE)
 OK = b"HTTP/1.1 200 OK\r\n"
 
 

@@ -9,20 +9,7 @@ from narrows.plan.report.compare import _steps
 from narrows.plan.units import UnitError
 from narrows.wire import address
 
-WRONG = (
-    "",
-    "\u00b2",
-    "\u0663",
-    "-1",
-    "+1",
-    "1_0",
-    " 1",
-    "65536",
-    "0" * 9 + "9" * 9,
-    "08400",
-    "000000999999",
-    "9" * 5000,
-)
+WRONG = ("", "\u00b2", "\u0663", "-1", "+1", "1_0", " 1", "65536", "08400", "0009", "9" * 5000)
 
 
 def test_ports_are_ascii_digits_and_few() -> None:

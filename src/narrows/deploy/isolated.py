@@ -87,7 +87,7 @@ class IsolatedDeployment(LocalDeployment):
             self._start_inside(supervisor, name, box, words, network)
         config = with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
         config = _outside(config, network, identities(self.state))
-        supervisor.start("gate", self._arguments("gate", config), enter=network.gate.enter)
+        supervisor.start("gate", self._arguments("gate", config), enter=network.enter_gate)
         edge = supervisor.start("edge", self._arguments("edge", config), timeout_s=CHILD_TIMEOUT_S)
         err.print(
             "\nThe enclave is isolated: its own user, processes, mounts, IPC and network; its "
@@ -270,6 +270,7 @@ def _outside(config: Config, network: net.Network, keys: Path) -> Config:
         # Its preconditions are this arrangement: fixed ports and peers, one outbound device.
         kernel="off" if unavailable() else "nftables",
         backstop=dataclasses.replace(config.gate.backstop, devices=(net.OUTER,)),
+        cores="off",  # the enclave's own processes share them: charged as such
         tls=TlsFiles(keys / "gate.crt", keys / "gate.key", keys / "edge.crt"),
     )
     edge = dataclasses.replace(

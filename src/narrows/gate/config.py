@@ -7,6 +7,7 @@ and forged by anyone on the way to the edge.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ _KEY = re.compile("[0-9a-f]{64}")
 MAX_PORTS = 16
 MAX_LINKS = 4096
 MAX_TICK_MS = 10_000
+MAX_AMBIENT_BITS_PER_S = 1_000_000
 MAX_OUTBOUND_BYTES = 8 << 20  # a tick's count on one link stays below 2^24, see timing.py
 MAX_INBOUND_BYTES = 1 << 30
 
@@ -52,7 +54,9 @@ class GateConfig:
     names, ``witness_key`` its public key, 64 hex digits; both or neither. ``name``: under which
     this gate holds leases, its own among all gates of a ledger. ``store``: ``sqlite``, in the
     state folder, or ``etcd``, in the cluster that ``etcd`` names. ``kernel``: ``off``, or
-    ``nftables`` for the backstop (backstop.py)."""
+    ``nftables`` for the backstop (backstop.py). ``ambient_bits_per_s``: the standing cost,
+    ``auto`` or a number that is no lower (standing.py). ``cores``, ``machine``: what follows from
+    a machine that is not as it must be (surroundings.py)."""
 
     ports: tuple[PortConfig, ...] = (PortConfig(),)
     tick_ms: int = 20
@@ -74,6 +78,9 @@ class GateConfig:
     tls: TlsFiles | None = None
     witness: str = ""
     witness_key: str = ""
+    ambient_bits_per_s: str | float = "auto"
+    cores: str = "warn"
+    machine: str = "refuse"
     kernel: str = "off"
     backstop: BackstopConfig = field(default_factory=BackstopConfig)
     name: str = "gate"
@@ -118,10 +125,27 @@ def _gate_problems(config: GateConfig) -> list[str]:
         problems.append(f"witness_key is refused: {flaw}")
     if config.state_port >= 0 and config.tls is None and not is_loopback(config.state_host):
         problems.append(f"the state port listens on {config.state_host} without TLS files")
+    problems += _machine_problems(config)
     if config.kernel not in ("off", "nftables"):
         problems.append(f"kernel is {config.kernel!r}, must be 'off' or 'nftables'")
     if config.kernel == "nftables":
         problems += backstop_problems(config)
+    return problems
+
+
+def _machine_problems(config: GateConfig) -> list[str]:
+    problems = []
+    rate = config.ambient_bits_per_s
+    if rate != "auto" and (
+        isinstance(rate, str) or not math.isfinite(rate) or not 0 <= rate <= MAX_AMBIENT_BITS_PER_S
+    ):
+        problems.append(
+            f"ambient_bits_per_s is {rate!r}, must be 'auto' or 0..{MAX_AMBIENT_BITS_PER_S}"
+        )
+    if config.cores not in ("refuse", "warn", "off"):
+        problems.append(f"cores is {config.cores!r}, must be 'refuse', 'warn' or 'off'")
+    if config.machine not in ("refuse", "warn"):
+        problems.append(f"machine is {config.machine!r}, must be 'refuse' or 'warn'")
     return problems
 
 

@@ -15,6 +15,7 @@ from narrows.gate.backstop.guard import Backstop
 from narrows.gate.backstop.kernel import NftKernel, unavailable
 from narrows.gate.backstop.netdev import other_devices
 from narrows.gate.config import GateConfig, PortConfig
+from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.server import Gate
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.witness.server import HttpWitness
@@ -101,12 +102,15 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
         backstop = open_backstop(config, state_dir)  # first: the witness is asked through it
         if backstop is not None:
             stack.callback(backstop.close)
+        surroundings = Surroundings(config, _log)
+        stack.callback(surroundings.close)
+        surroundings.start()
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ledger"))
         heard = (backstop.announce,) if backstop is not None else ()
         ledger = executor.submit(open_ledger, config, state_dir, *heard).result()
         stack.callback(lambda: executor.submit(ledger.close).result())
         source = backstop.guard(ledger) if backstop is not None else ledger
-        gate = Gate(config, source, executor, state_dir, backstop)
+        gate = Gate(config, source, executor, state_dir, backstop, surroundings)
         try:
             asyncio.run(gate.run(lambda ready: say(facts(ready))))
         except OSError as error:

@@ -129,6 +129,13 @@ class Meter:
         first thing that the next lease pays."""
         self._paid_units -= units
 
+    def pay_debt(self) -> None:
+        """As much of what is owed as the credit covers, before anything new is shown."""
+        due = min(self.due_bytes(0), self.credit)
+        self._take(due)
+        self.timing_bytes += due
+        self._paid_units += due * UNITS_PER_BYTE
+
     def _take(self, count: int) -> None:
         self.credit -= count
         while count:
@@ -206,13 +213,14 @@ class Meter:
         self.denied = self._last = denied
 
     async def ensure(self, need_bytes: int) -> bool:
-        """Wait until so much is leased. False: denied (``denied`` says why)."""
-        while self.credit < need_bytes:
-            self.prefetch(need_bytes)
+        """Wait until so much is leased, beside what is owed. False: denied (``denied`` says
+        why)."""
+        while self.credit < need_bytes + self.due_bytes(0):
+            self.prefetch(need_bytes + self.due_bytes(0))
             if self._fetching is None:
                 return False  # denied a moment ago
             await asyncio.shield(self._fetching)
-            if self.denied is not None and self.credit < need_bytes:
+            if self.denied is not None and self.credit < need_bytes + self.due_bytes(0):
                 return False
         return True
 

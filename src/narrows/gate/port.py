@@ -21,7 +21,9 @@ import ipaddress
 import math
 
 from narrows.errors import PeerError
+from narrows.gate.bucket import TokenBucket
 from narrows.gate.config import GateConfig, PortConfig
+from narrows.gate.grid import Grid
 from narrows.gate.link import EdgeSide, EnclaveSide, Link
 from narrows.gate.meter import Meter
 from narrows.gate.outlet import Outlet
@@ -42,22 +44,6 @@ MIN_RECORD = TLS_RECORD_OVERHEAD_BYTES + 1
 FIT_ROUNDS = 4
 
 
-class TokenBucket:
-    """At most ``per_s`` a second in the long run; at once a second's worth, or ``burst``."""
-
-    def __init__(self, per_s: float, now: float, burst: float = 1.0) -> None:
-        self._per_s, self._size = per_s, max(burst, per_s)
-        self._level, self._then = self._size, now
-
-    def take(self, now: float) -> bool:
-        self._level = min(self._size, self._level + (now - self._then) * self._per_s)
-        self._then = now
-        if self._level < 1:
-            return False
-        self._level -= 1
-        return True
-
-
 class Port:
     """Serves one ``PortConfig``. ``state``: ``ok``, or why the last links were closed."""
 
@@ -75,7 +61,8 @@ class Port:
         self._connections = 0
         self._some_live = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        now = asyncio.get_running_loop().time()
+        now = self._now()
+        self.grid = Grid(config.tick_ms / 1000, config.max_late_ms / 1000, self._now)
         self._closes = TokenBucket(config.closes_per_s, now)
         self._handshakes = TokenBucket(config.handshakes_per_s, now, HANDSHAKE_BURST)
         self._allowed = [ipaddress.ip_network(text) for text in port.allow]
@@ -173,13 +160,15 @@ class Port:
 
     async def _pay_handshake(self, link: Link) -> bool:
         data = b"" if link.pipe is None else link.pipe.take_outgoing()
-        if not data:
-            return True
-        if not await self._credit(len(data)) or link.ended:
-            return False
-        self.meter.spend(len(data))
-        link.send(data)
-        return True
+        while data and await self._credit(len(data)):
+            await self.grid.moment()
+            if link.ended:
+                return False
+            if self.meter.affords(len(data), 0):  # others may have spent it meanwhile
+                self.meter.spend(len(data))
+                link.send(data)
+                return True
+        return not data
 
     async def _credit(self, need_bytes: int) -> bool:
         if await self.meter.ensure(need_bytes):
@@ -211,7 +200,7 @@ class Port:
     async def run(self) -> None:
         """Tick for ever; check once a second for what makes no progress."""
         period_s, late_s = self.config.tick_ms / 1000, self.config.max_late_ms / 1000
-        origin = checked = self._now()
+        origin, checked = self.grid.origin_s, self._now()
         done = 0  # the last slot of the grid that was charged
         while True:
             if not self._links:
@@ -241,6 +230,7 @@ class Port:
         if not self._links:
             return
         self.meter.links = len(self._links)
+        self.meter.pay_debt()
         if self.config.pacing == "constant":
             self._constant_tick()
             self.meter.prefetch(self.config.constant_bytes * len(self._links) + 1)
@@ -359,6 +349,14 @@ class Port:
         for link in list(self._links):
             link.end()
         self.meter.release()
+
+    async def pay_standing(self, units: int) -> None:
+        """Charge for time (standing.py), with or without a link."""
+        if await self.meter.ensure(self.meter.due_bytes(units) - self.meter.due_bytes(0)):
+            self.meter.spend(0, units)
+        else:
+            self.meter.owe(units)
+        self._release_if_idle()
 
     def close(self) -> None:
         asyncio.get_running_loop().call_later(SHUTDOWN_S, self._abort)

@@ -16,26 +16,23 @@ import json
 import math
 import os
 import signal
-import ssl
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
-from narrows.errors import PeerError
 from narrows.gate.backstop.guard import REASON, RECONCILE_S, Backstop
 from narrows.gate.config import GateConfig
+from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.meter import LeasePolicy, Meter
 from narrows.gate.port import Port
+from narrows.gate.standing import Sentry, Watch
+from narrows.gate.stateport import StatePort
 from narrows.gate.tls import TlsServer
 from narrows.ledger.api import LeaseSource
 from narrows.wire.gatestate import MAX_RETRY_AFTER_S, GateState, PortState, encode_state
-from narrows.wire.pins import check_peer, read_pins, server_context
 
 STATS_EVERY_S = 1.0
 LEASE_TICKS = 8  # a lease covers at least so many: else it could not grow from one to the next
-MAX_STATE_CONNECTIONS = 64
-STATE_CONNECTION_S = 5.0
 
 
 class Gate:
@@ -48,18 +45,20 @@ class Gate:
         executor: Executor,
         state_dir: Path,
         backstop: Backstop | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.config = config.check()
         self.ports: list[Port] = []
         self.state_port = -1
-        self._source, self._executor = source, executor
+        self.state_answers: StatePort | None = None
+        self._sentry, self._executor = Sentry(source), executor
+        self._watch = Watch(surroundings or Surroundings(config), self._sentry, self.ports)
         self._backstop = backstop
         if backstop is not None:
             backstop.paid_bytes = self._sent_bytes
         self._stats_file = state_dir / "gate" / "stats.json"
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="stats")  # a slow disk delays no tick
         self._servers: list[asyncio.Server] = []
-        self._state_connections = 0
         self._ending: asyncio.Future[None] | None = None
 
     async def run(self, ready: Callable[[Gate], None]) -> None:
@@ -74,6 +73,7 @@ class Gate:
             await self._listen()
             tasks = [asyncio.create_task(port.run()) for port in self.ports]
             tasks.append(asyncio.create_task(self._write_stats()))
+            tasks.append(asyncio.create_task(self._watch.run()))
             if self._backstop is not None:
                 tasks.append(asyncio.create_task(self._reconcile(self._backstop)))
             for task in tasks:
@@ -105,12 +105,12 @@ class Gate:
         lease_s = max(config.lease_s, LEASE_TICKS * config.tick_ms / 1000)
         policy = LeasePolicy(lease_s, config.min_lease_bytes, config.max_lease_bytes)
         for port_config in config.ports:
-            meter = Meter(self._source, port_config.account, self._executor, policy, self.fatal)
+            meter = Meter(self._sentry, port_config.account, self._executor, policy, self.fatal)
             port = Port(config, port_config, meter, tls)
             self.ports.append(port)
             self._servers.append(await port.listen())
         if config.state_port >= 0:
-            await self._listen_state()
+            await self._listen_state(tls)
 
     async def _close(self) -> None:
         for server in self._servers:
@@ -139,49 +139,18 @@ class Gate:
 
     # the state port ------------------------------------------------------------------
 
-    async def _listen_state(self) -> None:
-        files = self.config.tls
-        context: ssl.SSLContext | None = None
-        if files is not None:
-            context = server_context(files.cert_file, files.key_file, files.peer_file)
-        pins = read_pins(files.peer_file) if files is not None else frozenset[bytes]()
-
-        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._answer_state(writer, context, pins)
-
-        server = await asyncio.start_server(
-            answer,
-            self.config.state_host,
-            self.config.state_port,
-            limit=1024,
+    async def _listen_state(self, tls: TlsServer | None) -> None:
+        backstop = self._backstop
+        self.state_answers = StatePort(
+            self.config,
+            tls,
+            self.ports[0].grid,
+            lambda: encode_state(self.state()),
+            backstop.note_call if backstop is not None else lambda: None,
         )
+        server = await self.state_answers.listen()
         self._servers.append(server)
         self.state_port = int(server.sockets[0].getsockname()[1])
-
-    async def _answer_state(
-        self, writer: asyncio.StreamWriter, context: ssl.SSLContext | None, pins: frozenset[bytes]
-    ) -> None:
-        """One line out, nothing read: there is no request to parse. A connection counts from
-        its first moment, before TLS, which has to end within the same time."""
-        self._state_connections += 1
-        if self._backstop is not None:
-            self._backstop.note_call()
-        try:
-            if self._state_connections > MAX_STATE_CONNECTIONS:
-                writer.transport.abort()
-                return
-            async with asyncio.timeout(STATE_CONNECTION_S):
-                if context is not None:
-                    await writer.start_tls(context)
-                    check_peer(cast(ssl.SSLObject, writer.get_extra_info("ssl_object")), pins)
-                writer.write(encode_state(self.state()))
-                writer.close()
-                await writer.wait_closed()
-        except (OSError, TimeoutError, PeerError):
-            writer.transport.abort()
-        finally:
-            self._state_connections -= 1
-            writer.close()
 
     def state(self) -> GateState:
         return GateState(
@@ -204,6 +173,7 @@ class Gate:
             "pacing": self.config.pacing,
             "state_port": self.state_port,
             "kernel": {"state": "off"} if self._backstop is None else self._backstop.stats(),
+            "machine": self._watch.stats(),
             "ports": {
                 port.port.name: {
                     "account": port.port.account,

@@ -4,6 +4,7 @@ before a socket sees it. No name, nonce or certificate of the enclave comes near
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 
 from narrows.errors import PeerError
@@ -70,6 +71,11 @@ class TlsPipe:
             raise PeerError("the link's TLS failed") from error
         if written != len(payload):
             raise PeerError("the link's TLS took only a part")
+
+    def finish(self) -> None:
+        """Put the end of TLS into the outgoing bytes; the peer's own is not waited for."""
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
 
     def take_outgoing(self) -> bytes:
         """Ciphertext, alerts and handshake bytes to pay for and then send."""

@@ -12,10 +12,16 @@ machine, so there is nobody else to reach. Rules, in the gate's namespace alone:
    not open a connection. Everything else (ARP, IPv6, UDP, ICMP, fragments, IP options, tagged
    or foreign frames) is dropped by a netdev chain, before any protocol of the gate's kernel sees
    it. Such a segment can only belong to a connection that the gate has dialled.
+   More than FRAMES_PER_S of them are dropped, too: so many and no more reach the gate's TCP. A
+   dropped frame still costs its core time.
 2. To the enclave: TCP to those two ports.
 3. From the host: TCP to the gate's ports. To the host: answers on such connections, never a
    connection of the gate's own.
-4. Neighbours toward the enclave are static and IPv6 is off in both namespaces.
+4. Neighbours toward the enclave are static and IPv6 is off in both namespaces. A packet whose
+   source is elsewhere is not taken (rp_filter).
+5. Where there are two cores or more, frames from the enclave are worked on by the last one alone
+   (RPS), and the gate's process and its outer cable have the others. It makes the channel of
+   docs/timing.md smaller, and is not relied on: the enclave's processes share the machine.
 
 The addresses toward the host are link-local, drawn by the deployment's tag and never routed;
 those toward the enclave (a documentation range) exist in the two namespaces only.
@@ -26,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +46,7 @@ GATE_MAC, ENCLAVE_MAC = "02:00:00:00:02:01", "02:00:00:00:02:02"
 OUTER = "outer"  # in the gate's namespace: where its bytes leave
 ENCLAVE_PORTS = (8401, 8404)  # answers, telemetry
 GATE_PORTS = (8402, 8403, 8405)  # answers, state, telemetry
+FRAMES_PER_S, FRAMES_BURST = 20_000, 2_000  # an edge that sends 50 MB/s is acknowledged by less
 _LINK_LOCAL = ipaddress.ip_network("169.254.0.0/16")
 _PAIRS = _LINK_LOCAL.num_addresses // 2
 
@@ -49,6 +57,7 @@ table netdev cable {{
   counter dropped {{ }}
   chain from_enclave {{
     type filter hook ingress device inner priority 0; policy drop;
+    limit rate over {FRAMES_PER_S}/second burst {FRAMES_BURST} packets counter name dropped drop
     ether saddr {ENCLAVE_MAC} ether daddr {GATE_MAC} ether type ip \\
       ip hdrlength 5 ip frag-off & 0x3fff == 0 ip saddr {ENCLAVE} ip daddr {GATE_INNER} \\
       tcp sport {{ {ENCLAVE_PORTS[0]}, {ENCLAVE_PORTS[1]} }} \\
@@ -86,6 +95,19 @@ class Network:
     host: str
     gate_outer: str
 
+    def enter_gate(self) -> None:
+        """For the gate's process, between fork and exec: its namespace, and its cores."""
+        self.gate.enter()
+        os.sched_setaffinity(0, split_cores()[0])
+
+
+def split_cores() -> tuple[frozenset[int], frozenset[int]]:
+    """The cores of the gate and its outer cable, and those for frames from the enclave: apart
+    where this process may use two or more."""
+    cores = frozenset(os.sched_getaffinity(0))
+    last = frozenset({max(cores)})
+    return (cores - last or cores), last
+
 
 def device_name(tag: int) -> str:
     """The host's end of the outer cable. ``tag``: 28 bits, the deployment's own."""
@@ -108,6 +130,7 @@ def wired(tag: int) -> Iterator[Network]:
             namespace.run(_quiet)
         _close_gate(network)  # before there is a cable to the enclave
         _connect(network)
+        _steer(network)
         yield network
 
 
@@ -134,6 +157,7 @@ def _quiet() -> None:
         if (settings / "ipv6").exists():
             (settings / switch).write_text("1")
     (settings / "ipv4/ip_forward").write_text("0")
+    (settings / "ipv4/conf/all/rp_filter").write_text("1")
 
 
 def _close_gate(network: Network) -> None:
@@ -166,6 +190,26 @@ def _connect(network: Network) -> None:
         f"addr add {ENCLAVE}/30 dev gate0\nlink set gate0 up\n"
         f"neigh replace {GATE_INNER} lladdr {GATE_MAC} nud permanent dev gate0\n",
     )
+
+
+def _steer(network: Network) -> None:
+    """Rule 5. A host that does not let it be set stays as it is."""
+    outer, inner = split_cores()
+    if outer == inner:
+        return
+    with contextlib.suppress(PeerError):
+        set_rps(network.gate, "inner", inner)
+        set_rps(network.enclave, "gate0", inner)
+        set_rps(network.gate, OUTER, outer)
+
+
+def set_rps(namespace: NetNamespace, device: str, cores: frozenset[int]) -> None:
+    """/sys shows the devices of the namespace in which it was mounted: it is mounted anew."""
+    mask = f"{sum(1 << core for core in cores):x}"
+    words = ",".join(mask[max(0, end - 8) : end] for end in reversed(range(len(mask), 0, -8)))
+    queues = f"/sys/class/net/{device}/queues/rx-*/rps_cpus"
+    script = f"mount -t sysfs none /sys && for queue in {queues}; do echo {words} > $queue; done"
+    namespace.tool(["unshare", "--mount", "sh", "-ec", script])
 
 
 def _free_pair(tag: int) -> tuple[str, str]:

@@ -27,6 +27,7 @@ REASONS = (
     "clock",
     "unknown_account",
     "kernel",
+    "machine",
 )
 STATES = ("ok", *REASONS)
 MAX_STATE_BYTES = 4096

@@ -78,15 +78,16 @@ class Nft:
         self._context = library.nft_ctx_new(0)
         library.nft_ctx_buffer_output(self._context)
         library.nft_ctx_buffer_error(self._context)
-        library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
 
     def close(self) -> None:
         if self._context:
             self._library.nft_ctx_free(self._context)
             self._context = None
 
-    def run(self, commands: str) -> str:
+    def run(self, commands: str, as_json: bool = True) -> str:
         """One transaction: all of ``commands``, or an error and nothing."""
+        flags = _JSON_OUTPUT if as_json else 0
+        self._library.nft_ctx_output_set_flags(self._context, flags)
         status = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         output = self._library.nft_ctx_get_output_buffer(self._context)
         if status:

@@ -23,7 +23,8 @@ def test_a_changed_stats_file_is_named(tmp_path: Path) -> None:
     path.write_text('{"ports": {"answers": {"timing_bytes": 5, "state": "ok"}}}')
     assert collect(tmp_path, NOW_S)["gate_ports"]["answers"]["timing_bytes"] == 5
     for text in ("", "words", "[]", "[" * 100_000, '{"ports": 5}', '{"ports": {"a": 3}}', "{}",
-                 '{"ports": {"a": {"timing_bytes": "5"}}}'):  # fmt: skip
+                 '{"ports": {"a": {"timing_bytes": "5"}}}', '{"ports": {}, "unwritten": 5}',
+                 '{"ports": {}, "unwritten": {"count": "5"}}'):  # fmt: skip
         path.write_text(text)
         with pytest.raises(InputError):
             collect(tmp_path, NOW_S)
@@ -34,7 +35,10 @@ def test_figures_of_a_gate_that_has_ended_are_not_shown_as_its_state(tmp_path: P
     path = tmp_path / "gate" / "stats.json"
     path.parent.mkdir()
     path.write_text('{"ports": {"answers": {"timing_bytes": 5, "state": "ok"}}}')
-    for age_s, said in ((1.0, "state ok"), (90.0, "no gate runs here: silent for 90 s")):
+    for age_s, said in (
+        (1.0, "state ok"),
+        (90.0, "no gate runs here, or its disk is full: silent for 90 s"),
+    ):
         os.utime(path, (NOW_S - age_s, NOW_S - age_s))
         assert collect(tmp_path, NOW_S)["gate_silent_s"] == pytest.approx(age_s, abs=0.01)
         console = Console(width=200)

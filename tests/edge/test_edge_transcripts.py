@@ -170,6 +170,21 @@ def test_a_write_that_fails_is_tried_again(tmp_path, monkeypatch, caplog):
     assert [row["response"] for row in rows(tmp_path)] == ["one"]
 
 
+def test_files_of_someone_else_stop_nothing(tmp_path):
+    """A name that no edge gives, and notes that say nothing."""
+    with Rig(tmp_path, transcripts=KEEP) as rig:
+        rig.enclave.script = lambda request: native("words")
+        rig.ask()
+        folder = transcripts_dir(tmp_path)
+        settled(rig, 1)
+        (folder / f"{files(folder)[0].name[:10]}.z.jsonl").touch()
+        (folder / f"{files(folder)[0].name[:10]}.jsonl").touch()
+        (folder / "redactions").write_text('{"at_s": "x", "key": 0}\n[]\n')
+        rig.ask()
+        settled(rig, 2)
+    assert sorted(len(path.read_bytes().splitlines()) for path in files(folder)) == [0, 0, 2]
+
+
 def test_a_flood_is_dropped_not_hoarded(tmp_path, caplog):
     log = TranscriptLog(tmp_path, TranscriptConfig(keep=True, max_bytes=1 << 20), lambda: 1e9)
     for n in range(30):

@@ -60,6 +60,17 @@ def test_nothing_printed_can_drive_a_terminal(text: str) -> None:
     assert printable(text).isprintable()
 
 
+def _packed(text: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+@pytest.mark.parametrize("text", [b"x" * (1 << 20), b"x" * (1 << 20) + b"\n", b"\n" * 5000])
+def test_long_lines_and_heaps_of_them_are_refused(text: bytes) -> None:
+    with pytest.raises(LinkError):
+        LineReader().feed(_packed(text))
+
+
 def test_a_bomb_is_refused() -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(b"a" * (64 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)

@@ -28,7 +28,7 @@ from narrows.gate.backstop.allowance import (
     overhead_bytes,
 )
 from narrows.gate.backstop.config import BackstopConfig, make_plan
-from narrows.gate.backstop.guard import Backstop
+from narrows.gate.backstop.guard import BUSY_RECONCILE_S, RECONCILE_S, Backstop
 from narrows.gate.backstop.tcpinfo import _unwrapped
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.main import open_backstop
@@ -83,8 +83,8 @@ def test_overhead_is_headers_repetitions_and_long_options() -> None:
 def test_what_the_gates_sockets_sent_is_no_difference() -> None:
     found = difference(send(EMPTY, "links", 10_000, 20), EMPTY, "links")
     assert (found.size_bytes, found.packets) == (0, 0)
-    assert found.bound_packets == BOUND_PACKETS + 1
-    assert found.bound_bytes == (BOUND_PACKETS + 1) * SMALL_FRAME_BYTES
+    assert found.bound_packets == BOUND_PACKETS, "not more where there are more connections"
+    assert found.bound_bytes == BOUND_PACKETS * SMALL_FRAME_BYTES
 
 
 def test_drops_do_not_hide_what_someone_else_sent() -> None:
@@ -164,7 +164,9 @@ def test_the_overhead_follows_tcp_info_and_drops_are_made_up_for(box: Box) -> No
     assert box.backstop.stats()["limit_bytes"] == {
         "links": HEADROOM + 5000 + 660,
         "control": CONTROL_BURST_BYTES,
+        "acks": HEADROOM,
         "bare": BARE_BURST_BYTES,  # nothing of it was used: it is not refilled
+        "neighbour": BARE_BURST_BYTES,
     }
 
 
@@ -238,11 +240,40 @@ def test_control_grows_with_calls_and_bare_with_time(box: Box) -> None:
     box.clock.now = 10.0
     assert not box.backstop.reconcile()
     assert box.kernel.over["control"] == CONTROL_BURST_BYTES, "no call, no more"
-    assert box.kernel.over["bare"] == BARE_BURST_BYTES + 320 + 2 * 188
+    assert box.kernel.over["bare"] == BARE_BURST_BYTES + 320 + 2 * 564
+    assert box.kernel.over["neighbour"] == BARE_BURST_BYTES, "none left"
     box.source.settle(box.lease(100), 0)
     box.backstop.note_call()
     assert not box.backstop.reconcile()
     assert box.kernel.over["control"] == CONTROL_BURST_BYTES + passed, "full again, not fuller"
+
+
+def test_acks_grow_with_what_sockets_sent_and_never_far_ahead(box: Box) -> None:
+    """Frames that nobody counted eat the headroom, and are dropped, and are no alarm."""
+
+    def sent(reading: Reading, passed: int, counted: int) -> Reading:
+        flow, tcp = reading.flows["acks"], reading.tcp.get("links", Tcp())
+        flow = replace(
+            flow, packets=flow.packets + passed, size_bytes=flow.size_bytes + 66 * passed
+        )
+        tcp = replace(
+            tcp,
+            bare_segments=tcp.bare_segments + counted,
+            bare_bytes=tcp.bare_bytes + 66 * counted,
+        )
+        return replace(reading, flows={**reading.flows, "acks": flow}, tcp={"links": tcp})
+
+    assert box.backstop.pause_s == RECONCILE_S
+    box.kernel.reading = sent(box.kernel.reading, 900, 900)
+    assert not box.backstop.reconcile()
+    assert box.kernel.over["acks"] == HEADROOM + 900 * 66
+    assert box.backstop.pause_s == BUSY_RECONCILE_S
+    box.kernel.reading = sent(box.kernel.reading, 900, 0)
+    assert not box.backstop.reconcile()
+    assert box.kernel.over["acks"] == HEADROOM + 900 * 66, "nothing explains those"
+    box.kernel.reading = sent(box.kernel.reading, 0, 5000)
+    assert not box.backstop.reconcile()
+    assert box.kernel.over["acks"] == HEADROOM + 1800 * 66, "never more than the headroom ahead"
 
 
 def test_control_grows_with_what_the_store_is_about_to_be_sent(box: Box) -> None:
@@ -264,7 +295,7 @@ def test_control_grows_with_what_the_store_is_about_to_be_sent(box: Box) -> None
 
 def test_an_orderly_end_seals(box: Box) -> None:
     box.backstop.close()
-    assert box.kernel.sealed == [("links", "control")]
+    assert box.kernel.sealed == [("links", "control", "acks")]
     assert not box.backstop.alarm
 
 

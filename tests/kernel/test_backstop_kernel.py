@@ -146,3 +146,57 @@ def test_the_quota_is_what_is_leased_and_the_headroom(tmp_path: Path) -> None:
         assert isinstance(box.acquire(30_000), Lease)
         send_frames(box.gate, 100)
         assert box.gate.counter("links_passed")[1] == passed, "30,000 had returned: no raise"
+
+
+_SHORT = """
+import socket, struct, sys
+count, doff, flags, said, tail, device = (*map(int, sys.argv[1:6]), sys.argv[6])
+tcp = struct.pack("!HHIIBBHHH", 8402, 40000, 1, 1, doff << 4, flags, 512, 0, 0)
+tcp = tcp.ljust(4 * doff, b"\\1")
+ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, said or 20 + len(tcp), 1, 0, 64, 6, 0,
+                 socket.inet_aton("10.77.0.1"), socket.inet_aton("10.77.0.2"))
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+frame = b"\\xff" * 6 + b"\\x02" * 6 + b"\\x08\\0" + ip + tcp + b"s" * tail
+for _ in range(count):
+    try:
+        sock.sendto(frame, (device, 0x0800))
+    except OSError:
+        pass
+"""
+
+
+def short_frames(
+    gate: Machine, count: int, *, doff: int = 5, flags: int = 16, said: int = 0, tail: int = 0
+) -> None:
+    """TCP headers alone; ``said``: the IP length they claim, ``tail``: bytes behind them."""
+    words = (count, doff, flags, said, tail, DEVICE)
+    assert gate.python(_SHORT, *map(str, words)).wait(60) == 0
+
+
+@pytest.mark.parametrize(("doff", "flags", "name"), [
+    (5, 16, "acks"), (8, 17, "acks"), (15, 16, "acks"), (6, 2, "acks"), (10, 18, "bare"),
+    (5, 4, "bare"), (5, 20, "bare"),
+])  # fmt: skip
+def test_frames_without_payload_are_dropped_and_no_alarm(
+    tmp_path: Path, doff: int, flags: int, name: str
+) -> None:
+    with guarded(tmp_path) as box:
+        short_frames(box.gate, 4000, doff=doff, flags=flags)
+        assert not box.reconcile()
+        assert box.gate.counter("links_passed") == box.gate.counter("links_dropped") == (0, 0)
+        packets, size = box.gate.counter(f"{name}_passed")
+        limit = {"acks": HEADROOM, "bare": 32 << 10}[name]
+        assert limit - (34 + 4 * doff) < size <= limit
+        assert packets + box.gate.counter(f"{name}_dropped")[0] == 4000
+        send_frames(box.gate, 8)
+        assert box.reconcile(), "payload is an alarm all the same"
+
+
+@pytest.mark.parametrize(("said", "tail"), [(40, 900), (41, 1), (40, 1)])
+def test_payload_behind_a_claimed_end_is_payload(tmp_path: Path, said: int, tail: int) -> None:
+    with guarded(tmp_path) as box:
+        short_frames(box.gate, 100, said=said, tail=tail)
+        assert box.gate.counter("links_passed")[0] > 0
+        assert box.gate.counter("acks_passed") == box.gate.counter("bare_passed") == (0, 0)
+        assert box.reconcile()
+        assert "of links left" in box.backstop.alarm

@@ -63,6 +63,13 @@ def test_wrong_digest_is_refused(path: Path) -> None:
         Artifact.open(path, expect=bytes(32))
 
 
+@pytest.mark.parametrize("shape", [[0, 1 << 39, 1 << 39, 1 << 39], [1 << 39, 0, 1 << 39]])
+def test_an_impossible_shape_without_elements_is_refused(path: Path, shape: list[int]) -> None:
+    path.write_bytes(encode_prefix({}, [["a", "int8", shape]]))
+    with pytest.raises(ArtifactError, match="impossible shape"):
+        Artifact.open(path)
+
+
 @pytest.mark.parametrize("name", ["", "UPPER", "a/b", "a" * 129])
 def test_bad_names_are_not_written(path: Path, name: str) -> None:
     with pytest.raises(InputError):

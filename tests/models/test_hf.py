@@ -87,3 +87,16 @@ def test_damaged_safetensors(tmp_path_factory: pytest.TempPathFactory, data: st.
             source.tensor(name)
     except ArtifactError:
         return
+
+
+def test_an_impossible_shape_without_elements_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, tiny_source(n_layers=1))
+    target = tmp_path / "model-0.safetensors"
+    whole = target.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    empty = {"dtype": "F32", "shape": [0, 1 << 39, 1 << 39, 1 << 39], "data_offsets": [0, 0]}
+    text = json.dumps(header | {next(iter(header)): empty}).encode()
+    target.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(ArtifactError, match="impossible shape"):
+        load_hf(tmp_path)

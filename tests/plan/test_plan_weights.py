@@ -168,6 +168,7 @@ def test_broken_files_are_refused(tmp_path: Path, data: bytes) -> None:
         {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
         {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [0, 2**39, 2**39, 2**39], "data_offsets": [0, 0]},
         {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
         {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
         "F32",

@@ -58,7 +58,12 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     from narrows.edge.books.stats import read_stats
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances
-    from narrows.wire.gatestats import gate_silent_s, read_gate_kernel, read_gate_ports
+    from narrows.wire.gatestats import (
+        gate_silent_s,
+        read_gate_kernel,
+        read_gate_ports,
+        read_gate_unwritten,
+    )
 
     if not has_ledger(folder):
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
@@ -94,6 +99,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
         "gate_kernel": read_gate_kernel(folder),
+        "gate_unwritten": read_gate_unwritten(folder),
     }
 
 
@@ -132,10 +138,13 @@ def table(figures: dict[str, Any]) -> Any:
         timing = f"{port.get('timing_bytes', 0):,} B"
         why = f"since the gate's start; state {port.get('state', '?')}"
         if silent_s > RUNNING_S:
-            why = f"no gate runs here: silent for {silent_s:,.0f} s"
+            why = f"no gate runs here, or its disk is full: silent for {silent_s:,.0f} s"
         if denied := port.get("last_denial"):
             why += f"; last denial: {denied}"
         grid.add_row(f"timing, port {name}", timing, why)
+    count, last = figures["gate_unwritten"]
+    if count:
+        grid.add_row("gate's figures", f"{count:,} not written", escape(last))
     if kernel := figures["gate_kernel"]:
         note = kernel.get("alarm") or "the gate's machine may send what the gate's code does not"
         if kernel["state"] == "on":

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,10 @@ async def serve(
             service.transcripts = TranscriptLog(
                 transcripts_dir(state_dir), config.transcripts, wall_s
             )
-        save_bounds(stats_database, config.drift)
+        try:
+            save_bounds(stats_database, config.drift)
+        except sqlite3.Error as error:
+            log.warning("'narrows status' judges drift by older bounds: %s", error)
         server = HttpServer(make_app(service), config, listener)
         try:
             await _run(service, server, shelf, lambda: ready(listener.getsockname()[1]))

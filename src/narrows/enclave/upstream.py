@@ -39,7 +39,9 @@ from narrows.coding.events import (
 )
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import UpstreamConfig
+from narrows.errors import LinkError
 from narrows.models.api import Tokenizer
+from narrows.wire.lines import LineSplitter
 
 log = logging.getLogger("narrows.enclave.upstream")
 
@@ -274,7 +276,7 @@ async def _lines(
 ) -> AsyncGenerator[bytes, None]:
     """Lines of the stream, bounded in length and in the time that each and all may take."""
     loop = asyncio.get_running_loop()
-    buffer = b""
+    splitter = LineSplitter(config.max_line_bytes)
     limit_s = config.first_token_timeout_s
     while True:
         async with asyncio.timeout(min(limit_s, deadline - loop.time())):
@@ -282,9 +284,10 @@ async def _lines(
         if not data:
             return
         limit_s = config.token_timeout_s
-        *lines, buffer = (buffer + data).split(b"\n")
-        if len(buffer) > config.max_line_bytes:
-            raise _Malformed("a line is longer than the limit")
+        try:
+            lines = splitter.feed(data)
+        except LinkError as error:
+            raise _Malformed(error.message) from error
         for line in lines:
             yield line.rstrip(b"\r")
 

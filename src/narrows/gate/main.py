@@ -90,7 +90,8 @@ def open_backstop(config: GateConfig, state_dir: Path) -> Backstop | None:
 
 
 def _log(text: str) -> None:
-    print(f"narrows gate: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # a full disk, a closed pipe: no reason to end
+        print(f"narrows gate: {text}", file=sys.stderr, flush=True)
 
 
 def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> None:
@@ -110,7 +111,7 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
         ledger = executor.submit(open_ledger, config, state_dir, *heard).result()
         stack.callback(lambda: executor.submit(ledger.close).result())
         source = backstop.guard(ledger) if backstop is not None else ledger
-        gate = Gate(config, source, executor, state_dir, backstop, surroundings)
+        gate = Gate(config, source, executor, state_dir, backstop, surroundings, _log)
         try:
             asyncio.run(gate.run(lambda ready: say(facts(ready))))
         except OSError as error:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import os
 import signal
@@ -20,13 +19,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-from narrows.gate.backstop.guard import REASON, RECONCILE_S, Backstop
+from narrows.gate.backstop.guard import REASON, Backstop
 from narrows.gate.config import GateConfig
 from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.meter import LeasePolicy, Meter
 from narrows.gate.port import Port
 from narrows.gate.standing import Sentry, Watch
 from narrows.gate.stateport import StatePort
+from narrows.gate.stats_file import StatsFile
 from narrows.gate.tls import TlsServer
 from narrows.ledger.api import LeaseSource
 from narrows.wire.gatestate import MAX_RETRY_AFTER_S, GateState, PortState, encode_state
@@ -46,6 +46,7 @@ class Gate:
         state_dir: Path,
         backstop: Backstop | None = None,
         surroundings: Surroundings | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.config = config.check()
         self.ports: list[Port] = []
@@ -56,7 +57,7 @@ class Gate:
         self._backstop = backstop
         if backstop is not None:
             backstop.paid_bytes = self._sent_bytes
-        self._stats_file = state_dir / "gate" / "stats.json"
+        self._stats_file = StatsFile(state_dir / "gate" / "stats.json", say)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="stats")  # a slow disk delays no tick
         self._servers: list[asyncio.Server] = []
         self._ending: asyncio.Future[None] | None = None
@@ -120,7 +121,7 @@ class Gate:
         for port in self.ports:
             await port.meter.drain()
         with self._disk:
-            self._disk.submit(self._replace_stats, self.stats()).result()
+            self._disk.submit(self._stats_file.replace, self.stats()).result()
 
     # the backstop --------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class Gate:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="backstop") as thread:
             while not await loop.run_in_executor(thread, backstop.reconcile):
-                await asyncio.sleep(RECONCILE_S)
+                await asyncio.sleep(backstop.pause_s)
         for port in self.ports:
             port.state = REASON
             port.meter.forbid(backstop.denial())
@@ -174,6 +175,7 @@ class Gate:
             "state_port": self.state_port,
             "kernel": {"state": "off"} if self._backstop is None else self._backstop.stats(),
             "machine": self._watch.stats(),
+            "unwritten": self._stats_file.failures(),
             "ports": {
                 port.port.name: {
                     "account": port.port.account,
@@ -194,15 +196,8 @@ class Gate:
     async def _write_stats(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await loop.run_in_executor(self._disk, self._replace_stats, self.stats())
+            await loop.run_in_executor(self._disk, self._stats_file.replace, self.stats())
             await asyncio.sleep(STATS_EVERY_S)
-
-    def _replace_stats(self, stats: dict[str, object]) -> None:
-        # no fsync: after a crash these numbers are of no use, the ledger's are
-        self._stats_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = self._stats_file.with_suffix(".new")
-        new.write_text(json.dumps(stats, indent=1) + "\n")
-        new.replace(self._stats_file)
 
 
 def _whole_seconds(seconds: float) -> int:

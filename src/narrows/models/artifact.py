@@ -108,6 +108,9 @@ def _entry(row: object, offset: int) -> _Entry:
     if any(type(n) is not int or not 0 <= n < 1 << 40 for n in shape):
         raise ArtifactError(f"tensor {name} has an impossible shape")
     kind = _DTYPES[dtype]
+    if math.prod(n or 1 for n in shape) * kind.itemsize > MAX_FILE_BYTES:
+        # also of a tensor without elements: numpy multiplies its other sizes too
+        raise ArtifactError(f"tensor {name} has an impossible shape")
     return _Entry(name, kind, tuple(shape), offset, math.prod(shape) * kind.itemsize)
 
 

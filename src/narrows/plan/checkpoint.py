@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from narrows.errors import ArtifactError, InputError
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_ELEMENTS = 1 << 40
 MAX_TENSORS = 1 << 18
 MAX_FILES = 4096
 
@@ -137,6 +138,11 @@ def _integers(value: object, most: int) -> tuple[int, ...] | None:
     return tuple(value)
 
 
+def _too_large(shape: tuple[int, ...]) -> bool:
+    """Also without elements: numpy multiplies the other sizes too."""
+    return math.prod(n or 1 for n in shape) > MAX_ELEMENTS
+
+
 def _safetensors(path: Path) -> Iterator[StoredTensor]:
     header, start, size = _header(path)
     header.pop("__metadata__", None)
@@ -149,7 +155,7 @@ def _safetensors(path: Path) -> Iterator[StoredTensor]:
         dtype = fields.get("dtype")
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no known dtype")
-        if offsets is None or len(offsets) != 2 or shape is None:
+        if offsets is None or len(offsets) != 2 or shape is None or _too_large(shape):
             raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no shape and place")
         rows.append((offsets, shape, name, dtype))
     for (low, high), shape, name, dtype in sorted(rows):

@@ -35,6 +35,17 @@ def read_gate_kernel(state_dir: Path) -> dict[str, Any]:
     return kernel
 
 
+def read_gate_unwritten(state_dir: Path) -> tuple[int, str]:
+    """How often the gate could not write its figures since its start, and the last reason.
+    Errors: ``InputError``."""
+    unwritten = (_read(state_dir) or {}).get("unwritten", {})
+    known = unwritten if isinstance(unwritten, dict) else {"count": None}
+    count, last = known.get("count", 0), known.get("last", "")
+    if type(count) is not int or count < 0 or not isinstance(last, str):
+        raise InputError(f"{_path(state_dir)} says nothing of its writes", _REMEDY)
+    return count, last
+
+
 def gate_silent_s(state_dir: Path, now_s: float) -> float | None:
     """For how long no gate has written here; None where none ever has. ``now_s``: Unix time.
     Errors: ``InputError``."""

@@ -123,10 +123,11 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
+        database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # a full disk may have ended it; a failed COMMIT does not
+            database.execute("ROLLBACK")
         raise
-    database.execute("COMMIT")
 
 
 def load_secret(state_dir: Path) -> bytes:

@@ -26,6 +26,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ FILE_BYTES = 8 << 20
 LOCK_S = 5.0
 NOTE_S = 2 * 86_400  # no answer takes that long
 _SUFFIX = ".jsonl"
+_NAME = re.compile(r"\d{4}-\d{2}-\d{2}\.\d{4,9}\.jsonl", re.ASCII)
 _LOCK = ".lock"
 _NOTES = "redactions"
 
@@ -120,7 +122,7 @@ class TranscriptLog:
 
     def _current(self) -> Path:
         day = utc_day(self._wall_s())
-        own = [path for path in files(self._folder) if path.name.startswith(day)]
+        own = [path for path in files(self._folder) if _part(path).startswith(day)]
         limit = min(FILE_BYTES, self._config.max_bytes // 8)
         if own and own[-1].stat().st_size < limit:
             return own[-1]
@@ -137,6 +139,11 @@ class TranscriptLog:
                 break
             path.unlink()
             total -= sizes[path]
+
+
+def _part(path: Path) -> str:
+    """Its name where the edge gave it; empty for a file that someone else put there."""
+    return path.name if _NAME.fullmatch(path.name) else ""
 
 
 def prompt_fields(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -248,7 +255,7 @@ def _read_notes(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     notes = map(_parsed, path.read_bytes().splitlines())
-    return [n for n in notes if "at_s" in n and ("id" in n or "key" in n)]
+    return [n for n in notes if type(n.get("at_s")) is int and ("id" in n or "key" in n)]
 
 
 def _replace(path: Path, lines: Sequence[bytes]) -> None:

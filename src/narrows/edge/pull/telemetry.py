@@ -15,8 +15,11 @@ from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import Gate
 from narrows.errors import LinkError
 from narrows.wire.address import parse_address
+from narrows.wire.lines import LineSplitter
 
 MAX_INFLATED_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 14  # an enclave's log lines have 400 characters, its figures fewer
+MAX_LINES = 1 << 12  # of one read; an enclave keeps 1,000
 MAX_LINE_CHARS = 1000
 
 
@@ -33,7 +36,7 @@ class LineReader:
 
     def __init__(self) -> None:
         self._unpacker = zlib.decompressobj(-15)
-        self._rest = b""
+        self._lines = LineSplitter(MAX_LINE_BYTES)
 
     def feed(self, data: bytes) -> list[str]:
         try:
@@ -42,9 +45,9 @@ class LineReader:
             raise LinkError("the telemetry is no deflate stream") from error
         if self._unpacker.unconsumed_tail or self._unpacker.eof:
             raise LinkError("the telemetry inflates to too much, or has ended")
-        *lines, self._rest = (self._rest + text).split(b"\n")
-        if len(self._rest) > MAX_INFLATED_BYTES:
-            raise LinkError("a telemetry line without an end")
+        lines = self._lines.feed(text)
+        if len(lines) > MAX_LINES:
+            raise LinkError(f"{len(lines)} lines of telemetry at once")
         return [printable(line.decode("utf-8", "replace")) for line in lines]
 
 

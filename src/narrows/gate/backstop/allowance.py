@@ -1,38 +1,45 @@
 """What the kernel may let out, and whether what it let out is explained. Arithmetic alone.
 
-Three classes of frames may leave the gate's outbound devices, each with a quota of its own:
+Five classes of frames may leave the gate's outbound devices, each with a quota of its own:
 
-    links     TCP from the gate's link ports to the edges: what the ledger pays
-    control   TCP of the state port, to the witness and to the store: content of the gate's own
-    bare      ARP, neighbour discovery, SYN-ACK and RST: no content, at most a few dozen bytes
+    links      payload of TCP from the gate's link ports to the edges: what the ledger pays
+    control    the same of the state port, to the witness and to the store: the gate's own words
+    acks       TCP of all of these without payload, from sockets that a program holds
+    bare       the rest without payload: SYN-ACK, RST, what the kernel sends in TIME_WAIT
+    neighbour  ARP and neighbour discovery
 
 Units: bytes of frames at the device (Ethernet header included, segmentation off).
 
     limit(links)   = base + granted + overhead + headroom
-    overhead       = sum over sockets (bytes_retrans + segs_out * headers) + 28 * long
+    overhead       = sum over sockets (bytes_retrans + data_segs_out * headers) + 28 * long
     limit(control) = grows by ``control_bytes`` a call, never more than a burst ahead
-    limit(bare)    = grows by 32 B/s and 188 B a connection, never more than a burst ahead
+    limit(acks)    = grows by what the sockets sent without payload: sum over sockets
+                     ((segs_out - data_segs_out) * headers) + 28 * long; never more than the
+                     headroom ahead
+    limit(bare)    = grows by 32 B/s and 564 B a connection, never more than a burst ahead
+    limit(neighbour) = grows by 32 B/s, never more than a burst ahead
 
 ``base``: what had passed before this gate started. ``granted``: bytes of leases that are out,
 and what was used of the ended ones. ``headers``: Ethernet, IP, TCP with timestamps. ``long``:
 segments with more TCP options than that (selective acknowledgements, at most 28 bytes).
 
-Explained, every second:
-    passed + dropped <= sum (bytes_sent + segs_out * headers) + 28 * long + bound
+Explained, every second, of ``links`` and ``control``:
+    passed + dropped <= sum (bytes_sent + data_segs_out * headers) + 28 * long + bound
     the same in packets, where one segment is one packet
     sum (bytes_sent - bytes_retrans) <= bytes paid                       (links; no tolerance)
     frames that the device sent <= frames that passed the hook           (no tolerance)
-The bound is ``BOUND_PACKETS`` and one packet for each connection: what the kernel sends in a
-connection's name without counting it there (acknowledgements of a connection in TIME_WAIT).
+The bound is ``BOUND_PACKETS``. Frames without payload explain nothing and are no alarm: any
+host can have the kernel send them, and not all of them are counted at a socket. Beyond their
+quota they are dropped.
 Sockets are read after the counters, so traffic in between makes no difference seem larger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-CLASSES = ("links", "control", "bare")
+CLASSES = ("links", "control", "acks", "bare", "neighbour")
 IPV4_HEADERS_BYTES = 14 + 20 + 32
 IPV6_HEADERS_BYTES = 14 + 40 + 32
 SACK_BYTES = 28
@@ -44,7 +51,7 @@ ANNOUNCED_AHEAD_BYTES = 8 << 20  # beyond the burst; a store's largest write is 
 ANNOUNCED_HEADERS_BYTES = 4096  # of one request: HTTP, TLS, and a new connection's handshake
 BARE_BURST_BYTES = 32 << 10
 BARE_BYTES_PER_S = 32
-BARE_BYTES_PER_CONNECTION = 2 * 94  # a SYN-ACK and a RST
+BARE_BYTES_PER_CONNECTION = 6 * 94  # a SYN-ACK, what it sends unaccepted and orphaned, a RST
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +66,16 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Tcp:
-    """Sums of TCP_INFO over all sockets of a class since this gate started."""
+    """Sums of TCP_INFO over all sockets of a class since this gate started. ``segments`` and
+    ``header_bytes``: of segments with payload; ``bare_*``: of those without."""
 
     connections: int = 0
     segments: int = 0
     sent_bytes: int = 0
     retransmitted_bytes: int = 0
     header_bytes: int = 0
+    bare_segments: int = 0
+    bare_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,13 @@ def overhead_bytes(tcp: Tcp, long_packets: int) -> int:
     return tcp.retransmitted_bytes + tcp.header_bytes + extra
 
 
+def acks_bytes(tcps: Iterable[Tcp], long_packets: int) -> int:
+    """All that sockets sent without payload."""
+    found = list(tcps)
+    extra = SACK_BYTES * min(max(0, long_packets), sum(tcp.bare_segments for tcp in found))
+    return sum(tcp.bare_bytes for tcp in found) + extra
+
+
 def bucket_limit(limit: int, passed: int, refill: int, burst: int) -> int:
     """A limit that grows by ``refill``, at most to ``burst`` above what passed; never falls."""
     return max(limit, min(limit + refill, passed + burst))
@@ -136,10 +153,8 @@ def difference(now: Reading, start: Reading, name: str) -> Difference:
     packets = flow.packets + flow.dropped_packets - then.packets - then.dropped_packets
     size_bytes = flow.size_bytes + flow.dropped_bytes - then.size_bytes - then.dropped_bytes
     explained = tcp.sent_bytes - tcp.retransmitted_bytes + overhead_bytes(tcp, long_packets)
-    bound = BOUND_PACKETS + tcp.connections
-    return Difference(
-        size_bytes - explained, packets - tcp.segments, bound * SMALL_FRAME_BYTES, bound
-    )
+    bound_bytes = BOUND_PACKETS * SMALL_FRAME_BYTES
+    return Difference(size_bytes - explained, packets - tcp.segments, bound_bytes, BOUND_PACKETS)
 
 
 def broken_law(now: Reading, last: Reading, limits: Mapping[str, int], paid_bytes: int) -> str:

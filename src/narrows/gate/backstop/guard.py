@@ -35,6 +35,7 @@ from narrows.gate.backstop.allowance import (
     Granted,
     Reading,
     Tcp,
+    acks_bytes,
     broken_law,
     bucket_limit,
     difference,
@@ -46,7 +47,7 @@ from narrows.gate.backstop.kernel import Kernel
 from narrows.ledger.api import Denied, Lease, LeaseSource
 
 REASON = "kernel"
-RECONCILE_S = 1.0
+RECONCILE_S, BUSY_RECONCILE_S = 1.0, 0.25
 _READINGS, _BETWEEN_S = 8, 0.1
 
 
@@ -64,6 +65,7 @@ class Backstop:
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self.alarm = ""
+        self.pause_s = RECONCILE_S  # until the next comparison
         self.paid_bytes: Callable[[], int] = lambda: 0
         self._kernel, self._config, self._say = kernel, config, say
         self._clock, self._wait = clock, wait
@@ -73,6 +75,7 @@ class Backstop:
         self._granted = Granted()
         self._calls = self._calls_refilled = self._connections = 0
         self._refilled_at = 0.0
+        self._acks_refilled = 0
         self._limits = dict.fromkeys(CLASSES, 0)
         self._over = dict.fromkeys(CLASSES, 0)
         self._start = self._last = Reading({})
@@ -94,7 +97,9 @@ class Backstop:
             for name in CLASSES:
                 self._limits[name] = reading.flows[name].size_bytes
             self._limits["control"] += CONTROL_BURST_BYTES
+            self._limits["acks"] += self._config.headroom_bytes
             self._limits["bare"] += BARE_BURST_BYTES
+            self._limits["neighbour"] += BARE_BURST_BYTES
             self._refilled_at = self._clock()
             self._raise()
             self._describe()
@@ -114,7 +119,7 @@ class Backstop:
         self.reconcile()
         with self._lock:
             try:
-                self._kernel.seal(("links", "control"))
+                self._kernel.seal(("links", "control", "acks"))
             except PeerError as error:
                 self._say(f"kernel backstop: not sealed: {error.message}")
             self._kernel.close()
@@ -233,18 +238,24 @@ class Backstop:
     def _refill(self) -> None:
         now, calls = self._clock(), self._calls
         connections = sum(tcp.connections for tcp in self._last.tcp.values())
-        passed = {name: self._last.flows[name].size_bytes for name in CLASSES}
+        acks = acks_bytes(self._last.tcp.values(), self._long_packets("acks"))
         control = (calls - self._calls_refilled) * self._config.control_bytes
-        bare = int((now - self._refilled_at) * BARE_BYTES_PER_S)
-        bare_ahead = bare + (connections - self._connections) * BARE_BYTES_PER_CONNECTION
-        self._limits["control"] = bucket_limit(
-            self._limits["control"], passed["control"], control, CONTROL_BURST_BYTES
-        )
-        self._limits["bare"] = bucket_limit(
-            self._limits["bare"], passed["bare"], bare_ahead, BARE_BURST_BYTES
-        )
+        timed = int((now - self._refilled_at) * BARE_BYTES_PER_S)
+        fresh = (connections - self._connections) * BARE_BYTES_PER_CONNECTION
+        ahead = self._config.headroom_bytes
+        left = self._limits["acks"] - self._last.flows["acks"].size_bytes
+        self.pause_s = RECONCILE_S if left > ahead // 2 else BUSY_RECONCILE_S
+        for name, refill, burst in (
+            ("control", control, CONTROL_BURST_BYTES),
+            ("acks", acks - self._acks_refilled, ahead),
+            ("bare", timed + fresh, BARE_BURST_BYTES),
+            ("neighbour", timed, BARE_BURST_BYTES),
+        ):
+            passed = self._last.flows[name].size_bytes
+            self._limits[name] = bucket_limit(self._limits[name], passed, refill, burst)
         self._calls_refilled, self._connections = calls, connections
-        if bare:
+        self._acks_refilled = acks
+        if timed:
             self._refilled_at = now
 
     def _stop(self, why: str) -> None:

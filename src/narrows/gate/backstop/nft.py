@@ -1,9 +1,10 @@
 """nftables through libnftables (Debian: libnftables1), and the gate's one table in it.
 
     table netdev narrows
-      counter  links_passed, links_dropped, links_long; the same of control; bare_*; oversize
-      quota    links, control, bare
-      chain    links, control, bare     over the quota: counted as dropped; else passed, accepted
+      counter  CLASS_passed, CLASS_dropped, CLASS_long; oversize; ip_options
+      quota    CLASS
+      chain    CLASS                    over the quota: counted as dropped; else passed, accepted
+      chain    short, unpaid            what carries no payload goes to acks or bare
       chain    egress_DEVICE            hook egress, policy drop: which frames go where
 
 Why it cannot leak (each measured, docs/gate.md)
@@ -11,7 +12,10 @@ Why it cannot leak (each measured, docs/gate.md)
 2. A frame longer than the device's is not one frame on the wire: dropped (``oversize``).
 3. Rules change only while no rule is there: the chains' policy is drop, the table is flushed
    first, and quotas are at 0 until the new rules are read back.
-4. Counters and quotas are never replaced. A quota's consumption cannot be read once it is
+4. What counts as without payload has no room for any: the whole frame, however its headers
+   lie, is no longer than Ethernet, IP and the TCP header that it claims. IPv4 options, which a
+   peer's SYN makes the kernel repeat in every segment, are dropped (``ip_options``).
+5. Counters and quotas are never replaced. A quota's consumption cannot be read once it is
    reached, but it is what passed and what was dropped, and both are counted: so *over* =
    limit + dropped lets exactly ``limit`` bytes pass in all; an older, smaller ``dropped``
    only lets less pass.
@@ -27,14 +31,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from narrows.errors import PeerError
-from narrows.gate.backstop.allowance import CLASSES, IPV4_HEADERS_BYTES, IPV6_HEADERS_BYTES, Flow
+from narrows.gate.backstop.allowance import CLASSES, Flow
 
 TABLE = "netdev narrows"
 LIBRARY = "libnftables.so.1"
 _JSON_OUTPUT = 1 << 4
 _COUNTERS = ("passed", "dropped", "long")
 _LONG_DOFF = 8  # in words of 4 bytes: a TCP header with timestamps
-_BARE_BYTES = {4: IPV4_HEADERS_BYTES + 28, 6: IPV6_HEADERS_BYTES + 28}
+_TCP_WORDS = range(5, 16)
+_BELOW_TCP_BYTES = {"ip": 14 + 20, "ip6": 14 + 40}
+_NO_OPTIONS = {"ip": "ip hdrlength 5", "ip6": "ip6 nexthdr tcp"}
+_SHORT_BYTES = _BELOW_TCP_BYTES["ip6"] + 60
+_UNPAID = (
+    "tcp flags & (syn | ack) == syn | ack goto bare",
+    "tcp flags & rst != 0 goto bare",
+    "meta skuid >= 0 goto acks",  # matches where a socket that a program holds sent it
+    "goto bare",
+)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -144,14 +157,20 @@ def closing_commands(devices: Iterable[str]) -> str:
 
 def object_commands() -> str:
     counters = [f"{name}_{what}" for name in CLASSES for what in _COUNTERS]
-    lines = [f"add counter {TABLE} {name}\n" for name in (*counters, "oversize")]
-    lines += [f"add chain {TABLE} {name}\n" for name in CLASSES]
+    lines = [f"add counter {TABLE} {name}\n" for name in (*counters, "oversize", "ip_options")]
+    lines += [f"add chain {TABLE} {name}\n" for name in (*CLASSES, "short", "unpaid")]
     return "".join(lines) + over_commands(dict.fromkeys(CLASSES, 0))
 
 
 def rule_commands(plan: Plan, frame_bytes: Mapping[str, int]) -> str:
     """All rules. ``frame_bytes``: the longest frame of each device."""
-    lines = []
+    lines = [f"unpaid {rule}" for rule in _UNPAID]
+    for family, below in _BELOW_TCP_BYTES.items():
+        for words in _TCP_WORDS:
+            match = f"{_NO_OPTIONS[family]} tcp doff {words} meta length <= {below + 4 * words}"
+            lines.append(f"short {match} goto unpaid")
+    for name in ("links", "control"):
+        lines.append(f"{name} meta length <= {_SHORT_BYTES} jump short")
     for name in CLASSES:
         lines += [
             f'{name} quota name "{name}" counter name "{name}_dropped" drop',
@@ -161,10 +180,11 @@ def rule_commands(plan: Plan, frame_bytes: Mapping[str, int]) -> str:
     for device in plan.devices:
         chain = f"egress_{device}"
         lines.append(f'{chain} meta length > {frame_bytes[device]} counter name "oversize" drop')
-        lines.append(f"{chain} ether type arp meta length <= 60 goto bare")
+        lines.append(f'{chain} ip hdrlength > 5 counter name "ip_options" drop')
+        lines.append(f"{chain} ether type arp meta length <= 60 goto neighbour")
         lines.append(
             f"{chain} ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} "
-            "meta length <= 86 goto bare"
+            "meta length <= 86 goto neighbour"
         )
         for served in plan.links:
             lines += [f"{chain} {rule}" for rule in _served_rules(served, "links")]
@@ -191,9 +211,7 @@ def _family_rules(
     if not names or host.version != version:  # asyncio listens on :: for IPv6 alone
         return []
     source = "" if host.is_unspecified else f"{family} saddr {host} "
-    match = f"{source}{family} daddr {{ {names} }} tcp sport {served.port}"
-    bare = f"tcp flags & (syn|rst) != 0 meta length <= {_BARE_BYTES[version]} goto bare"
-    return [f"{match} {bare}", f"{match} goto {target}"]
+    return [f"{source}{family} daddr {{ {names} }} tcp sport {served.port} goto {target}"]
 
 
 def _dialled_rule(host: str, port: int) -> str:

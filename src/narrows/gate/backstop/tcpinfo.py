@@ -30,7 +30,7 @@ _STATES = 0xFFF & ~(1 << 6 | 1 << 10)  # neither TIME_WAIT nor LISTEN: these hav
 _DESTROY_GROUPS = 0b101  # TCP over IPv4 and over IPv6
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _BODY_BYTES = 72
-_SEGMENTS_AT, _SENT_AT, _INFO_BYTES = 136, 200, 216
+_SEGMENTS_AT, _DATA_SEGMENTS_AT, _SENT_AT, _INFO_BYTES = 136, 156, 200, 216
 _RECEIVE_BYTES = 1 << 18
 _QUEUE_BYTES = 32 << 20  # destroyed sockets that wait to be read: 25,000 or so
 _SO_RCVBUFFORCE = 33
@@ -134,9 +134,13 @@ class TcpSockets:
             return cookie, None
         headers = IPV4_HEADERS_BYTES if remote.version == 4 else IPV6_HEADERS_BYTES
         [counted] = struct.unpack_from("=I", info, _SEGMENTS_AT)
-        segments = _unwrapped(known[1].segments if known else 0, counted)
+        [with_data] = struct.unpack_from("=I", info, _DATA_SEGMENTS_AT)
+        before = known[1] if known else Tcp()
+        segments = _unwrapped(before.segments, with_data)
+        bare = _unwrapped(before.bare_segments, (counted - with_data) % (1 << 32))
         sent, repeated = struct.unpack_from("=QQ", info, _SENT_AT)
-        return cookie, (name, Tcp(1, segments, sent, repeated, segments * headers))
+        sizes = (segments * headers, bare, bare * headers)
+        return cookie, (name, Tcp(1, segments, sent, repeated, *sizes))
 
 
 def _unwrapped(before: int, counted: int) -> int:
@@ -177,6 +181,8 @@ def _plus(a: Tcp, b: Tcp) -> Tcp:
         a.sent_bytes + b.sent_bytes,
         a.retransmitted_bytes + b.retransmitted_bytes,
         a.header_bytes + b.header_bytes,
+        a.bare_segments + b.bare_segments,
+        a.bare_bytes + b.bare_bytes,
     )
 
 
@@ -187,4 +193,6 @@ def _minus(a: Tcp, b: Tcp) -> Tcp:
         a.sent_bytes - b.sent_bytes,
         a.retransmitted_bytes - b.retransmitted_bytes,
         a.header_bytes - b.header_bytes,
+        a.bare_segments - b.bare_segments,
+        a.bare_bytes - b.bare_bytes,
     )

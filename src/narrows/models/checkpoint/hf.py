@@ -23,6 +23,7 @@ from narrows.models.checkpoint.source import (
 )
 
 MAX_JSON_BYTES = 1 << 26
+MAX_ELEMENTS = 1 << 36
 _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 _PARTS = {
     "attn_norm": "input_layernorm.weight",
@@ -183,6 +184,8 @@ def _row(path: Path, size: int, base: int, value: Mapping[str, Any]) -> _Row:
     start, stop = value["data_offsets"]
     if any(type(n) is not int or n < 0 for n in (*shape, start, stop)) or len(shape) > 4:
         raise ValueError("impossible shape or offsets")
+    if math.prod(n or 1 for n in shape) > MAX_ELEMENTS:  # numpy multiplies what is not 0, too
+        raise ValueError("impossible shape")
     if stop - start != math.prod(shape) * _DTYPES[dtype] or base + stop > size:
         raise ValueError("a tensor's bytes do not fit its shape or the file")
     return path, dtype, shape, base + start

@@ -1,0 +1,239 @@
+"""Attack: whoever can write where a change lies swaps it while an honest operator signs.
+
+A file may be opened as often as a command likes; each test swaps it before its n-th opening (an
+audit hook sees every one, however it is done), so a second look shows another change than the
+first. What is signed must be what was shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from narrows.cli.main import main
+from narrows.errors import InputError
+from narrows.ledger.changes import parse_change, signers
+from narrows.ledger.keys import public_of, save_private
+from narrows.ledger.log.canonical import encode
+from narrows.ledger.office.describe import describe
+from narrows.ledger.office.propose import read_change_file, write_change_file
+
+Swap = Callable[[Path, Path, int], None]
+_watching: list[Callable[[str], None]] = []
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _watching and isinstance(arguments[0], str | Path):
+        _watching[-1](os.fspath(arguments[0]))
+
+
+sys.addaudithook(_hook)  # never removed, and idle outside these tests
+
+
+@pytest.fixture
+def swap() -> Iterator[Swap]:
+    """``swap(file, other, n)``: ``other`` takes the place of ``file`` before its n-th opening."""
+
+    def arm(file: Path, other: Path, opening: int) -> None:
+        seen = 0
+
+        def look(path: str) -> None:
+            nonlocal seen
+            if path != str(file):
+                return
+            seen += 1
+            if seen == opening:
+                os.replace(other, file)
+
+        _watching.append(look)
+
+    yield arm
+    _watching.clear()
+
+
+def _change(kind: str, mark: int) -> dict[str, Any]:
+    """Two marks make two changes of a kind that differ in what they grant."""
+    head: dict[str, Any] = {
+        "kind": kind, "origin": "example.org/c1", "after": [0, "00" * 32],
+        "not_after_ms": 1 << 42,
+    }  # fmt: skip
+    if kind == "budget":
+        limits = {"lifetime_bytes": mark, "windows": []}
+        return head | {"lineage": "base-1", "limits": limits, "accounts": {}}
+    if kind == "operators":
+        private = Ed25519PrivateKey.from_private_bytes(mark.to_bytes(32))
+        return head | {"keys": [public_of(private).hex()], "threshold": 1}
+    place = [3, "11" * 32]
+    return head | {"base": place, "witnessed": [9, "22" * 32], "gaps": {"base-1": mark}}
+
+
+@pytest.fixture
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NARROWS_STATE", str(tmp_path / "state"))
+    save_private(tmp_path / "alice.key", Ed25519PrivateKey.generate())
+    return tmp_path / "alice.key"
+
+
+def _run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    capsys.readouterr()
+    code: object = 0
+    try:
+        main([str(word) for word in words])
+    except SystemExit as exit_:
+        code = exit_.code or 0
+    assert isinstance(code, int)
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["budget", "operators", "recover"])
+@pytest.mark.parametrize("opening", range(1, 11))
+def test_what_is_signed_was_shown(
+    kind: str,
+    opening: int,
+    key: Path,
+    swap: Swap,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, other = tmp_path / "change.json", tmp_path / "other.json"
+    write_change_file(file, _change(kind, 10_000), [])
+    write_change_file(other, _change(kind, 9 * 10**12), [])
+    swap(file, other, opening)
+    code, out = _run(capsys, "budget", "sign", file, "--key", key, "--yes")
+    _watching.clear()
+    assert code == 0
+    document, signatures = read_change_file(file)
+    assert len(signers(document, signatures)) == 1
+    shown = describe(parse_change(document), None)
+    assert out.splitlines()[:-1] == shown
+
+
+def test_a_swap_while_the_operator_reads_changes_nothing(
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = tmp_path / "change.json", tmp_path / "other.json"
+    write_change_file(file, _change("budget", 10_000), [])
+    write_change_file(other, _change("budget", 9 * 10**12), [])
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: os.replace(other, file))
+    assert _run(capsys, "budget", "sign", file, "--key", key)[0] == 0
+    assert read_change_file(file)[0] == _change("budget", 10_000)
+
+
+_SWAPPER = """
+import os, shutil, sys
+one, two, place = sys.argv[1:]
+print("up", flush=True)
+while os.path.exists(one):
+    for source in (one, two):
+        try:
+            shutil.copy(source, place + ".tmp")
+            os.replace(place + ".tmp", place)
+        except FileNotFoundError:
+            break
+"""
+
+
+def test_a_process_that_swaps_all_the_time(
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """10 of 10: each time one of the two changes is shown, and that one is signed."""
+    file, one, two = (tmp_path / f"{name}.json" for name in ("change", "one", "two"))
+    for path, mark in ((file, 10_000), (one, 10_000), (two, 9 * 10**12)):
+        write_change_file(path, _change("budget", mark), [])
+    words = [sys.executable, "-c", _SWAPPER, str(one), str(two), str(file)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as swapper:
+        try:
+            assert swapper.stdout is not None
+            swapper.stdout.readline()
+            for _ in range(10):
+                code, out = _run(capsys, "budget", "sign", file, "--key", key, "--yes", "--json")
+                assert code == 0
+                told = json.loads(out)
+                assert told["lines"] == describe(parse_change(told["change"]), None)
+        finally:
+            one.unlink()
+            swapper.wait(60)
+
+
+@pytest.mark.parametrize("opening", range(1, 4))
+def test_propose_shows_what_it_wrote(
+    opening: int,
+    swap: Swap,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state, file, other = tmp_path / "state", tmp_path / "raise.json", tmp_path / "other.json"
+    monkeypatch.setenv("NARROWS_STATE", str(state))
+    public = _run(capsys, "key", "operator", "new", "alice")[1].strip()
+    words = ("--origin", "example.org/c1", "--operator", public, "--threshold", 1)
+    assert _run(capsys, "ledger", "init", *words, "--witness-key", public)[0] == 0
+    write_change_file(other, _change("budget", 10_000), [])
+    swap(file, other, opening)
+    code, out = _run(
+        capsys, "budget", "propose", "--lineage", "base-1", "--lifetime", "9TB",
+        "--account", "answers", "--out", file, "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["change"]["limits"]["lifetime_bytes"] == 9 * 10**12
+    assert "budget of lineage base-1: 9,000,000,000,000 bytes ever" in json.loads(out)["lines"]
+
+
+def _link(path: Path) -> None:
+    target = path.with_name("target.json")
+    write_change_file(target, _change("budget", 10_000), [])
+    path.symlink_to(target)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [_link, os.mkfifo, _socket, Path.mkdir, lambda path: path.symlink_to("/dev/zero")],
+    ids=["link", "fifo", "socket", "folder", "device"],
+)
+def test_only_a_regular_file_is_signed(
+    make: Callable[[Path], None], key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At once: a FIFO that nobody writes would hang the operator's terminal."""
+    file = tmp_path / "change.json"
+    make(file)
+    before = sorted(tmp_path.iterdir())
+    for command in (("sign", file, "--key", key, "--yes"), ("apply", file)):
+        assert _run(capsys, "budget", *command)[0] == 2
+    with pytest.raises(InputError):
+        write_change_file(file, _change("budget", 10_000), [])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_devices_and_long_files_are_no_changes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no regular file"):
+        read_change_file(Path("/dev/zero"))
+    long = tmp_path / "long.json"
+    long.write_bytes(encode({"change": "x" * (1 << 17)}) + b"\n")
+    with pytest.raises(InputError, match="larger than"):
+        read_change_file(long)
+
+
+def test_no_link_leads_the_signed_change_elsewhere(
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name that it is written aside under used to be known beforehand."""
+    file, victim = tmp_path / "change.json", tmp_path / "victim"
+    victim.write_text("precious")
+    write_change_file(file, _change("budget", 10_000), [])
+    (tmp_path / f".{file.name}.{os.getpid()}.tmp").symlink_to(victim)
+    assert _run(capsys, "budget", "sign", file, "--key", key, "--yes")[0] == 0
+    assert victim.read_text() == "precious"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import secrets
 import stat
@@ -27,7 +28,7 @@ CHUNK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def open_once(path: Path, *, follow_links: bool = False) -> Iterator[BinaryIO]:
+def open_once(path: Path, *, follow_links: bool = False) -> Iterator[io.BufferedReader]:
     """A regular file, to be read through this one descriptor.
 
     ``follow_links``: ``path`` itself may be a symbolic link (mounted configuration, caches of

@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +26,7 @@ from narrows.ledger.keys import public_of, save_private
 from narrows.ledger.log.canonical import encode
 from narrows.ledger.office.describe import describe
 from narrows.ledger.office.propose import read_change_file, write_change_file
-
-Swap = Callable[[Path, Path, int], None]
-_watching: list[Callable[[str], None]] = []
-
-
-def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _watching and isinstance(arguments[0], str | Path):
-        _watching[-1](os.fspath(arguments[0]))
-
-
-sys.addaudithook(_hook)  # never removed, and idle outside these tests
-
-
-@pytest.fixture
-def swap() -> Iterator[Swap]:
-    """``swap(file, other, n)``: ``other`` takes the place of ``file`` before its n-th opening."""
-
-    def arm(file: Path, other: Path, opening: int) -> None:
-        seen = 0
-
-        def look(path: str) -> None:
-            nonlocal seen
-            if path != str(file):
-                return
-            seen += 1
-            if seen == opening:
-                os.replace(other, file)
-
-        _watching.append(look)
-
-    yield arm
-    _watching.clear()
+from swaps import before_opening
 
 
 def _change(kind: str, mark: int) -> dict[str, Any]:
@@ -100,16 +69,14 @@ def test_what_is_signed_was_shown(
     kind: str,
     opening: int,
     key: Path,
-    swap: Swap,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file, other = tmp_path / "change.json", tmp_path / "other.json"
     write_change_file(file, _change(kind, 10_000), [])
     write_change_file(other, _change(kind, 9 * 10**12), [])
-    swap(file, other, opening)
-    code, out = _run(capsys, "budget", "sign", file, "--key", key, "--yes")
-    _watching.clear()
+    with before_opening(file, opening, lambda: os.replace(other, file)):
+        code, out = _run(capsys, "budget", "sign", file, "--key", key, "--yes")
     assert code == 0
     document, signatures = read_change_file(file)
     assert len(signers(document, signatures)) == 1
@@ -167,7 +134,6 @@ def test_a_process_that_swaps_all_the_time(
 @pytest.mark.parametrize("opening", range(1, 4))
 def test_propose_shows_what_it_wrote(
     opening: int,
-    swap: Swap,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -178,11 +144,11 @@ def test_propose_shows_what_it_wrote(
     words = ("--origin", "example.org/c1", "--operator", public, "--threshold", 1)
     assert _run(capsys, "ledger", "init", *words, "--witness-key", public)[0] == 0
     write_change_file(other, _change("budget", 10_000), [])
-    swap(file, other, opening)
-    code, out = _run(
-        capsys, "budget", "propose", "--lineage", "base-1", "--lifetime", "9TB",
-        "--account", "answers", "--out", file, "--json",
-    )  # fmt: skip
+    with before_opening(file, opening, lambda: os.replace(other, file)):
+        code, out = _run(
+            capsys, "budget", "propose", "--lineage", "base-1", "--lifetime", "9TB",
+            "--account", "answers", "--out", file, "--json",
+        )  # fmt: skip
     assert code == 0
     assert json.loads(out)["change"]["limits"]["lifetime_bytes"] == 9 * 10**12
     assert "budget of lineage base-1: 9,000,000,000,000 bytes ever" in json.loads(out)["lines"]
@@ -225,15 +191,3 @@ def test_devices_and_long_files_are_no_changes(tmp_path: Path) -> None:
     long.write_bytes(encode({"change": "x" * (1 << 17)}) + b"\n")
     with pytest.raises(InputError, match="larger than"):
         read_change_file(long)
-
-
-def test_no_link_leads_the_signed_change_elsewhere(
-    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The name that it is written aside under used to be known beforehand."""
-    file, victim = tmp_path / "change.json", tmp_path / "victim"
-    victim.write_text("precious")
-    write_change_file(file, _change("budget", 10_000), [])
-    (tmp_path / f".{file.name}.{os.getpid()}.tmp").symlink_to(victim)
-    assert _run(capsys, "budget", "sign", file, "--key", key, "--yes")[0] == 0
-    assert victim.read_text() == "precious"

@@ -20,12 +20,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.cli.main import main
-from narrows.errors import InputError
+from narrows.errors import BudgetError, InputError
 from narrows.ledger.changes import parse_change, signers
-from narrows.ledger.keys import public_of, save_private
+from narrows.ledger.keys import load_private, public_of, save_private
 from narrows.ledger.log.canonical import encode
 from narrows.ledger.office.describe import describe
 from narrows.ledger.office.propose import read_change_file, write_change_file
+from narrows.ledger.office.verify import verify_path
+from narrows.ledger.stores import sqlite as sqlite_store
 from swaps import before_opening
 
 
@@ -191,3 +193,44 @@ def test_devices_and_long_files_are_no_changes(tmp_path: Path) -> None:
     long.write_bytes(encode({"change": "x" * (1 << 17)}) + b"\n")
     with pytest.raises(InputError, match="larger than"):
         read_change_file(long)
+
+
+def test_a_key_is_a_regular_file(key: Path, tmp_path: Path) -> None:
+    for make in (os.mkfifo, lambda path: path.symlink_to(key)):
+        path = tmp_path / "other.key"
+        make(path)
+        with pytest.raises(BudgetError):
+            load_private(path)
+        path.unlink()
+
+
+@pytest.mark.parametrize("opening", range(1, 5))
+def test_what_is_restored_was_verified(
+    opening: int,
+    key: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A backup that is exchanged between its check and its copying is no ledger afterwards."""
+    backup, empty = tmp_path / "backup.db", tmp_path / "empty.db"
+    public = public_of(load_private(key)).hex()
+    words = ("--operator", public, "--threshold", 1, "--witness-key", public)
+    assert _run(capsys, "ledger", "init", "--origin", "example.org/c1", *words)[0] == 0
+    assert _run(capsys, "ledger", "backup", backup)[0] == 0
+    sqlite_store.create(empty)  # verification refuses it
+    folder = tmp_path / "state" / "ledger"
+    before = verify_path(folder / "ledger.db").size
+    seen, real = 0, sqlite_store.connect
+
+    def connect(path: Path, read_only: bool) -> Any:
+        nonlocal seen
+        seen += path == backup
+        if path == backup and seen == opening:
+            os.replace(empty, backup)
+        return real(path, read_only)
+
+    monkeypatch.setattr(sqlite_store.SqliteStore.__init__, "__defaults__", (False, connect))
+    _run(capsys, "ledger", "restore", backup)
+    assert verify_path(folder / "ledger.db").size == before
+    assert not list(folder.glob("*restoring*"))

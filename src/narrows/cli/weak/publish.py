@@ -63,6 +63,7 @@ def publish(
     training run or a checkpoint outside and compared, tensor by tensor (on the machine that
     trained it: floats differ elsewhere); or its bytes came through the gate and were charged.
     Enclave and edge load only what an operator signed, where 'operators' are configured.
+
     All files are first copied to TMPDIR: what is compared and signed is one reading of each.
     """
     import dataclasses

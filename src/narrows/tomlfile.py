@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from narrows.durable import read_once
 from narrows.errors import InputError
 
 MAX_FILE_BYTES = 1 << 20
@@ -89,13 +90,9 @@ def parse_toml(text: str, name: str) -> TomlFile:
 
 
 def read_toml(path: Path) -> TomlFile:
-    """Read and parse a file of at most 1 MiB."""
+    """Read and parse a regular file of at most 1 MiB, or what a link leads to."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        text = read_once(path, MAX_FILE_BYTES, follow_links=True).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start})") from error
     return parse_toml(text, str(path))

@@ -208,7 +208,7 @@ def _other_manifest(path: Path) -> None:
          "no operator here"),
         (lambda path: signed_path(path).write_bytes(b"{}"), "no signed manifest"),
         (lambda path: signed_path(path).write_bytes(b'{"a": 1}'), "canonical"),
-        (lambda path: signed_path(path).write_bytes(b"x" * 70000), "canonical"),
+        (lambda path: signed_path(path).write_bytes(b"x" * 70000), "larger than"),
         (lambda path: shutil.copy(path.with_name("llama.narrows"), path), "SHA-256"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ costs nothing inward, that it has it all; then this ends.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +65,7 @@ async def _send(
 ) -> bool:
     """Whether the reader has it all: that the gate's buffers took it says nothing."""
     with path.open("rb") as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         writer.write(size.to_bytes(LENGTH_BYTES, "big"))
         sent = 0
         while chunk := file.read(CHUNK_BYTES):

@@ -13,7 +13,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from narrows.errors import BudgetError
+from narrows.durable import open_once
+from narrows.errors import BudgetError, InputError
 from narrows.ledger.log.canonical import unhex
 from narrows.publickey import KEY_BYTES, key_flaw
 
@@ -39,12 +40,13 @@ def save_private(path: Path, key: Ed25519PrivateKey, passphrase: bytes | None = 
 
 
 def load_private(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
-    """Read a key file that only its owner can read. Errors: ``BudgetError``."""
+    """Read a regular file that only its owner can read. Errors: ``BudgetError``."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        with os.fdopen(descriptor, "rb") as file:
+        with open_once(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             pem = file.read(MAX_KEY_FILE_BYTES)
+    except InputError as error:
+        raise BudgetError(error.message, error.remedy) from error
     except OSError as error:
         raise BudgetError(f"cannot read the key {path}: {error.strerror}") from error
     if mode & 0o077:

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from narrows.durable import replacing
+from narrows.durable import open_once, replacing
 from narrows.errors import ArtifactError, InputError
 
 MAGIC = b"NARROWSW"
@@ -190,8 +190,10 @@ class Artifact:
     def open(cls, path: Path, *, expect: bytes | None = None) -> Artifact:
         """Map and check the file; with ``expect``, its SHA-256 too. Raises ArtifactError."""
         try:
-            with path.open("rb") as file:
+            with open_once(path, follow_links=True) as file:
                 return cls._read(path, file, expect)
+        except InputError as error:
+            raise ArtifactError(error.message, error.remedy) from error
         except OSError as error:
             raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from narrows.durable import write_whole
 from narrows.errors import InputError
 from narrows.models.checkpoint.pack import pack
 from narrows.models.shelf.origin import named_digests
@@ -72,9 +73,7 @@ def write_facts(folder: Path, recipe: Recipe, files: Sequence[Path]) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a file whole; every process of a run may write it at once."""
-    draft = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.draft")
-    draft.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
-    draft.replace(path)
+    write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_best(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,6 +11,7 @@ from narrows.cli.ledger.options import JsonOption, PassphraseOption, StateOption
 from narrows.errors import InputError
 
 if TYPE_CHECKING:
+    from narrows.ledger.log.canonical import Document
     from narrows.ledger.office.balances import Balances
 
 app = typer.Typer(
@@ -72,7 +73,9 @@ def propose(
 
     from narrows.cli.ledger import limits as budget_limits
     from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
+    from narrows.ledger.office.describe import describe
     from narrows.ledger.office.propose import budget_document, write_change_file
 
     accounts = dict(budget_limits.account(text) for text in account or [])
@@ -100,7 +103,7 @@ def propose(
         valid_days * 86_400_000,
     )
     write_change_file(out, document, [])
-    lines = _describe_file(out, state)
+    lines = describe(parse_change(document), now)
     if as_json:
         typer.echo(json.dumps({"change": document, "lines": lines}))
     else:
@@ -123,7 +126,7 @@ def sign(
     from narrows.ledger.office.propose import add_signature, read_change_file, write_change_file
 
     document, signatures = read_change_file(file)
-    lines = _describe_file(file, state)
+    lines = _describe(document, state)
     if not (as_json and yes):
         typer.echo("\n".join(lines), err=as_json)
     if not yes:
@@ -184,16 +187,15 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"  signed by {', '.join(key[:16] for key in change.signers)}")
 
 
-def _describe_file(file: Path, state: Path | None) -> list[str]:
+def _describe(document: Document, state: Path | None) -> list[str]:
     from narrows.deploy.state import has_ledger, ledger_etcd, state_dir
     from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
-    from narrows.ledger.office.propose import read_change_file
 
     folder = state_dir(state)
     known = read_state(folder, ledger_etcd(folder)) if has_ledger(folder) else None
-    change = parse_change(read_change_file(file)[0])
+    change = parse_change(document)
     if known is not None and known.origin != change.origin:
         known = None
     return describe(change, known)

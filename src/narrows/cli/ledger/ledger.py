@@ -97,7 +97,7 @@ def copy(
 
     from narrows.deploy.state import existing_state_dir, ledger_etcd
     from narrows.ledger.office.copying import copy_log
-    from narrows.ledger.office.verify import verify_path
+    from narrows.ledger.office.verify import verify_log, verify_path
     from narrows.ledger.stores.place import hold_folder, make_store
     from narrows.ledger.stores.sqlite import SqliteStore
 
@@ -105,13 +105,13 @@ def copy(
     etcd = ledger_etcd(folder)
     if etcd is None:
         raise InputError(f"{folder / 'narrows.toml'} names no etcd", "see docs/ledger.md")
-    verify_path(source)
     with (
         hold_folder(folder / "ledger"),
         closing(SqliteStore(source, read_only=True)) as file,
-        closing(make_store(folder, etcd)) as store,
     ):
-        copy_log(file, store)
+        verify_log(file)  # before anything is made in etcd; what arrives there is verified again
+        with closing(make_store(folder, etcd)) as store:
+            copy_log(file, store)
     typer.echo(f"{verify_path(folder, etcd=etcd).size:,} leaves in {etcd.prefix}/, verified")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from narrows.durable import read_once
 from narrows.errors import InputError
 
 MAX_FILE_BYTES = 1 << 20
@@ -47,11 +48,7 @@ def from_codec(path: Path) -> Measured:
     turn bits/byte into a range of bits/token. Raises InputError.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        data = json.loads(read_once(path, MAX_FILE_BYTES, follow_links=True).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):

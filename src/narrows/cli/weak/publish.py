@@ -13,6 +13,7 @@ from narrows.cli.weak.options import training_extra
 
 if TYPE_CHECKING:
     from narrows.models.artifact import Artifact
+    from narrows.models.shelf.copies import PrivateCopies
     from narrows.models.shelf.publish import Origin
     from narrows.models.shelf.signed import Figures
 
@@ -62,6 +63,8 @@ def publish(
     training run or a checkpoint outside and compared, tensor by tensor (on the machine that
     trained it: floats differ elsewhere); or its bytes came through the gate and were charged.
     Enclave and edge load only what an operator signed, where 'operators' are configured.
+
+    All files are first copied to TMPDIR: what is compared and signed is one reading of each.
     """
     import dataclasses
     import time
@@ -69,18 +72,22 @@ def publish(
     from narrows.cli.ledger.options import operator_key
     from narrows.deploy.state import state_dir
     from narrows.models.artifact import Artifact
+    from narrows.models.shelf.copies import private_copies
     from narrows.models.shelf.publish import manifest_of
     from narrows.models.shelf.signed import Figures, sign, write_signed
 
-    artifact = Artifact.open(file)
-    signer = operator_key(key, state_dir(state), passphrase_file)
-    origin = _origin(
-        artifact, run or [], data or [], (teacher, base), source, paid, state_dir(state)
-    )
-    figures = _measure(file, answers, rows) if answers else Figures()
-    manifest = manifest_of(
-        artifact, origin, licence=licence, figures=figures, published_s=int(time.time())
-    )
+    folder = state_dir(state)
+    signer = operator_key(key, folder, passphrase_file)
+    with private_copies() as copies:
+        copy, _ = copies.file(file)
+        artifact = Artifact.open(copy)
+        origin = _origin(
+            artifact, copies, run or [], data or [], (teacher, base), source, paid, folder
+        )
+        figures = _measure(copy, *copies.file(answers), rows) if answers else Figures()
+        manifest = manifest_of(
+            artifact, origin, licence=licence, figures=figures, published_s=int(time.time())
+        )
     path = write_signed(file, sign(manifest, signer))
     if json:
         typer.echo(json_module.dumps({"signed": str(path)} | dataclasses.asdict(manifest)))
@@ -96,6 +103,7 @@ def publish(
 
 def _origin(
     artifact: Artifact,
+    copies: PrivateCopies,
     runs: list[Path],
     data: list[Path],
     models: tuple[str, str | None],
@@ -105,29 +113,32 @@ def _origin(
 ) -> Origin:
     from narrows.errors import InputError
     from narrows.models.registry import load_source, progress_bar
-    from narrows.models.shelf.publish import Origin, from_runs, from_source, source_digests
+    from narrows.models.shelf.publish import Origin, from_runs, from_source
 
     if sum((bool(runs), source is not None, paid)) > 1:
         raise InputError("--run, --source and --paid exclude each other")
     if runs:
         with training_extra():
             from narrows.training.rebuild import rebuild_job
+        runs = [copies.run(run) for run in runs]
+        teacher, base = copies.model(models[0]), models[1] and copies.model(models[1])
         with progress_bar("Reading the data") as progress:
             return from_runs(
                 artifact,
                 runs,
-                lambda path: rebuild_job(runs, path, teacher=models[0], base=models[1]),
+                lambda path: rebuild_job(runs, path, teacher=teacher, base=base),
                 data,
                 progress,
             )
     if source is not None:
         from narrows.models.checkpoint.pack import pack
 
+        copy, digests = copies.checkpoint(source)
         with progress_bar("Packing the checkpoint again") as progress:
             return from_source(
                 artifact,
-                source_digests(source),
-                lambda path: pack(load_source(str(source)), path, name="again", progress=progress),
+                digests,
+                lambda path: pack(load_source(str(copy)), path, name="again", progress=progress),
             )
     price = f"{artifact.size_bytes:,}"
     if paid:
@@ -149,14 +160,13 @@ def _origin(
     )
 
 
-def _measure(file: Path, answers: Path, rows: int | None) -> Figures:
+def _measure(file: Path, answers: Path, answers_sha256: str, rows: int | None) -> Figures:
     from narrows.measure.compare import measure
     from narrows.models.registry import progress_bar
-    from narrows.models.shelf.origin import sha256_of
     from narrows.models.shelf.signed import Figures
 
     with progress_bar("Measuring") as progress:
         result = measure(str(file), answers, rows, progress)
     low, high = result.interval()
     return Figures(round(result.bits_per_byte, 4), round(low, 4), round(high, 4),
-                   len(result.bits), sha256_of(answers))  # fmt: skip
+                   len(result.bits), answers_sha256)  # fmt: skip

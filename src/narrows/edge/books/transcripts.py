@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from narrows.coding.spec import message_text
-from narrows.durable import sync_folder
+from narrows.durable import replacing
 from narrows.edge.answer import Answer
 from narrows.edge.books.append import append_lines, whole_lines
 from narrows.edge.books.stats import utc_day
@@ -259,11 +259,5 @@ def _read_notes(folder: Path) -> list[dict[str, Any]]:
 
 
 def _replace(path: Path, lines: Sequence[bytes]) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with replacing(path, 0o600) as file:
         file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync_folder(path.parent)

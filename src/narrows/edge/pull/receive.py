@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from narrows.durable import sync_folder
 from narrows.edge.books.append import append_lines
 from narrows.edge.books.store import edge_dir
 from narrows.edge.config import EdgeConfig
@@ -81,6 +82,7 @@ async def receive(
         private_folder(state_dir, "edge")
         _append(_journal(state_dir), receipt)
         os.replace(aside, out)
+        sync_folder(out.parent)
         await _say_goodbye(wire)
         return receipt
     finally:

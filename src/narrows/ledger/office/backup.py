@@ -1,6 +1,7 @@
 """Put a backup in the ledger's place. A backup is made by ``SqliteStore.backup``.
 
-1. The backup is verified and copied beside the ledger, synced; until then nothing has changed.
+1. The backup is copied beside the ledger, synced, and the copy verified, not the backup, which
+   others may be able to change meanwhile; until then nothing has changed.
 2. The old file is moved aside, never deleted: it may hold more than the backup.
 3. The copy is renamed into its place, and the names are synced. A crash between 2 and 3 leaves no
    ledger: the gate refuses to start, and the command can be run again.
@@ -21,10 +22,10 @@ from narrows.private import private_folder
 
 
 def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
-    """Verify ``source`` and put a copy in the place of STATE/ledger/ledger.db; no gate may be
-    running. Returns what was found in it, and where the old file went. Errors: ``BudgetError``;
-    where the copy could not be made, the old file is still in its place."""
-    found = verify_path(source)
+    """Copy ``source``, verify the copy and put it in the place of STATE/ledger/ledger.db; no gate
+    may be running. Returns what was found in it, and where the old file went. Errors:
+    ``BudgetError``; where the copy could not be made or verified, the old file is still in its
+    place."""
     directory = private_folder(state_dir, "ledger", make=False)
     target, copy = directory / "ledger.db", directory / "ledger.db.restoring"
     with hold_folder(directory):
@@ -34,6 +35,13 @@ def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
             store.backup(copy)
         finally:
             store.close()
+        try:
+            found = verify_path(copy)
+        except BudgetError:
+            remove(copy)
+            raise
+        for suffix in ("-wal", "-shm"):  # of the verification; the copy's own log was emptied
+            copy.with_name(copy.name + suffix).unlink(missing_ok=True)
         kept = _move_aside(target)
         _rename(copy, target)
         sync_names(directory)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from narrows.durable import read_once, write_whole
 from narrows.errors import InputError
 from narrows.ledger.changes import Operators, parse_change, sign_change, signers
 from narrows.ledger.limits import Limits
@@ -78,23 +79,18 @@ def recovery_document(
 
 
 def write_change_file(path: Path, document: Document, signatures: list[list[str]]) -> None:
-    """Errors: ``InputError`` where the file cannot be written."""
-    data = encode({"change": document, "signatures": signatures}) + b"\n"
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    """Replace the file whole. Errors: ``InputError`` where it cannot be written."""
+    write_whole(path, encode({"change": document, "signatures": signatures}) + b"\n")
 
 
 def read_change_file(path: Path) -> tuple[Document, list[list[str]]]:
-    """The document and its signatures, all of them valid. Errors: ``NarrowsError``."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 2)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    """The document and its signatures, all of them valid. Errors: ``NarrowsError``.
+
+    The file is read once: what is shown to an operator and what is signed is this document,
+    whatever lies at ``path`` by then."""
+    data = read_once(path, MAX_DOCUMENT_BYTES + 1)
     if not data.endswith(b"\n"):
-        raise InputError(f"{path} is not a change file, or is too long")
+        raise InputError(f"{path} is not a change file")
     fields = Fields(decode(data[:-1]), str(path))
     document, signatures = fields.table("change", 64), fields.take("signatures")
     fields.done()

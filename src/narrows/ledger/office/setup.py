@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from narrows.durable import read_once, write_whole
 from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.changes import Operators, parse_operators
@@ -54,26 +55,20 @@ def make_operators(keys: list[str], threshold: int) -> Operators:
 
 
 def write_log_file(path: Path, origin: str, log_key: bytes, operators: Operators) -> None:
-    """What a witness must know of a log: written here, carried there by people."""
+    """What a witness must know of a log: written here, carried there by people. Errors:
+    ``InputError``."""
     document = {
         "origin": origin,
         "log_key": log_key.hex(),
         "keys": list(operators.keys),
         "threshold": operators.threshold,
     }
-    try:
-        path.write_bytes(encode(document) + b"\n")
-    except OSError as error:
-        raise BudgetError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(path, encode(document) + b"\n")
 
 
 def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
-    """The inverse of ``write_log_file``. Errors: ``BudgetError``."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 1)
-    except OSError as error:
-        raise BudgetError(f"cannot read {path}: {error.strerror}") from error
+    """The inverse of ``write_log_file``. Errors: ``NarrowsError``."""
+    data = read_once(path, MAX_DOCUMENT_BYTES + 1)
     fields = Fields(decode(data.removesuffix(b"\n")), str(path))
     origin, log_key = fields.text("origin"), public_of_hex(fields.take("log_key"), "the log's key")
     operators = parse_operators(fields)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from narrows.durable import replacing
+from narrows.durable import copy_once, read_once, replacing, write_whole
 from narrows.errors import ArtifactError, InputError
 from narrows.models.artifact import Artifact
-from narrows.models.shelf.signed import signed_path
+from narrows.models.shelf.signed import MAX_SIGNED_BYTES, signed_path
 
 
 def install(file: Path, folder: Path) -> tuple[bytes, bool]:
@@ -25,17 +24,15 @@ def install(file: Path, folder: Path) -> tuple[bytes, bool]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         if target.exists() and Artifact.open(target).digest != artifact.digest:
             raise InputError(f"{target} is another model", "give the file another name")
-        if signature.exists():
-            _copy(signature, signed_path(target))
-        _copy(file, target)
-        Artifact.open(target, expect=artifact.digest)
+        signed = signature.exists()
+        if signed:
+            data = read_once(signature, MAX_SIGNED_BYTES, follow_links=True)
+            write_whole(signed_path(target), data)
+        with replacing(target) as out:
+            if copy_once(file, out, follow_links=True) != artifact.digest.hex():
+                raise InputError(f"{file} changed while it was copied", "do it again")
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
     except ArtifactError as error:
         raise InputError(f"{target} is damaged: {error.message}", "remove it") from error
-    return artifact.digest, signature.exists()
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as data, replacing(target) as file:
-        shutil.copyfileobj(data, file, 1 << 20)
+    return artifact.digest, signed

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from narrows.durable import open_once
 from narrows.errors import ArtifactError, InputError
 from narrows.models.artifact import Artifact, canonical_json
 
@@ -97,7 +98,7 @@ def named_digests(files: Iterable[Path]) -> dict[str, str]:
 def sha256_of(path: Path) -> str:
     """Hex. Raises InputError."""
     try:
-        with path.open("rb") as file:
+        with open_once(path, follow_links=True) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error

@@ -1,4 +1,6 @@
-"""From an artifact and what shows its origin to a signed manifest beside it."""
+"""From an artifact and what shows its origin to a signed manifest beside it.
+
+Everything here reads its files several times: give it ``private_copies``."""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 
 from narrows.errors import InputError
 from narrows.models.artifact import Artifact
-from narrows.models.shelf.origin import claimed_data, find_data, same_model, sha256_of
+from narrows.models.shelf.origin import claimed_data, find_data, same_model
 from narrows.models.shelf.signed import Figures, Manifest
 
 Progress = Callable[[int, int], None]
@@ -68,12 +70,6 @@ def _compare(artifact: Artifact, rebuild: Rebuild) -> None:
         path = Path(folder) / "rebuilt.narrows"
         rebuild(path)
         same_model(artifact, Artifact.open(path))
-
-
-def source_digests(source: Path) -> list[str]:
-    """SHA-256 of a checkpoint's files."""
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    return [sha256_of(path) for path in files]
 
 
 def manifest_of(

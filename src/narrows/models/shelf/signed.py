@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from narrows.durable import replacing
+from narrows.durable import read_once, write_whole
 from narrows.errors import ArtifactError, InputError
 from narrows.models.artifact import canonical_json
 from narrows.publickey import is_signed
@@ -95,10 +95,10 @@ def sign(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
 
 
 def write_signed(artifact: Path, data: bytes) -> Path:
-    """Put the signature beside its artifact: written aside, synced, renamed, folder synced."""
+    """Put the signature beside its artifact: written aside, synced, renamed, folder synced.
+    Raises InputError."""
     path = signed_path(artifact)
-    with replacing(path) as file:
-        file.write(data)
+    write_whole(path, data)
     return path
 
 
@@ -122,14 +122,11 @@ def signer_of(artifact: Path) -> tuple[str, Manifest] | None:
 
 
 def _bytes_of(artifact: Path) -> bytes:
-    """One byte beyond the bound at most, which ``_canonical`` refuses."""
-    path = signed_path(artifact)
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_SIGNED_BYTES + 1)
-    except OSError as error:
+        return read_once(signed_path(artifact), MAX_SIGNED_BYTES, follow_links=True)
+    except InputError as error:
         raise ArtifactError(
-            f"{artifact.name} is not signed ({path.name}: {error.strerror})",
+            f"{artifact.name} is not signed ({error.message})",
             "an operator signs it with 'narrows weak publish'",
         ) from error
 

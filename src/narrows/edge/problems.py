@@ -132,6 +132,15 @@ def too_large(limit_bytes: int) -> ApiError:
     return server_error(502, "answer_too_large", message, retry=False)
 
 
+def over_limit() -> ApiError:
+    message = (
+        "The answer passed a limit of the link and was stopped there: too long for its max_tokens, "
+        "or too many tool calls, changes between reasoning and content, or characters without a "
+        "token."
+    )
+    return server_error(502, "answer_over_limit", message, retry=False)
+
+
 def overloaded(message: str = "Too many answers are in flight.") -> ApiError:
     return ApiError(
         429, "overloaded", message, kind="rate_limit_error", retry=True, retry_after_s=1

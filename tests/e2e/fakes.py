@@ -10,12 +10,21 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
 T = TypeVar("T")
 Piece = str | dict[str, Any]
+
+
+class Refusal(NamedTuple):
+    """Instead of an answer."""
+
+    status: int
+    text: str
+
+
 HOLD = "\x00hold"
 
 
@@ -39,14 +48,15 @@ class LoopThread:
 class ScriptedModel:
     """An OpenAI-compatible server that answers what the test told it to.
 
-    ``script(body)`` gives the pieces, one chunk each: text, or a whole delta. ``delay_s`` between
+    ``script(body)`` gives the pieces, one chunk each: text, or a whole delta; or
+    a ``Refusal``. ``delay_s`` between
     pieces.
     A piece that is ``HOLD`` is not sent: the answer waits there until ``released`` is set.
     ``seen`` holds every request body, ``running`` the answers being streamed right now.
     """
 
     def __init__(
-        self, script: Callable[[dict[str, Any]], Sequence[Piece]], delay_s: float = 0.0
+        self, script: Callable[[dict[str, Any]], Sequence[Piece] | Refusal], delay_s: float = 0.0
     ) -> None:
         self.script = script
         self.delay_s = delay_s
@@ -77,11 +87,14 @@ class ScriptedModel:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append(body)
+        pieces = self.script(body)
+        if isinstance(pieces, Refusal):
+            return web.Response(status=pieces.status, text=pieces.text)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self.running += 1
         try:
-            for piece in self.script(body):
+            for piece in pieces:
                 if piece == HOLD:
                     while not self.released.is_set():
                         await asyncio.sleep(0.02)

@@ -137,13 +137,14 @@ def test_an_answer_stops_at_its_token_limit() -> None:
     assert pair.merged(0)[1:] == [Tokens((1, 2, 3)), Finished(Finish.STOP)]
 
 
-def test_an_answer_over_its_limit_fails_for_all() -> None:
+def test_an_answer_over_its_token_limit_is_ended_there() -> None:
     pair = Pair()
     pair.request(spec(max_tokens=2))
     pair.encoder.open(0, Coding.PLAIN)
     pair.encoder.put(0, Tokens((1, 2, 3)))
     pair.settle(0.0)
-    assert pair.merged(0)[1:] == [Tokens((1, 2)), Failed(Failure.UPSTREAM_MALFORMED)]
+    assert pair.merged(0)[1:] == [Tokens((1, 2)), Finished(Finish.CANCELLED)]
+    assert pair.encoder.is_over(0)
 
 
 def test_more_answers_than_may_be_open_wait_their_turn() -> None:

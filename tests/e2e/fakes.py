@@ -9,12 +9,22 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
 T = TypeVar("T")
+Piece = str | dict[str, Any]
+
+
+class Refusal(NamedTuple):
+    """Instead of an answer."""
+
+    status: int
+    text: str
+
+
 HOLD = "\x00hold"
 
 
@@ -38,12 +48,16 @@ class LoopThread:
 class ScriptedModel:
     """An OpenAI-compatible server that answers what the test told it to.
 
-    ``script(body)`` gives the pieces of text; each is one chunk. ``delay_s`` between pieces.
+    ``script(body)`` gives the pieces, one chunk each: text, or a whole delta; or
+    a ``Refusal``. ``delay_s`` between
+    pieces.
     A piece that is ``HOLD`` is not sent: the answer waits there until ``released`` is set.
     ``seen`` holds every request body, ``running`` the answers being streamed right now.
     """
 
-    def __init__(self, script: Callable[[dict[str, Any]], list[str]], delay_s: float = 0.0) -> None:
+    def __init__(
+        self, script: Callable[[dict[str, Any]], Sequence[Piece] | Refusal], delay_s: float = 0.0
+    ) -> None:
         self.script = script
         self.delay_s = delay_s
         self.released = threading.Event()
@@ -73,16 +87,20 @@ class ScriptedModel:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append(body)
+        pieces = self.script(body)
+        if isinstance(pieces, Refusal):
+            return web.Response(status=pieces.status, text=pieces.text)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self.running += 1
         try:
-            for piece in self.script(body):
+            for piece in pieces:
                 if piece == HOLD:
                     while not self.released.is_set():
                         await asyncio.sleep(0.02)
                     continue
-                await response.write(_chunk({"content": piece}, None))
+                delta = piece if isinstance(piece, dict) else {"content": piece}
+                await response.write(_chunk(delta, None))
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
             await response.write(_chunk({}, "stop"))
@@ -92,7 +110,7 @@ class ScriptedModel:
         return response
 
 
-def _chunk(delta: dict[str, str], finish: str | None) -> bytes:
+def _chunk(delta: dict[str, Any], finish: str | None) -> bytes:
     chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 

@@ -185,17 +185,24 @@ def test_models_and_health(rig):
     assert health.json()["link"] == "up"
 
 
-def test_seed_is_stable_and_never_the_clients(rig):
+def test_seed_reaches_the_server_and_is_never_the_noise(rig):
     rig.enclave.script = lambda request: native("x")
 
     def key(**fields):
         assert rig.post(chat(**fields)).status_code == 200
         request = rig.enclave.requests[-1]
-        assert "seed" not in request.body
+        assert request.body.get("seed") == fields.get("seed")
+        assert "max_tokens" not in request.body
         return request.noise_key
 
     assert key(seed=7) == key(seed=7)
     assert len({key(seed=7), key(seed=8), key(seed=7, temperature=0.5), key(), key()}) == 5
+
+
+def test_each_choice_has_a_seed_of_its_own(rig):
+    rig.enclave.script = lambda request: native("x")
+    assert rig.post(chat(seed=7, n=3)).status_code == 200
+    assert sorted(request.body["seed"] for request in rig.enclave.requests[-3:]) == [7, 8, 9]
 
 
 def test_a_client_that_leaves_cancels_at_once(rig):

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from edge.harness import MODEL, Drop, Hang, Rig, chat, foreign, native, wait_until
-from narrows.coding.events import Coding, Failed, Failure, Opened, Text, Tokens
+from narrows.coding.events import Coding, Failed, Failure, Finish, Finished, Opened, Text, Tokens
 from narrows.edge.config import Limits
 from narrows.wire.gatestate import GateState, PortState, encode_state
 from narrows.wire.messages import Greeting
@@ -86,7 +86,7 @@ def test_harmless_fields_pass_and_null_is_absent(rig):
     nothing = dict.fromkeys(("temperature", "stop", "tools", "logprobs", "seed", "n", "stream"))
     more = {"user": "me", "metadata": {"a": "b"}, "frequency_penalty": 0.0, "logit_bias": {}}
     assert rig.post(chat(**nothing, **more)).status_code == 200
-    assert set(rig.enclave.requests[-1].body) == {"messages", "max_tokens"}
+    assert set(rig.enclave.requests[-1].body) == {"messages"}
 
 
 def test_unknown_model_and_paths(rig):
@@ -137,6 +137,12 @@ def test_egress_policy_names_reason_and_price(rig, path, body):
 def test_failures_before_text_have_their_status(rig, failure, status, code, retry, stream):
     rig.enclave.script = lambda request: [Opened(Coding.PLAIN), Failed(failure)]
     check(rig.post(chat(stream=stream)), status, code, retry)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_end_that_no_one_asked_for_is_a_limit_of_the_link(rig, stream):
+    rig.enclave.script = lambda request: [Opened(Coding.PLAIN), Finished(Finish.CANCELLED)]
+    check(rig.post(chat(stream=stream)), 502, "answer_over_limit", False)
 
 
 def test_a_failure_in_mid_stream_raises_in_the_openai_package(rig):

@@ -157,12 +157,14 @@ def test_lone_surrogates_and_nul_survive() -> None:
     ("status", "failure"),
     [
         (400, Failure.UPSTREAM_REJECTED),
-        (401, Failure.UPSTREAM_REFUSED),
+        (401, Failure.INTERNAL),
+        (403, Failure.INTERNAL),
+        (404, Failure.INTERNAL),
         (413, Failure.UPSTREAM_REJECTED),
         (429, Failure.OVERLOADED),
         (500, Failure.UPSTREAM_REFUSED),
         (503, Failure.OVERLOADED),
-        (302, Failure.UPSTREAM_REFUSED),
+        (302, Failure.INTERNAL),
     ],
 )
 def test_refusals(status: int, failure: Failure) -> None:
@@ -183,7 +185,7 @@ def test_refusals(status: int, failure: Failure) -> None:
         (stream(b'data: {"choices": [1]}\n\n'), Failure.UPSTREAM_MALFORMED),
         (stream(b'data: {"choices": [{}, {}]}\n\n'), Failure.UPSTREAM_MALFORMED),
         (stream(delta(content=5)), Failure.UPSTREAM_MALFORMED),
-        (stream(delta(tool_calls=[{"index": 9}])), Failure.UPSTREAM_MALFORMED),
+        (stream(delta(tool_calls=[{"index": -1}])), Failure.UPSTREAM_MALFORMED),
         (stream(b'data: {"error": {"message": "x"}}\n\n'), Failure.UPSTREAM_MALFORMED),
         (stream(b"data: " + b"[" * 100_000 + b"\n\n"), Failure.UPSTREAM_MALFORMED),
         (stream(b"x" * 300_000), Failure.UPSTREAM_MALFORMED),

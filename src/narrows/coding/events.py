@@ -31,7 +31,7 @@ class Finish(enum.IntEnum):
     LENGTH = 1
     TOOL_CALLS = 2
     CONTENT_FILTER = 3
-    CANCELLED = 4  # the edge asked for it
+    CANCELLED = 4  # the edge asked for it; else the encoder, at a limit of the link
 
 
 class Failure(enum.IntEnum):

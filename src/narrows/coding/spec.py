@@ -6,22 +6,26 @@ business and need not look like this.
 
 Truncation rule: a rendered prompt longer than half the weak model's context keeps its last
 ``max_context // 2`` ids. A weak model without a chat template gets each message as
-``role: text`` lines. Both only cost bits when they fit the strong model badly, never
-correctness.
+``role: text`` lines, and so does one whose template refuses the conversation (roles that must
+alternate, no system turn): what the strong model may be asked is not the weak one's to decide.
+Bytes of such lines that its vocabulary lacks are left out. All of this only costs bits when it
+fits the strong model badly, never correctness.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from narrows.coding.events import AnswerSpec
-from narrows.errors import InputError, LinkError
-from narrows.models.api import TokenModel
+from narrows.errors import ArtifactError, InputError, LinkError
+from narrows.models.api import Tokenizer, TokenModel
 from narrows.wire.messages import Request
 
 MAX_ANSWER_TOKENS = 1 << 20
-DEFAULT_MAX_TOKENS = 4096
+"""Also what a request without ``max_tokens`` may bring: the model server decides then."""
+
 Q16 = 65536
 
 
@@ -44,14 +48,27 @@ def message_text(message: Mapping[str, Any]) -> str:
 
 def render_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Weak-model ids of the prompt, cut to the last ``max_context // 2``; at least one id."""
+    ids: list[int] = []
     if isinstance(model, ChatModel):
         plain = [{"role": str(m.get("role", "user")), "content": message_text(m)} for m in messages]
-        ids = model.render_chat(plain)
-    else:
+        with contextlib.suppress(InputError, UnicodeError):
+            ids = model.render_chat(plain)
+    if not ids:
         lines = [f"{m.get('role', 'user')}: {message_text(m)}\n" for m in messages]
         text = "".join(lines) + "assistant: "
-        ids = model.tokenizer.encode(text.encode("utf-8", "surrogatepass"))
+        ids = _known_ids(model.tokenizer, text.encode("utf-8", "surrogatepass"))
     return ids[-(model.max_context // 2) :]
+
+
+def _known_ids(tokenizer: Tokenizer, data: bytes) -> list[int]:
+    """Ids of ``data`` without the bytes that the vocabulary lacks."""
+    try:
+        return tokenizer.encode(data)
+    except InputError:
+        if len(data) <= 1:
+            return []
+        middle = len(data) // 2
+        return _known_ids(tokenizer, data[:middle]) + _known_ids(tokenizer, data[middle:])
 
 
 def fixed_q16(value: object, default: float, upper: float) -> int:
@@ -68,7 +85,7 @@ def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise LinkError("a request without messages")
-    max_tokens = body.get("max_tokens", DEFAULT_MAX_TOKENS)
+    max_tokens = body.get("max_tokens", MAX_ANSWER_TOKENS)
     if not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_ANSWER_TOKENS:
         raise LinkError(f"max_tokens {max_tokens!r} is outside 1..{MAX_ANSWER_TOKENS}")
     try:
@@ -76,8 +93,11 @@ def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
         temperature = fixed_q16(body.get("temperature"), 1.0, 2.0)
         top_p = fixed_q16(body.get("top_p"), 1.0, 1.0)
         prompt = tuple(render_prompt(model, messages))
-    except (ValueError, InputError) as error:
+    except (ValueError, InputError, ArtifactError) as error:
         raise LinkError(f"malformed request: {error}") from error
+    resume = tuple(request.resume)
+    if not all(0 <= token < model.vocab_size for token in (*prompt, *resume)):
+        raise LinkError("a prompt with tokens that the weak model does not have")
     if len(noise_key) != 32:
         raise LinkError("noise_key must be 32 bytes")
     return AnswerSpec(
@@ -87,5 +107,5 @@ def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
         top_p=top_p,
         noise_key=noise_key,
         scope=request.scope,
-        resume=tuple(request.resume),
+        resume=resume,
     )

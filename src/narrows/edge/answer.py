@@ -254,7 +254,10 @@ class Answer:
         if self._stops.stopped:
             reason = Finish.STOP
         if reason is Finish.CANCELLED:
-            self.fail(problems.failure_error(Failure.INTERNAL))
+            # Asked for by no one here, it says that the answer passed a limit of the link.
+            asked = self.cancelled
+            error = problems.failure_error(Failure.INTERNAL) if asked else problems.over_limit()
+            self.fail(error)
         else:
             self.finish = reason
 

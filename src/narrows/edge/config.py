@@ -30,6 +30,7 @@ class Limits:
     """What one client, or all of them together, may ask of an edge.
 
     ``body_bytes``: a request's JSON. ``bodies_bytes``: of all requests in flight.
+    ``default_max_tokens``: of a request that names none; 0: none is sent, the model decides.
     ``prompt_bytes``: text of all messages, UTF-8. ``answers``: in flight, over all clients.
     ``buffer_bytes``: decoded text of a streamed answer that its client has not taken yet.
     ``answer_bytes``: text of one answer. ``client_stall_s``: a client that takes nothing for
@@ -46,7 +47,7 @@ class Limits:
     stop_chars: int = 256
     n: int = 8
     max_tokens: int = MAX_ANSWER_TOKENS
-    default_max_tokens: int = 16384
+    default_max_tokens: int = 0
     answers: int = 256
     buffer_bytes: int = 4 << 20
     answer_bytes: int = 32 << 20
@@ -184,7 +185,7 @@ def _limit_ranges(limits: Limits) -> list[Range]:
         ("stop_chars", limits.stop_chars, 1, 4096),
         ("n", limits.n, 1, 128),
         ("max_tokens", limits.max_tokens, 1, MAX_ANSWER_TOKENS),
-        ("default_max_tokens", limits.default_max_tokens, 1, limits.max_tokens),
+        ("default_max_tokens", limits.default_max_tokens, 0, limits.max_tokens),
         ("answers", limits.answers, limits.n, 1000),
         ("buffer_bytes", limits.buffer_bytes, 1024, 1 << 30),
         ("answer_bytes", limits.answer_bytes, 1024, 1 << 30),

@@ -9,6 +9,7 @@ budget again). Where waiting helps, ``retry_after_s`` says how long.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from narrows.coding.events import Failure
@@ -63,6 +64,20 @@ class ApiError(NarrowsError):
 
 def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     return ApiError(400, code, message, param=param)
+
+
+def unknown_field(name: str, where: str = "") -> ApiError:
+    """``where``: the object that it is in, as in ``messages[3].content[0]``."""
+    shown = name[:64].encode("ascii", "replace").decode()
+    path = f"{where}.{shown}" if where else shown
+    return bad_request(f"{path} is no known parameter.", path, "unknown_parameter")
+
+
+def check_known(value: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Refuse, by its name, a field that is none of ``names``; null means absent."""
+    for name, inner in value.items():
+        if inner is not None and name not in names:
+            raise unknown_field(name, where)
 
 
 def too_long(message: str) -> ApiError:
@@ -130,6 +145,15 @@ def too_slow() -> ApiError:
 def too_large(limit_bytes: int) -> ApiError:
     message = f"The answer is larger than {limit_bytes:,} bytes; it was stopped."
     return server_error(502, "answer_too_large", message, retry=False)
+
+
+def over_limit() -> ApiError:
+    message = (
+        "The answer passed a limit of the link and was stopped there: too long for its max_tokens, "
+        "or too many tool calls, changes between reasoning and content, or characters without a "
+        "token."
+    )
+    return server_error(502, "answer_over_limit", message, retry=False)
 
 
 def overloaded(message: str = "Too many answers are in flight.") -> ApiError:

@@ -6,7 +6,8 @@
 
 and always ends with ``Finished`` or ``Failed``, whatever the model or server behind it does:
 a backend turns every failure of its own into a code, in bounded time. Closing the generator
-(the client has gone) must stop the work behind it at once.
+(the client has gone, or the answer passed a limit of the link) must stop the work behind it at
+once. Events in another order end this answer as INTERNAL, and no other one.
 """
 
 from __future__ import annotations

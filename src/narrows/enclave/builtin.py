@@ -38,7 +38,7 @@ from narrows.wire.stops import StopFinder
 
 log = logging.getLogger("narrows.enclave.builtin")
 
-DEFAULT_MAX_TOKENS = 1024
+DEFAULT_MAX_TOKENS = 16384
 _UNSUPPORTED = ("tools", "tool_choice", "response_format")
 
 

@@ -12,32 +12,22 @@ held in turn.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
-from narrows.coding.events import (
-    Coding,
-    Event,
-    Failed,
-    Failure,
-    Finish,
-    Finished,
-    Opened,
-    Text,
-    Tokens,
-)
+from narrows.coding.events import Event, Failed, Failure, Finish, Finished
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
+from narrows.enclave import feed
 from narrows.enclave.backend import Backend, BackendRequest
 from narrows.enclave.config import SessionConfig
 from narrows.errors import LinkError, NarrowsError
-from narrows.models.api import Tokenizer, TokenModel
+from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Shelf, take_for
 from narrows.wire.messages import (
     PROTOCOL,
@@ -214,44 +204,39 @@ class LinkSession:
         if len(self._commands) >= MAX_COMMANDS:
             self._room.clear()
 
-    def _put(self, number: int, event: Event) -> None:
-        self._push(lambda encoder: encoder.put(number, event))
-
     async def _answer(self, number: int, request: Request, model: TokenModel) -> None:
         """Run the backend for one answer. Whatever happens, the answer is ended on the link."""
         tokenizer = self._backend.tokenizer
         foreign = tokenizer is not None and tokenizer.digest != model.tokenizer.digest
-        translate = _ToText(tokenizer) if tokenizer is not None and foreign else None
+        translate = feed.ToText(tokenizer) if tokenizer is not None and foreign else None
         wanted = BackendRequest(
             request.body, bytes.fromhex(request.noise_key), tuple(request.resume), request.scope
         )
-        opened = ended = False
+        over = threading.Event()  # set in the codec thread: nothing of it is taken any more
+
+        def deliver(event: Event) -> Command:
+            def command(encoder: LinkEncoder) -> None:
+                if not feed.deliver(encoder, number, event):
+                    over.set()
+
+            return command
+
+        last: Finished | Failed = Failed(Failure.INTERNAL)
         try:
             async with contextlib.aclosing(self._backend.generate(wanted)) as events:
                 async for raw in events:
                     for event in translate.events(raw) if translate else (raw,):
-                        if isinstance(event, Opened):
-                            opened = True
-                            self._push(
-                                partial(LinkEncoder.open, number=number, coding=event.coding)
-                            )
-                        else:
-                            self._put(number, event)
-                            ended = ended or isinstance(event, Finished | Failed)
+                        self._push(deliver(event))
                     await self._room.wait()
+                    if over.is_set():
+                        break
         except asyncio.CancelledError:
-            if not ended:
-                self._end(number, opened, Finished(Finish.CANCELLED))
+            last = Finished(Finish.CANCELLED)
             raise
         except Exception:  # a bug in a backend must fail its answer, not hang the client
             log.exception("a backend failed")
-        if not ended:
-            self._end(number, opened, Failed(Failure.INTERNAL))
-
-    def _end(self, number: int, opened: bool, event: Event) -> None:
-        if not opened:
-            self._push(lambda encoder: encoder.open(number, Coding.PLAIN))
-        self._put(number, event)
+        finally:
+            self._push(lambda encoder: feed.finish(encoder, number, last))
 
     async def _code(self, encoder: LinkEncoder) -> None:
         """Run commands and polls in the codec thread, write what they yield."""
@@ -270,26 +255,6 @@ class LinkSession:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()
-
-
-class _ToText:
-    """A backend's own tokens as text for a weak model with another vocabulary."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._token_bytes = tokenizer.token_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def events(self, event: Event) -> tuple[Event, ...]:
-        if isinstance(event, Opened):
-            return (Opened(Coding.TEXT),)
-        if isinstance(event, Tokens):
-            data = b"".join(self._token_bytes(token) for token in event.ids)
-            text = self._decoder.decode(data).encode()
-            return (Text(text),) if text else ()
-        if isinstance(event, Finished):
-            rest = self._decoder.decode(b"", final=True).encode()
-            return (Text(rest), event) if rest else (event,)
-        return (event,)
 
 
 def _request(encoder: LinkEncoder, request: Request, model: TokenModel, number: int) -> None:

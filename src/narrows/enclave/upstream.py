@@ -4,13 +4,17 @@ Whatever the server does, the answer ends in bounded time and memory:
 
     refuses, 5xx before the answer        UPSTREAM_REFUSED
     429, 503                              OVERLOADED
+    says that the prompt is too long      PROMPT_TOO_LONG
+    401 to 405, 407, a redirect           INTERNAL: an operator must act, no client can
     other 4xx                             UPSTREAM_REJECTED
     silent longer than a limit            UPSTREAM_SLOW
-    closes without a finish reason        UPSTREAM_BROKE
-    not an event stream, not JSON,
+    closes without a finish reason, or
+    with one that is not known            UPSTREAM_BROKE
+    not an event stream, not JSON, no
+    event, tool calls that do not fit,
     a line or an answer over its limit    UPSTREAM_MALFORMED
 
-Its words in an error never leave: only the code does.
+Its words in an error never leave: only the code does. They are in the enclave's log.
 """
 
 from __future__ import annotations
@@ -24,36 +28,18 @@ from typing import Any
 
 import aiohttp
 
-from narrows.coding.events import (
-    Channel,
-    Coding,
-    Event,
-    Failed,
-    Failure,
-    Finish,
-    Finished,
-    Opened,
-    Switch,
-    Text,
-    Usage,
-)
+from narrows.coding.events import Coding, Event, Failed, Failure, Opened
 from narrows.enclave.backend import BackendRequest
+from narrows.enclave.chunks import ChunkReader, ServerError
 from narrows.enclave.config import UpstreamConfig
-from narrows.errors import LinkError
+from narrows.enclave.refusal import failure_of
+from narrows.enclave.sse import EventReader, Malformed
 from narrows.models.api import Tokenizer
-from narrows.wire.lines import LineSplitter
 
 log = logging.getLogger("narrows.enclave.upstream")
 
-MAX_TOKEN_COUNT = 1 << 24  # bound on the usage figures we believe
+MAX_WORDS_BYTES = 4096  # of an error, read and logged
 
-_FINISH = {
-    "stop": Finish.STOP,
-    "length": Finish.LENGTH,
-    "tool_calls": Finish.TOOL_CALLS,
-    "function_call": Finish.TOOL_CALLS,
-    "content_filter": Finish.CONTENT_FILTER,
-}
 _PASSED = (
     "messages",
     "temperature",
@@ -67,99 +53,6 @@ _PASSED = (
     "presence_penalty",
     "frequency_penalty",
 )
-
-
-class _Malformed(Exception):
-    """The server's stream is not what it must be."""
-
-
-class _Answer:
-    """Turns one server's chunks into events; holds the state between chunks."""
-
-    def __init__(self, max_answer_bytes: int) -> None:
-        self._left_bytes = max_answer_bytes
-        self._channel = Channel.CONTENT
-        self._tool = -1
-        self.finish: Finish | None = None
-        self.usage: Usage | None = None
-
-    def chunk(self, payload: bytes) -> list[Event]:
-        try:
-            data = json.loads(payload)
-        except (ValueError, RecursionError) as error:
-            raise _Malformed("a chunk is not JSON") from error
-        if not isinstance(data, dict):
-            raise _Malformed("a chunk is not an object")
-        if "error" in data:
-            raise _Malformed("an error inside the stream")
-        self._read_usage(data.get("usage"))
-        choices = data.get("choices") or []
-        if not isinstance(choices, list) or len(choices) > 1:
-            raise _Malformed("more than one choice")
-        events: list[Event] = []
-        for choice in choices:
-            if not isinstance(choice, dict):
-                raise _Malformed("a choice is not an object")
-            delta = choice.get("delta") or {}
-            if not isinstance(delta, dict):
-                raise _Malformed("a delta is not an object")
-            events += self._delta(delta)
-            reason = choice.get("finish_reason")
-            if reason is not None:
-                self.finish = _FINISH.get(str(reason), Finish.STOP)
-        return events
-
-    def _delta(self, delta: Mapping[str, Any]) -> list[Event]:
-        events: list[Event] = []
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        events += self._text(Channel.REASONING, reasoning)
-        events += self._text(Channel.CONTENT, delta.get("content"))
-        events += self._text(Channel.REFUSAL, delta.get("refusal"))
-        calls = delta.get("tool_calls") or []
-        if not isinstance(calls, list):
-            raise _Malformed("tool_calls is not a list")
-        for call in calls:
-            events += self._tool_call(call)
-        return events
-
-    def _tool_call(self, call: object) -> list[Event]:
-        if not isinstance(call, dict):
-            raise _Malformed("a tool call is not an object")
-        index = call.get("index", self._tool)
-        function = call.get("function") or {}
-        if not isinstance(function, dict) or not isinstance(index, int):
-            raise _Malformed("a tool call without an index")
-        events: list[Event] = []
-        if index == self._tool + 1:
-            self._tool = index
-            self._channel = Channel.TOOL_NAME
-            events.append(Switch(Channel.TOOL_NAME))
-            events += self._text(Channel.TOOL_NAME, function.get("name"))
-        elif index != self._tool or index < 0:
-            raise _Malformed("tool calls out of order")
-        events += self._text(Channel.TOOL_ARGUMENTS, function.get("arguments"))
-        return events
-
-    def _text(self, channel: Channel, value: object) -> list[Event]:
-        if value is None or value == "":
-            return []
-        if not isinstance(value, str):
-            raise _Malformed("text is not a string")
-        data = value.encode("utf-8", "surrogatepass")
-        self._left_bytes -= len(data)
-        if self._left_bytes < 0:
-            raise _Malformed("the answer is longer than the limit")
-        if channel == self._channel:
-            return [Text(data)]
-        self._channel = channel
-        return [Switch(channel), Text(data)]
-
-    def _read_usage(self, usage: object) -> None:
-        if not isinstance(usage, dict):
-            return
-        counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-        if all(isinstance(n, int) and 0 <= n <= MAX_TOKEN_COUNT for n in counts):
-            self.usage = Usage(int(counts[0] or 0), int(counts[1] or 0))
 
 
 class UpstreamBackend:
@@ -190,15 +83,15 @@ class UpstreamBackend:
                         yield Opened(Coding.TEXT)
                     yield event
             return
-        except _Malformed as error:
+        except Malformed as error:
             failure = Failure.UPSTREAM_MALFORMED
             log.warning("the strong model's server sent a malformed answer: %s", error)
         except TimeoutError:
             failure = Failure.UPSTREAM_SLOW
             log.warning("the strong model's server was too slow")
-        except aiohttp.ClientResponseError as error:
-            failure = _status_failure(error.status)
-            log.warning("the strong model's server answered %d", error.status)
+        except ServerError as error:
+            failure = error.failure
+            log.warning("the strong model's server failed: %.500r", str(error))
         except (aiohttp.ClientError, OSError) as error:
             failure = Failure.UPSTREAM_BROKE if opened else Failure.UPSTREAM_REFUSED
             log.warning("the strong model's server: %s", error)
@@ -211,7 +104,7 @@ class UpstreamBackend:
         config = self._config
         loop = asyncio.get_running_loop()
         deadline = loop.time() + config.answer_timeout_s
-        answer = _Answer(config.max_answer_bytes)
+        answer = ChunkReader(config.max_answer_bytes)
         async with asyncio.timeout(config.first_token_timeout_s):
             response = await self._client().post(
                 config.url.rstrip("/") + "/chat/completions",
@@ -220,26 +113,28 @@ class UpstreamBackend:
             )
         try:
             if response.status != 200:
-                raise aiohttp.ClientResponseError(
-                    response.request_info, (), status=response.status, message="refused"
-                )
+                words = await _words(response)
+                failure = failure_of(response.status, words)
+                raise ServerError(failure, f"status {response.status}: {words}")
             if response.content_type != "text/event-stream":
-                raise _Malformed(f"content type {response.content_type}")
-            async with contextlib.aclosing(_lines(response.content, config, deadline)) as lines:
-                async for line in lines:
-                    payload = line[5:].strip() if line.startswith(b"data:") else b""
-                    if payload == b"[DONE]":
+                words = await _words(response)
+                raise Malformed(f"content type {response.content_type}: {words[:500]!r}")
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding.lower() != "identity":
+                raise Malformed(f"content encoding {encoding[:40]!r}, which was not asked for")
+            async with contextlib.aclosing(_payloads(response.content, config, deadline)) as all_:
+                async for payload in all_:
+                    if payload.strip() == b"[DONE]":
                         break
-                    if payload:
-                        for event in answer.chunk(payload):
-                            yield event
+                    for event in answer.chunk(payload):
+                        yield event
         finally:
             response.close()  # not release: an answer given up must stop at the server
-        if answer.finish is None:
+        last = answer.end()
+        if not last:
             raise aiohttp.ClientPayloadError("the stream ended without a finish reason")
-        if answer.usage is not None:
-            yield answer.usage
-        yield Finished(answer.finish)
+        for event in last:
+            yield event
 
     def _request_bytes(self, body: Mapping[str, Any]) -> bytes:
         sent = {key: body[key] for key in _PASSED if body.get(key) is not None}
@@ -254,7 +149,11 @@ class UpstreamBackend:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+            headers = {
+                "Content-Type": "application/json",
+                "Accept": "text/event-stream",
+                "Accept-Encoding": "identity",
+            }
             if self._config.api_key:
                 headers["Authorization"] = f"Bearer {self._config.api_key}"
             self._session = aiohttp.ClientSession(
@@ -271,30 +170,34 @@ class UpstreamBackend:
         return self._session
 
 
-async def _lines(
+async def _payloads(
     content: aiohttp.StreamReader, config: UpstreamConfig, deadline: float
 ) -> AsyncGenerator[bytes, None]:
-    """Lines of the stream, bounded in length and in the time that each and all may take."""
+    """Data of the stream's events, bounded in size and in the time that each and all may take."""
     loop = asyncio.get_running_loop()
-    splitter = LineSplitter(config.max_line_bytes)
+    events = EventReader(config.max_line_bytes)
     limit_s = config.first_token_timeout_s
     while True:
         async with asyncio.timeout(min(limit_s, deadline - loop.time())):
             data = await content.readany()
         if not data:
-            return
+            break
         limit_s = config.token_timeout_s
-        try:
-            lines = splitter.feed(data)
-        except LinkError as error:
-            raise _Malformed(error.message) from error
-        for line in lines:
-            yield line.rstrip(b"\r")
+        for event in events.feed(data):
+            yield event
+    for event in events.finish():
+        yield event
 
 
-def _status_failure(status: int) -> Failure:
-    if status in (429, 503):
-        return Failure.OVERLOADED
-    if 400 <= status < 500 and status not in (401, 403, 404):
-        return Failure.UPSTREAM_REJECTED
-    return Failure.UPSTREAM_REFUSED
+async def _words(response: aiohttp.ClientResponse) -> str:
+    """The start of an error's text, for its meaning and the log; what does not come soon is not
+    waited for."""
+    words = b""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(5.0):
+            while len(words) < MAX_WORDS_BYTES:
+                data = await response.content.readany()
+                if not data:
+                    break
+                words += data
+    return words[:MAX_WORDS_BYTES].decode("utf-8", "replace")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Generator
+from itertools import islice
 
 from narrows.coding.events import AnswerSpec, Coding, Event
 from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind, Rows
@@ -25,6 +26,10 @@ from narrows.models.api import TokenModel
 
 MAX_ITEMS_PER_POLL = 4096
 """Then ``poll`` returns what it has and wants to be called again at once."""
+
+MAX_WAITING = 256
+"""Answers that may wait with what they say until there is room to open them. Further ones fail
+as OVERLOADED."""
 
 MAX_EXTEND = 64
 MAX_ROWS = 256
@@ -80,7 +85,7 @@ class LinkEncoder:
             raise InputError(f"answer {number} is open already")
         if coding is Coding.COUPLED:
             coding = self._choice.choose(self._grammar.specs[number], sampler_is_shared=True)
-        source = Source(number, coding, self._model.tokenizer, self.options.text_hold_ms)
+        source = Source(number, coding, self._model, self.options)
         self._sources[number] = source
         self._to_open.append(source)
 
@@ -91,10 +96,22 @@ class LinkEncoder:
             raise InputError(f"answer {number} is not open")
         source.put(event)
 
+    def is_open(self, number: int) -> bool:
+        """Whether ``open`` was called and its end is not coded yet."""
+        return number in self._sources
+
+    def is_over(self, number: int) -> bool:
+        """Whether it has been opened and nothing that is put into it is read any more: it has
+        its end, or it passed a limit of the link and was ended here."""
+        source = self._sources.get(number)
+        return self._grammar.is_opened(number) if source is None else source.over
+
     def poll(self, now_ms: float) -> bytes:
         """Run the rounds and the push that are due. The bytes to send now, often none."""
         budget = MAX_ITEMS_PER_POLL
         self._open_waiting()
+        for source in islice(self._to_open, MAX_WAITING, None):
+            source.overload()
         for source in list(self._sources.values()):
             source.absorb(now_ms)
         while budget > 0:
@@ -135,12 +152,17 @@ class LinkEncoder:
         return [self._sources[answer.number] for answer in self._grammar.active]
 
     def _open_waiting(self) -> None:
-        while self._to_open and len(self._grammar.active) < self._limits.max_open:
-            source = self._to_open[0]
-            if source.number > self._grammar.lowest_unopened + self._limits.max_skip:
+        # A round asks for a step of each open answer, so the bucket must be able to hold that.
+        room = min(self._limits.max_open, self._limits.steps_saved)
+        while self._to_open and len(self._grammar.active) < room:
+            source = next(filter(self._may_open, self._to_open), None)
+            if source is None:
                 break
-            self._to_open.popleft()
+            self._to_open.remove(source)
             self._run(Action.OPEN, (source.number, int(source.coding)))
+
+    def _may_open(self, source: Source) -> bool:
+        return self._grammar.skip_of(source.number) <= self._limits.max_skip
 
     def _round(self, counts: list[int]) -> int:
         """One round of about these counts: fewer where the decoder's step budget is short."""

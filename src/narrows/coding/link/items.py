@@ -22,7 +22,7 @@ from narrows.models.api import Logits, TokenModel
 NATURAL = (Finish.STOP, Finish.TOOL_CALLS)
 """Ends that the end token stands for."""
 
-_USAGE_LIMIT = 1 << 30
+USAGE_LIMIT = 1 << 30
 
 ItemStep = Generator[None, None, Item]
 
@@ -184,7 +184,7 @@ class ItemGrammar:
             self._port, None if usage is None else usage.completion_tokens - guess[1]
         )
         counts = (guess[0] + prompt, guess[1] + completion)
-        if not all(0 <= count < _USAGE_LIMIT for count in counts):
+        if not all(0 <= count < USAGE_LIMIT for count in counts):
             raise LinkError("a usage count is out of range")
         return Usage(*counts)
 

@@ -149,7 +149,7 @@ class Grammar:
     # -- opening ---------------------------------------------------------------------------
 
     def _open(self, number: int | None, coding: int | None) -> Step:
-        ahead = None if number is None else self._skip_of(number)
+        ahead = None if number is None else self.skip_of(number)
         skipped = yield from self._skip.code(self.port, ahead)
         if skipped > self.limits.max_skip:
             raise LinkError(f"an answer overtakes {skipped} others")
@@ -171,14 +171,11 @@ class Grammar:
         self.active.append(answer)
         self._side.opened(answer)
 
-    @property
-    def lowest_unopened(self) -> int:
-        return self._first_unopened
-
     def is_opened(self, number: int) -> bool:
         return number < self._first_unopened or number in self._opened
 
-    def _skip_of(self, number: int) -> int:
+    def skip_of(self, number: int) -> int:
+        """How many unopened answers an opening of ``number`` would overtake."""
         return number - self._first_unopened - sum(1 for seen in self._opened if seen < number)
 
     def _number_at(self, skipped: int) -> int:

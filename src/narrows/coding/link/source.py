@@ -1,4 +1,9 @@
-"""What the encoder holds of an answer: events in, items out."""
+"""What the encoder holds of an answer: events in, items out.
+
+The grammar's limits of one answer are counted here, before its items reach the grammar: there
+a passed limit is a LinkError and ends the link for all. An answer that would pass one ends with
+what fits, by END with CANCELLED, which no end of its own has where no cancel asked for it.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +23,30 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.link.answer import Answer, End, Item, Kind
+from narrows.coding.link.items import USAGE_LIMIT
+from narrows.coding.link.options import LinkOptions
 from narrows.coding.link.text import Piece, TextTokens
 from narrows.errors import InputError
-from narrows.models.api import Tokenizer
+from narrows.models.api import TokenModel
 
 PIECE_MS = 20.0
 """Text is decided within its hold-back and about one more piece of a lively stream."""
+
+MAX_WAITING_BYTES = 1 << 20
+"""What an answer may say before there is room to open it; ``EVENT_BYTES`` is the least that an
+event counts. Beyond, it fails as OVERLOADED."""
+EVENT_BYTES = 64
+
+_LIMITED = (Kind.SWITCH, Kind.BYTE, Kind.LITERAL)  # together at most ``max_switches``
 
 
 class Source:
     """One answer between ``open`` and its end on the link. Times: when ``poll`` saw an event."""
 
     def __init__(
-        self, number: int, coding: Coding, tokenizer: Tokenizer, text_hold_ms: float
+        self, number: int, coding: Coding, model: TokenModel, options: LinkOptions
     ) -> None:
+        tokenizer = model.tokenizer
         self.number = number
         self.coding = coding
         self.queue: deque[Item] = deque()
@@ -40,13 +55,18 @@ class Source:
         self.tokens = 0
         self.answer: Answer | None = None
         self._inbox: list[Event] = []
+        self._timed: list[tuple[Event, float]] = []  # of an answer that waits to open
+        self._waiting_bytes = 0
         self._ended = False
         self._usage: Usage | None = None
-        self._room: int | None = None
+        self._room = 0
+        self._switches_left = options.limits.max_switches
         self._eos = tokenizer.eos_ids
-        self._vocab_size = tokenizer.vocab_size
-        self._text = TextTokens(tokenizer, text_hold_ms) if coding is Coding.TEXT else None
-        self._held_ms = text_hold_ms + PIECE_MS
+        self._untextual = tokenizer.eos_ids | tokenizer.special_ids
+        self._vocab_size = min(tokenizer.vocab_size, model.vocab_size)
+        hold_ms = options.text_hold_ms
+        self._text = TextTokens(tokenizer, hold_ms) if coding is Coding.TEXT else None
+        self._held_ms = hold_ms + PIECE_MS
 
     @property
     def expected(self) -> bool:
@@ -59,8 +79,13 @@ class Source:
 
     @property
     def untimed(self) -> bool:
-        """Whether events wait to be seen by a poll."""
-        return bool(self._inbox)
+        """Whether events wait to be seen by a poll, or to be made items by one."""
+        return bool(self._inbox) or (self.answer is not None and bool(self._timed))
+
+    @property
+    def over(self) -> bool:
+        """Its end is queued: what is put from now on is not read."""
+        return self.complete or self._ended
 
     def put(self, event: Event) -> None:
         """InputError for what the answer's coding or state does not allow."""
@@ -75,6 +100,10 @@ class Source:
                 raise InputError(f"a token of answer {self.number} is not in the vocabulary")
         if isinstance(event, Text) and self.coding is not Coding.TEXT:
             raise InputError(f"answer {self.number} is tokens, not text")
+        if isinstance(event, Usage) and not all(
+            0 <= count < USAGE_LIMIT for count in (event.prompt_tokens, event.completion_tokens)
+        ):
+            raise InputError(f"a usage count of answer {self.number} is out of range")
         self._ended = isinstance(event, Finished | Failed)
         self._inbox.append(event)
 
@@ -82,13 +111,41 @@ class Source:
         self.answer = answer
         self._room = answer.bytes_left if self.coding is Coding.TEXT else answer.items_left
 
+    def overload(self) -> None:
+        """Fail: too many wait to open already. Idempotent."""
+        self._timed.clear()
+        self._inbox = [Failed(Failure.OVERLOADED)]
+        self._ended = True
+
     def absorb(self, now_ms: float) -> None:
-        """Give the events that have been put their time and make them items."""
+        """Give the events that have been put their time and, once open, make them items."""
         events, self._inbox = self._inbox, []
+        if self.answer is None:
+            self._wait(events, now_ms)
+            return
+        for event, came_ms in self._timed:
+            self._absorb(event, came_ms)
+        self._timed.clear()
         for event in events:
             self._absorb(event, now_ms)
         if self._text and not self.complete:
             self._add(self._text.take(now_ms))
+
+    def _wait(self, events: list[Event], now_ms: float) -> None:
+        """Nothing is tokenised before there is room to open, and little is held."""
+        for event in events:
+            if event == Finished(Finish.CANCELLED):
+                self._timed.clear()
+            self._timed.append((event, now_ms))
+            self._waiting_bytes += EVENT_BYTES
+            if isinstance(event, Text):
+                self._waiting_bytes += len(event.data)
+            elif isinstance(event, Tokens):
+                self._waiting_bytes += EVENT_BYTES * len(event.ids)
+        too_much = self._waiting_bytes > MAX_WAITING_BYTES
+        if too_much and self._timed[-1][0] != Finished(Finish.CANCELLED):
+            self._timed = [(Failed(Failure.OVERLOADED), now_ms)]
+            self._ended = True
 
     def _absorb(self, event: Event, now_ms: float) -> None:
         if self.complete:
@@ -126,20 +183,24 @@ class Source:
 
     def _add(self, pieces: list[tuple[Piece, float]]) -> None:
         for (token, data), came_ms in pieces:
-            kind = Kind.TOKEN if token >= 0 else Kind.BYTE
-            value = token if token >= 0 else data[0]
-            item = Item(kind, value, size=len(data), came_ms=came_ms, held_ms=self._held_ms)
-            self._append(item, came_ms)
+            if 0 <= token < self._vocab_size and token not in self._untextual:
+                items = [(Kind.TOKEN, token, len(data))]
+            else:
+                items = [(Kind.BYTE, byte, 1) for byte in data]
+            for kind, value, size in items:
+                item = Item(kind, value, size=size, came_ms=came_ms, held_ms=self._held_ms)
+                self._append(item, came_ms)
 
     def _append(self, item: Item, now_ms: float) -> None:
-        """Queue it, unless the answer would pass the far side's limit: then it fails here."""
+        """Queue it, unless the far side would refuse it: then the answer ends here."""
         if self.complete:
             return
-        if self._room is not None:
-            if item.size > self._room:
-                self._end(Kind.FAIL, End(None, Failure.UPSTREAM_MALFORMED, self._usage), now_ms)
-                return
-            self._room -= item.size
+        limited = item.kind in _LIMITED
+        if item.size > self._room or (limited and not self._switches_left):
+            self._end(Kind.END, End(Finish.CANCELLED, usage=self._usage), now_ms)
+            return
+        self._room -= item.size
+        self._switches_left -= limited
         self.queue.append(item)
 
     def _end(self, kind: Kind, end: End, now_ms: float) -> None:

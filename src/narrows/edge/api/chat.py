@@ -59,7 +59,7 @@ class ChatResponse:
             Answer(
                 Request(
                     uid=service.random_bytes(16).hex(),
-                    body=request.body,
+                    body=_body(request, index),
                     noise_key=key,
                     scope=scope,
                 ),
@@ -69,7 +69,7 @@ class ChatResponse:
                 limits.answer_bytes,
                 self._changed.set,
             )
-            for key in noise
+            for index, key in enumerate(noise)
         ]
         if service.transcripts is not None and request.keep:
             for answer in self._answers:
@@ -269,6 +269,13 @@ class _Stream:
 
     def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None) -> bytes:
         return _event(self._head.chunk(index, delta, finish, self._with_usage))
+
+
+def _body(request: ChatRequest, index: int) -> dict[str, Any]:
+    """What travels inward for one choice: a server given one seed would say the same n times."""
+    if request.seed is None or not index:
+        return request.body
+    return request.body | {"seed": request.seed + index}
 
 
 def _event(body: object) -> bytes:

@@ -8,11 +8,15 @@ from typing import Any
 
 from narrows.edge.api import policy
 from narrows.edge.config import Limits
-from narrows.edge.problems import ApiError, bad_request, too_long
+from narrows.edge.problems import ApiError, bad_request, check_known, too_long
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 MAX_NAME_CHARS = 256
 MAX_CALLS = 128
+REASONING = ("reasoning_content", "reasoning")
+"""What earlier turns thought, by either name that model servers use."""
+_FIELDS = ("role", "content", "name", "tool_call_id")
+_ASSISTANT_FIELDS = (*_FIELDS, "refusal", "tool_calls", *REASONING)
 _WIDE_PARTS = ("image_url", "input_audio", "file", "input_image", "input_file")
 
 
@@ -59,6 +63,10 @@ class _Message:
         role = self._fields.get("role")
         if role not in ROLES:
             raise self._bad(f"must be one of {', '.join(ROLES)}", ".role")
+        if self._fields.get("annotations") == []:  # as a client's library hands an answer back
+            del self._fields["annotations"]
+        names = _ASSISTANT_FIELDS if role == "assistant" else _FIELDS
+        check_known(self._fields, names, self._where)
         checked: dict[str, Any] = {"role": role}
         content = self._content(role)
         if content is not None:
@@ -82,10 +90,9 @@ class _Message:
             return content
         if not isinstance(content, list):
             raise self._bad("must be a string or a list of text parts", ".content")
-        parts = [self._part(index, part, role) for index, part in enumerate(content)]
-        return [{"type": "text", "text": text} for text in parts]
+        return [self._part(index, part, role) for index, part in enumerate(content)]
 
-    def _part(self, index: int, part: object, role: str) -> str:
+    def _part(self, index: int, part: object, role: str) -> dict[str, str]:
         inner = f".content[{index}]"
         if not isinstance(part, dict):
             raise self._bad("must be an object", inner)
@@ -96,7 +103,8 @@ class _Message:
         text = part.get(name)
         if kind != name or not isinstance(text, str):
             raise self._bad("must be a text part", inner)
-        return text
+        check_known(part, ("type", name), self._where + inner)
+        return {"type": name, name: text}
 
     def _short(self, name: str) -> str:
         value = self._fields[name]
@@ -105,9 +113,12 @@ class _Message:
         return value
 
     def _assistant(self, checked: dict[str, Any]) -> None:
-        if isinstance(self._fields.get("refusal"), str):
-            checked["refusal"] = self._fields["refusal"]
-        if self._fields.get("tool_calls"):
+        for name in ("refusal", *REASONING):
+            if name in self._fields:
+                if not isinstance(self._fields[name], str):
+                    raise self._bad("must be a string", f".{name}")
+                checked[name] = self._fields[name]
+        if self._fields.get("tool_calls", []) != []:
             checked["tool_calls"] = self._tool_calls(self._fields["tool_calls"])
         if len(checked) == 1:
             raise self._bad("has neither content nor tool_calls")
@@ -127,6 +138,9 @@ class _Message:
             isinstance(text, str) for text in texts
         ):
             raise self._bad("must have an id and a function's name and arguments", inner)
+        # ``index`` is of a stream; clients that put its chunks together leave it there.
+        check_known(call, ("id", "type", "function", "index"), self._where + inner)
+        check_known(function, ("name", "arguments"), f"{self._where}{inner}.function")
         name, arguments = function["name"], function["arguments"]
         if len(call["id"]) > MAX_NAME_CHARS or len(name) > MAX_NAME_CHARS:
             raise self._bad("has too long an id or name", inner)

@@ -4,8 +4,9 @@ Every field of OpenAI's request is either checked and used, or harmless and drop
 with its name: silently ignoring a field that changes the answer would be a wrong answer. Null
 means absent, as in OpenAI's own API.
 
-``seed`` is never passed on: who may choose the noise chooses what looks natural (a client with
-2^k seeds to try gains k bits). It is mixed with the edge's secret in ``seeds.py``.
+``seed`` goes to a model server as it is. It is never the noise of the shared sampler: who may
+choose that chooses what looks natural (a client with 2^k seeds to try gains k bits). There it is
+mixed with the edge's secret, in ``seeds.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
 from narrows.edge.config import Limits
-from narrows.edge.problems import bad_request, unknown_model
+from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
+
+PRICED_TOKENS = 16384
+"""An answer's length in the price of what is refused, where the request names none."""
 
 # Harmless: labels, caching hints, delivery preferences.
 _DROPPED = frozenset(
@@ -101,8 +105,7 @@ class _Fields:
                 if value not in _NEUTRAL[name]:
                     raise bad_request(f"{name} is not supported.", name, "unsupported_parameter")
             elif name not in _DROPPED:
-                shown = name[:64].encode("ascii", "replace").decode()
-                raise bad_request(f"{shown} is no known parameter.", shown, "unknown_parameter")
+                raise unknown_field(name)
 
 
 def parse_chat(data: Mapping[str, Any], model_name: str, limits: Limits) -> ChatRequest:
@@ -110,9 +113,12 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: Limits) -> Chat
     fields = _Fields(data)
     _check_model(fields.take("model"), model_name)
     max_tokens = _max_tokens(fields, limits)
-    _refuse_wide_output(fields, max_tokens)
-    messages = check_messages(fields.take("messages"), limits, max_tokens)
-    body: dict[str, Any] = {"messages": messages, "max_tokens": max_tokens}
+    priced_tokens = max_tokens or PRICED_TOKENS
+    _refuse_wide_output(fields, priced_tokens)
+    messages = check_messages(fields.take("messages"), limits, priced_tokens)
+    body: dict[str, Any] = {"messages": messages}
+    if max_tokens:
+        body["max_tokens"] = max_tokens
     for name, high in (("temperature", 2.0), ("top_p", 1.0)):
         number = fields.number(name, 0, high)
         if number is not None:
@@ -121,6 +127,9 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: Limits) -> Chat
     if stops:
         body["stop"] = list(stops)
     _add_tools(fields, body, limits)
+    seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
+    if seed is not None:
+        body["seed"] = seed
     n = fields.integer("n", 1, limits.n) or 1
     stream = bool(fields.flag("stream"))
     request = ChatRequest(
@@ -129,7 +138,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: Limits) -> Chat
         n=n,
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
-        seed=fields.integer("seed", -(1 << 63), (1 << 64) - 1),
+        seed=seed,
         keep=data.get("store") is None,
     )
     fields.finish()
@@ -144,6 +153,7 @@ def _check_model(model: object, model_name: str) -> None:
 
 
 def _max_tokens(fields: _Fields, limits: Limits) -> int:
+    """0: the client names none, and none is sent."""
     newer = fields.integer("max_completion_tokens", 1, limits.max_tokens)
     older = fields.integer("max_tokens", 1, limits.max_tokens)
     if newer is not None and older is not None and newer != older:
@@ -192,9 +202,10 @@ def _include_usage(options: object, stream: bool) -> bool:
         raise bad_request("stream_options must be an object.", "stream_options", "invalid_type")
     if not stream:
         raise bad_request("stream_options needs stream: true.", "stream_options")
-    wanted = options.get("include_usage")
     # include_obfuscation pads chunks against onlookers: the edge speaks to its client alone.
-    unknown = set(options) - {"include_usage", "include_obfuscation"}
-    if unknown or wanted not in (None, True, False):
-        raise bad_request("stream_options takes include_usage alone.", "stream_options")
-    return bool(wanted)
+    check_known(options, ("include_usage", "include_obfuscation"), "stream_options")
+    for name, wanted in options.items():
+        if wanted is not None and not isinstance(wanted, bool):
+            inner = f"stream_options.{name}"
+            raise bad_request(f"{inner} must be true or false.", inner, "invalid_type")
+    return bool(options.get("include_usage"))

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from narrows.edge.config import Limits
-from narrows.edge.problems import bad_request
+from narrows.edge.problems import bad_request, check_known
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -28,11 +28,13 @@ def _check_tool(index: int, tool: object) -> dict[str, Any]:
         raise bad_request(f"{where}.type must be function.", f"{where}.type")
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise bad_request(f"{where}.function.name must be a name.", f"{where}.function.name")
+    names = ("name", "description", "parameters", "strict")
+    check_known(tool, ("type", "function"), where)
+    check_known(function, names, f"{where}.function")
     for name, kind in (("description", str), ("parameters", dict), ("strict", bool)):
         if not isinstance(function.get(name), kind | None):
             inner = f"{where}.function.{name}"
             raise bad_request(f"{inner} has the wrong type.", inner, "invalid_type")
-    names = ("name", "description", "parameters", "strict")
     kept = {name: function[name] for name in names if function.get(name) is not None}
     return {"type": "function", "function": kept}
 
@@ -52,9 +54,14 @@ def check_tool_choice(value: object, tools: list[dict[str, Any]]) -> str | dict[
         return str(value)
     function = value.get("function") if isinstance(value, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
-    if name not in [tool["function"]["name"] for tool in tools]:
+    names = [tool["function"]["name"] for tool in tools]
+    if not isinstance(value, dict) or not isinstance(function, dict) or name not in names:
         message = "tool_choice must be none, auto, required, or name one of the tools."
         raise bad_request(message, "tool_choice")
+    if value.get("type") != "function":
+        raise bad_request("tool_choice.type must be function.", "tool_choice.type")
+    check_known(value, ("type", "function"), "tool_choice")
+    check_known(function, ("name",), "tool_choice.function")
     return {"type": "function", "function": {"name": name}}
 
 
@@ -66,12 +73,22 @@ def check_response_format(value: object) -> dict[str, Any] | None:
     if not isinstance(value, dict) or kind not in ("text", "json_object", "json_schema"):
         message = "response_format.type must be text, json_object or json_schema."
         raise bad_request(message, "response_format")
+    own = {"text": (), "json_object": ("schema",), "json_schema": ("json_schema",)}
+    check_known(value, ("type", *own[kind]), "response_format")
     if kind == "text":
         return None
     if kind == "json_object":
-        return {"type": "json_object"}
+        schema = value.get("schema")
+        if schema is None:
+            return {"type": "json_object"}
+        if not isinstance(schema, dict):
+            where = "response_format.schema"
+            raise bad_request(f"{where} must be an object.", where, "invalid_type")
+        return {"type": "json_object", "schema": schema}
     schema = value.get("json_schema")
     if not isinstance(schema, dict) or not _is_name(schema.get("name")):
         message = "response_format.json_schema needs a name."
         raise bad_request(message, "response_format.json_schema")
+    names = ("name", "description", "schema", "strict")
+    check_known(schema, names, "response_format.json_schema")
     return {"type": "json_schema", "json_schema": schema}

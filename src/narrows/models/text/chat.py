@@ -40,6 +40,7 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 _LAST_PLANE = range(0x10FFFD, 0x100000 - 1, -1)
 
 
@@ -81,7 +82,8 @@ class ChatRenderer:
         """Ids of the conversation, up to where the assistant's next answer starts.
 
         Content may be a string, text parts, or None (empty). InputError: unknown role,
-        too much text, or a conversation that the template refuses.
+        too much text, or a conversation that the template refuses or fails on, the same on every
+        machine. ArtifactError: a template that calls itself without end.
         """
         plain = _plain(messages)
         guard = _free_character(plain)
@@ -104,7 +106,10 @@ class ChatRenderer:
                 parts.append(part)
         except jinja2.exceptions.TemplateError as error:
             raise InputError(f"the chat template refuses the messages: {error}") from error
-        except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        except RecursionError as error:
+            # Where the stack ends depends on the caller: two ends would not agree on the outcome.
+            raise ArtifactError("the chat template calls itself without end") from error
+        except _FAULTS as error:
             raise InputError(f"the chat template fails on the messages: {error!r}") from error
         return "".join(parts)
 

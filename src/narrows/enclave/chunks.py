@@ -1,0 +1,163 @@
+"""A model server's chunks as events of an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from narrows.coding.events import (
+    Channel,
+    Event,
+    Failure,
+    Finish,
+    Finished,
+    Switch,
+    Text,
+    Usage,
+)
+from narrows.enclave.calls import Begun, ToolCalls
+from narrows.enclave.refusal import failure_of
+from narrows.enclave.sse import Malformed
+
+MAX_TOKEN_COUNT = 1 << 24  # bound on the usage figures we believe
+
+_FINISH = {
+    "stop": Finish.STOP,
+    "eos_token": Finish.STOP,
+    "stop_sequence": Finish.STOP,
+    "length": Finish.LENGTH,
+    "max_tokens": Finish.LENGTH,
+    "max_length": Finish.LENGTH,
+    "max_new_tokens": Finish.LENGTH,
+    "model_length": Finish.LENGTH,
+    "tool_calls": Finish.TOOL_CALLS,
+    "function_call": Finish.TOOL_CALLS,
+    "content_filter": Finish.CONTENT_FILTER,
+}
+_UNCARRIED = ("function_call", "audio", "images")
+
+
+class ServerError(Exception):
+    """An error that the server said inside its stream. ``words`` are for the log alone."""
+
+    def __init__(self, failure: Failure, words: str) -> None:
+        super().__init__(words)
+        self.failure = failure
+
+
+class ChunkReader:
+    """One answer's chunks in order; holds the state between them. ``Malformed`` for what is no
+    chunk of an answer, and for more than ``max_answer_bytes`` of text."""
+
+    def __init__(self, max_answer_bytes: int) -> None:
+        self._left_bytes = max_answer_bytes
+        self._channel = Channel.CONTENT
+        self._calls = ToolCalls(max_answer_bytes)
+        self._reason: str | None = None
+        self._usage: Usage | None = None
+        self._empty = True
+
+    def chunk(self, payload: bytes) -> list[Event]:
+        """The events of one chunk. Raises ``Malformed`` and ``ServerError``."""
+        try:
+            data = json.loads(payload)
+        except (ValueError, RecursionError) as error:
+            raise Malformed("a chunk is not JSON") from error
+        if not isinstance(data, dict):
+            raise Malformed("a chunk is not an object")
+        if data.get("error") is not None:
+            raise _server_error(data["error"])
+        self._empty = False
+        self._read_usage(data.get("usage"))
+        choices = data.get("choices") or []
+        if not isinstance(choices, list) or len(choices) > 1:
+            raise Malformed("more than one choice")
+        return [event for choice in choices for event in self._choice(choice)]
+
+    def end(self) -> list[Event]:
+        """The events behind the last chunk, with the answer's end; none where the server did not
+        say how it ends."""
+        if self._empty:
+            raise Malformed("a stream without an event")
+        if self._reason is None:
+            return []
+        finish = _FINISH.get(self._reason)
+        if finish is None:
+            raise ServerError(
+                Failure.UPSTREAM_BROKE, f"it ended the answer with {self._reason[:80]!r}"
+            )
+        events = self._parts(self._calls.finish())
+        if self._usage is not None:
+            events.append(self._usage)
+        return [*events, Finished(finish)]
+
+    def _choice(self, choice: object) -> list[Event]:
+        if not isinstance(choice, dict):
+            raise Malformed("a choice is not an object")
+        delta = choice.get("delta") or choice.get("message") or {}
+        if not isinstance(delta, dict):
+            raise Malformed("a delta is not an object")
+        if not delta and choice.get("text"):
+            raise Malformed("a choice of another API")
+        events = self._delta(delta)
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            if not isinstance(reason, str):
+                raise Malformed("a finish reason is not a string")
+            self._reason = self._reason or reason
+        return events
+
+    def _delta(self, delta: Mapping[str, Any]) -> list[Event]:
+        for name in _UNCARRIED:
+            if delta.get(name):
+                raise Malformed(f"a delta with {name}, which no one asked for")
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        events = self._text(Channel.REASONING, reasoning)
+        events += self._text(Channel.CONTENT, delta.get("content"))
+        events += self._text(Channel.REFUSAL, delta.get("refusal"))
+        calls = delta.get("tool_calls") or []
+        if not isinstance(calls, list):
+            raise Malformed("tool_calls is not a list")
+        for call in calls:
+            events += self._parts(self._calls.add(call))
+        return events
+
+    def _parts(self, parts: list[str]) -> list[Event]:
+        events: list[Event] = []
+        for part in parts:
+            if isinstance(part, Begun):
+                self._channel = Channel.TOOL_NAME
+                events.append(Switch(Channel.TOOL_NAME))
+                events += self._text(Channel.TOOL_NAME, str(part))
+            else:
+                events += self._text(Channel.TOOL_ARGUMENTS, part)
+        return events
+
+    def _text(self, channel: Channel, value: object) -> list[Event]:
+        if value is None or value == "":
+            return []
+        if not isinstance(value, str):
+            raise Malformed("text is not a string")
+        data = value.encode("utf-8", "surrogatepass")
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise Malformed("the answer is longer than the limit")
+        if channel == self._channel:
+            return [Text(data)]
+        self._channel = channel
+        return [Switch(channel), Text(data)]
+
+    def _read_usage(self, usage: object) -> None:
+        if not isinstance(usage, dict):
+            return
+        counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        if all(isinstance(n, int) and 0 <= n <= MAX_TOKEN_COUNT for n in counts):
+            self._usage = Usage(int(counts[0] or 0), int(counts[1] or 0))
+
+
+def _server_error(error: object) -> ServerError:
+    words = json.dumps(error)
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) and 400 <= code < 600 else 0
+    return ServerError(failure_of(status, words), words)

@@ -58,11 +58,12 @@ class TinyTokenizer:
 @dataclass
 class TinyStream:
     history: list[int] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
     closed: bool = False
 
     @property
     def length(self) -> int:
-        return len(self.history)
+        return len(self.history) + len(self.unread)
 
 
 class TinyModel:
@@ -80,6 +81,7 @@ class TinyModel:
         self._table = rng.integers(-12 << 16, 0, (64, self.vocab_size), dtype=np.int32)
         self._returned: list[NDArray[np.int32]] = []
         self.steps = 0
+        self.steps_at_once: list[int] = []  # tokens of each call, prompts included
         self.open_streams = 0
 
     def _row(self, history: Sequence[int]) -> NDArray[np.int32]:
@@ -94,12 +96,21 @@ class TinyModel:
         self._returned = [np.stack(rows)]
         return self._returned[0]
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> TinyStream:
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> TinyStream:
         if not tokens:
             raise InputError("a stream of nothing")
         self._give([np.zeros(1, np.int32)])
         self.open_streams += 1
-        return TinyStream(list(tokens))
+        return TinyStream([], list(tokens)) if lazy else TinyStream(list(tokens))
+
+    def catch_up(self, stream: TinyStream, limit: int) -> int:
+        """A prompt is read in parts: so a test sees that it can be left."""
+        part, stream.unread = stream.unread[:limit], stream.unread[limit:]
+        stream.history += part
+        if part:
+            self.steps_at_once.append(len(part))
+            self._give([np.zeros(1, np.int32)])
+        return len(stream.unread)
 
     def logits(self, stream: TinyStream) -> NDArray[np.int32]:
         return self._give([self._row(stream.history)])[0]
@@ -109,7 +120,9 @@ class TinyModel:
             if stream.closed:
                 raise InputError("a closed stream")
             stream.history.append(token)
+            assert not stream.unread
         self.steps += len(tokens)
+        self.steps_at_once.append(len(tokens))
         return self._give([self._row(stream.history) for stream in streams])
 
     def extend(self, stream: TinyStream, tokens: Sequence[int]) -> NDArray[np.int32]:

@@ -51,6 +51,7 @@ from narrows.wire.messages import (
 log = logging.getLogger("narrows.enclave.session")
 
 MAX_COMMANDS = 4096
+MAX_COMMANDS_PER_TURN = 64  # requests are among them, whose prompts are cut into tokens
 READ_BYTES = 1 << 16
 
 Command = Callable[[LinkEncoder], None]
@@ -256,9 +257,11 @@ class LinkSession:
         """Run commands and polls in the codec thread, write what they yield."""
         loop = asyncio.get_running_loop()
         while True:
-            commands, self._commands = self._commands, []
+            commands = self._commands[:MAX_COMMANDS_PER_TURN]
+            del self._commands[:MAX_COMMANDS_PER_TURN]
             self._wake.clear()
-            self._room.set()
+            if len(self._commands) < MAX_COMMANDS:
+                self._room.set()
             data, wait_ms = await loop.run_in_executor(self._codec, _turn, encoder, commands)
             if data:
                 self._writer.write(data)
@@ -297,11 +300,12 @@ def _request(encoder: LinkEncoder, request: Request, model: TokenModel, number: 
 
 
 def _turn(encoder: LinkEncoder, commands: list[Command]) -> tuple[bytes, float | None]:
-    """In the codec thread: all waiting commands, one poll; bytes and ms to the next poll."""
+    """In the codec thread, which all links share: commands, one batch of model steps; bytes and
+    ms to the next call."""
     for command in commands:
         command(encoder)
     now_ms = time.monotonic() * 1000
-    data = encoder.poll(now_ms)
+    data = encoder.step(now_ms)
     later = time.monotonic() * 1000
     due = encoder.next_poll_ms(later)
     return data, None if due is None else max(0.0, due - later)

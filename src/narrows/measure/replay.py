@@ -59,8 +59,11 @@ class ReplayModel:
         self.tokenizer = ReplayTokenizer()
         self._costs = costs
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
         return ReplayStream(tokens[0], 0)
+
+    def catch_up(self, stream: Stream, limit: int) -> int:
+        return 0
 
     def logits(self, stream: Stream) -> Logits:
         return self._row(stream)

@@ -29,8 +29,11 @@ class ServedModel:
         """Ids of the conversation up to the assistant's next answer. Raises InputError."""
         return self._chat.render(messages)
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
-        return self.runtime.open(tokens, scope)
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
+        return self.runtime.open(tokens, scope, lazy)
+
+    def catch_up(self, stream: Stream, limit: int) -> int:
+        return self.runtime.catch_up(stream, limit)
 
     def logits(self, stream: Stream) -> Logits:
         return self.runtime.logits(stream)

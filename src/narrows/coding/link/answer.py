@@ -89,7 +89,7 @@ class Answer:
         self.coding = coding
         self.code = code
         self.channel = Channel.CONTENT
-        self.stream: Stream = model.open(_context(spec, model), spec.scope)
+        self.stream: Stream | None = None  # from the first token on, see read_context
         self.unfed: int | None = None
         self.rows: deque[tuple[Rows, int]] = deque()
         self.started = False
@@ -115,7 +115,7 @@ class Answer:
         return self.items_left == 0
 
 
-def _context(spec: AnswerSpec, model: TokenModel) -> tuple[int, ...]:
+def context_of(spec: AnswerSpec, model: TokenModel) -> tuple[int, ...]:
     """What the weak model has read before the first token; never nothing."""
     context = spec.prompt + spec.resume
     return context or (min(model.tokenizer.eos_ids, default=0),)

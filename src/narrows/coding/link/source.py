@@ -54,6 +54,11 @@ class Source:
         return answer is not None and answer.started and answer.silent_rounds == 0
 
     @property
+    def failed(self) -> bool:
+        """Whether its end comes next, and is a failure: that needs no model."""
+        return bool(self.queue) and self.queue[0].kind is Kind.FAIL
+
+    @property
     def text_due_ms(self) -> float | None:
         return self._text.due_ms() if self._text and not self.complete else None
 

@@ -70,9 +70,13 @@ class TinyModel:
     """Logits from the last two tokens by a fixed random table; sharp enough to compress."""
 
     max_context = 4096
+    page_tokens = 16
 
-    def __init__(self, name: str = "tiny", seed: int = 7) -> None:
+    def __init__(self, name: str = "tiny", seed: int = 7, pages: int = 1 << 30) -> None:
         self.name = name
+        self.pages = pages
+        self.cache_bytes = pages  # a page is a byte
+        self._held: dict[int, TinyStream] = {}
         self.tokenizer = TinyTokenizer()
         self.vocab_size = self.tokenizer.vocab_size
         self.digest = hashlib.sha256(f"{name}{seed}".encode()).digest()
@@ -96,17 +100,30 @@ class TinyModel:
         self._returned = [np.stack(rows)]
         return self._returned[0]
 
+    def stream_bytes(self, tokens: int) -> int:
+        return -(-tokens // self.page_tokens)
+
+    def _bounded(self) -> None:
+        """As the runtime: a call that needs more than there is raises."""
+        held = sum(self.stream_bytes(len(stream.history)) for stream in self._held.values())
+        if held > self.pages:
+            raise InputError("the memory is full")
+
     def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> TinyStream:
         if not tokens:
             raise InputError("a stream of nothing")
         self._give([np.zeros(1, np.int32)])
         self.open_streams += 1
-        return TinyStream([], list(tokens)) if lazy else TinyStream(list(tokens))
+        stream = TinyStream([], list(tokens)) if lazy else TinyStream(list(tokens))
+        self._held[id(stream)] = stream
+        self._bounded()
+        return stream
 
     def catch_up(self, stream: TinyStream, limit: int) -> int:
         """A prompt is read in parts: so a test sees that it can be left."""
         part, stream.unread = stream.unread[:limit], stream.unread[limit:]
         stream.history += part
+        self._bounded()
         if part:
             self.steps_at_once.append(len(part))
             self._give([np.zeros(1, np.int32)])
@@ -121,6 +138,7 @@ class TinyModel:
                 raise InputError("a closed stream")
             stream.history.append(token)
             assert not stream.unread
+        self._bounded()
         self.steps += len(tokens)
         self.steps_at_once.append(len(tokens))
         return self._give([self._row(stream.history) for stream in streams])
@@ -130,6 +148,7 @@ class TinyModel:
         for token in tokens:
             stream.history.append(token)
             rows.append(self._row(stream.history))
+        self._bounded()
         self.steps += len(tokens)
         return self._give(rows)
 
@@ -140,6 +159,7 @@ class TinyModel:
     def close(self, stream: TinyStream) -> None:
         if not stream.closed:
             self.open_streams -= 1
+            self._held.pop(id(stream), None)
         stream.closed = True
 
 

@@ -121,6 +121,10 @@ class FlatModel:
     vocab_size = 257
     tokenizer = ByteTokenizer()
     max_context = 4096
+    cache_bytes = 1 << 50
+
+    def stream_bytes(self, tokens):
+        return 0
 
     def open(self, tokens, scope=0, lazy=False):
         return _Stream(len(tokens))

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from narrows.coding.cache_account import CacheAccount
 from narrows.coding.events import (
     Coding,
     Event,
@@ -58,7 +59,8 @@ Command = Callable[[LinkEncoder], None]
 
 
 class LinkSession:
-    """Serves one connection until it closes. ``shelf``: the weak models to choose from."""
+    """Serves one connection until it closes. ``shelf``: the weak models to choose from.
+    ``accounts``: of their memory, by digest; one dictionary for all sessions of the shelf."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class LinkSession:
         shelf: Shelf,
         codec: ThreadPoolExecutor,
         config: SessionConfig | None = None,
+        accounts: dict[bytes, CacheAccount] | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -75,6 +78,7 @@ class LinkSession:
         self._shelf = shelf
         self._codec = codec
         self._config = config or SessionConfig()
+        self._accounts = {} if accounts is None else accounts
         self._frames = FrameReader()
         self._commands: list[Command] = []
         self._wake = asyncio.Event()
@@ -123,7 +127,8 @@ class LinkSession:
     async def _use(self, model: TokenModel, options: LinkOptions, rest: list[Message]) -> None:
         for message in rest:
             self._handle(message, model)
-        encoder = LinkEncoder(model, options)
+        account = self._accounts.setdefault(model.digest, CacheAccount(model.cache_bytes))
+        encoder = LinkEncoder(model, options, account=account)
         try:
             await self._serve(model, encoder)
         finally:
@@ -263,6 +268,9 @@ class LinkSession:
             if len(self._commands) < MAX_COMMANDS:
                 self._room.set()
             data, wait_ms = await loop.run_in_executor(self._codec, _turn, encoder, commands)
+            while encoder.failed_here:
+                if task := self._answers.get(encoder.failed_here.pop()):
+                    task.cancel()
             if data:
                 self._writer.write(data)
                 await self._writer.drain()

@@ -83,6 +83,14 @@ class TokenModel(Protocol):
     def max_context(self) -> int:
         """Tokens a stream can hold; feeding more applies the stated truncation rule."""
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bound of all streams' memory together; a call that would pass it raises InputError."""
+
+    def stream_bytes(self, tokens: int) -> int:
+        """The most that a stream of so many tokens ever held of it; never less for more tokens,
+        and alike wherever the model runs. 0: not counted."""
+
     def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
         """A stream that has been fed ``tokens`` (at least one). It shares cached prefixes with
         streams of the same ``scope`` (0 or more) alone: how fast a prompt is read must not

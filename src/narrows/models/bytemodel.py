@@ -250,6 +250,7 @@ class ByteModel:
     name = "bytes"
     vocab_size = END + 1
     max_context = 1 << 20  # nothing is forgotten by rule: old cells fade and collide
+    cache_bytes = 1 << 50  # bounded by the number of streams alone
 
     def __init__(self) -> None:
         self.tokenizer = ByteTokenizer()
@@ -267,6 +268,9 @@ class ByteModel:
         """SHA-256 over the logits after each byte of a fixed text, as this machine has them."""
         rows = self.extend(self.open([10]), b"Exact integers, \xc3\xa4 everywhere. 1 + 1 = 2\n" * 2)
         return hashlib.sha256(_VERSION + rows.astype("<i4").tobytes()).digest()
+
+    def stream_bytes(self, tokens: int) -> int:
+        return 0
 
     def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
         if not tokens:

@@ -90,6 +90,8 @@ class Answer:
         self.code = code
         self.channel = Channel.CONTENT
         self.stream: Stream | None = None  # from the first token on, see read_context
+        self.context_length = len(context_of(spec, model))
+        self.cache_bytes = 0
         self.unfed: int | None = None
         self.rows: deque[tuple[Rows, int]] = deque()
         self.started = False
@@ -108,6 +110,11 @@ class Answer:
             resumed = sum(len(model.tokenizer.token_bytes(token)) for token in spec.resume)
             allowed = limits.text_base_bytes + limits.text_bytes_per_token * spec.max_tokens
             self.items_left = self.bytes_left = max(allowed - resumed, 0)
+
+    @property
+    def length(self) -> int:
+        """Tokens that the weak model has read or will have read for the next one."""
+        return self.context_length + self.token_count
 
     @property
     def full(self) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from narrows.coding.events import AnswerSpec, Coding, Event
+from narrows.coding.cache_account import CacheAccount, LinkCache, first_tokens
+from narrows.coding.events import AnswerSpec, Coding, Event, Failed, Finished
 from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind, Rows, context_of
 from narrows.coding.link.ends import EncoderPort
 from narrows.coding.link.items import NATURAL, prepare_rows, read_context
@@ -52,15 +53,23 @@ class LinkEncoder:
         model: TokenModel,
         options: LinkOptions | None = None,
         make_code: CodeFactory = TokenCode,
+        account: CacheAccount | None = None,
     ) -> None:
+        """``account``: of all links that use ``model``; without one, there are no others."""
         self.options = options or LinkOptions()
         self._model = model
         self._port = EncoderPort()
         self._limits = self.options.limits
         self._grammar = Grammar(self._port, self, model, self._limits, make_code)
         self._schedule = Schedule(self.options.round_hold_ms, self._limits.max_run)
+        self._cache = LinkCache(
+            account or CacheAccount(model.cache_bytes), self._limits.max_cache_bytes
+        )
         self._sources: dict[int, Source] = {}
         self._to_open: deque[Source] = deque()
+        self._cut: set[int] = set()  # failed here; events that still come for them are dropped
+        self.failed_here: list[int] = []
+        """Answers that have just been failed for want of memory: their backends may stop."""
         self._marks: deque[tuple[float, Mark]] = deque()
         self._again = False
         self._running: Step | None = None
@@ -93,6 +102,10 @@ class LinkEncoder:
     def put(self, number: int, event: Event) -> None:
         """The next event of an open answer. InputError for one that its coding forbids."""
         source = self._sources.get(number)
+        if number in self._cut:
+            if isinstance(event, Finished | Failed):
+                self._cut.discard(number)
+            return
         if source is None:
             raise InputError(f"answer {number} is not open")
         source.put(event)
@@ -135,6 +148,7 @@ class LinkEncoder:
     def close(self) -> None:
         """Give the model's memory back; for a link that is over. Idempotent."""
         self._grammar.close()
+        self._cache.close()
 
     # -- actions ---------------------------------------------------------------------------
 
@@ -170,6 +184,9 @@ class LinkEncoder:
             if source.number > self._grammar.lowest_unopened + self._limits.max_skip:
                 break
             self._to_open.popleft()
+            spec = self._grammar.specs[source.number]
+            if not self._cache.reserve(source.number, self._model.stream_bytes(first_tokens(spec))):
+                self._overload(source)
             yield from self._grammar.act(Action.OPEN, (source.number, int(source.coding)))
 
     def _read_ahead(self) -> bool:
@@ -189,6 +206,8 @@ class LinkEncoder:
     def _round(self, counts: list[int]) -> IntStep:
         """One round of about these counts: fewer where the decoder's step budget is short."""
         active = self._active_sources()
+        for index, answer in enumerate(self._grammar.active):
+            counts[index] = self._afford(answer, counts[index])
         share = max(1, (self._limits.steps_saved // 2) // len(active))
         counts = [
             min(count, share) if count != REST or len(source.queue) > share else count
@@ -208,6 +227,24 @@ class LinkEncoder:
         self.stats.rounds += 1
         self.stats.items += items
         return items
+
+    def _afford(self, answer: Answer, count: int) -> int:
+        """The count, with memory for its tokens at both ends; else the answer fails instead."""
+        source = self._sources[answer.number]
+        tokens = len(source.queue) if count == REST else count
+        if not count or source.failed:
+            return count
+        need_bytes = self._model.stream_bytes(answer.length + tokens)
+        if self._cache.reserve(answer.number, need_bytes):
+            return count
+        self._overload(source)
+        return 1
+
+    def _overload(self, source: Source) -> None:
+        if not source.ended:
+            self._cut.add(source.number)
+            self.failed_here.append(source.number)
+        source.overload(self._now_ms)
 
     def _push_due(self, now_ms: float) -> bool:
         if not self._marks:
@@ -271,6 +308,7 @@ class LinkEncoder:
         source.bits += self._port.bits.get("tokens", 0.0) - self._bits_before
         source.tokens += item.kind is Kind.TOKEN
         if answer.ended:
+            self._cache.drop(answer.number)
             del self._sources[answer.number]
             self._choice.observe(source.coding, source.bits, source.tokens)
 

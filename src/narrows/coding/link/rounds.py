@@ -11,6 +11,8 @@ Invariants
 - Everything that decides a symbol's probability is known to both ends before the symbol.
 - A round brings at least one item, a PUSH at least a byte, a PAD two: no work without bytes
   or items, and items are bounded per answer and, as model steps, by the coded bytes.
+- ``cache_bytes`` counts the weak model's memory by what both ends know, shared prefixes once for
+  each answer; so the encoder knows what the decoder has left, and fails an answer in time.
 - ``steps`` counts model steps that may still be asked for; it grows with the coder's position
   (bytes shifted, alike at both ends), so the encoder knows when the decoder would refuse.
 - An answer's end is reported behind its check; a mismatch raises LinkError.
@@ -76,6 +78,7 @@ class Grammar:
         self.specs: list[AnswerSpec] = []
         self.active: list[Answer] = []
         self.steps = limits.steps_saved
+        self.cache_bytes = 0
         self._seen_position = 0
         self._side = side
         self._calibration = Calibration()
@@ -126,8 +129,18 @@ class Grammar:
         for answer in self.active:
             self._let_go(answer)
 
+    def _hold(self, answer: Answer, cache_bytes: int) -> None:
+        more = cache_bytes - answer.cache_bytes
+        self.cache_bytes += more
+        answer.cache_bytes = cache_bytes
+        if more > 0 and self.cache_bytes > self.limits.max_cache_bytes:
+            raise LinkError(
+                "the open answers hold more of the weak model's memory than was offered"
+            )
+
     def _let_go(self, answer: Answer) -> None:
         answer.rows.clear()
+        self._hold(answer, 0)
         if answer.stream is not None:
             self.model.close(answer.stream)
 
@@ -241,6 +254,8 @@ class Grammar:
         self.steps -= answer.token_count - before
         if self.steps < 0:
             raise LinkError("more model steps were asked for than the coded bytes allow")
+        if answer.token_count != before:
+            self._hold(answer, self.model.stream_bytes(answer.length))
         if item.kind in (Kind.END, Kind.FAIL):
             self._verified()
             answer.verified = len(answer.tokens)

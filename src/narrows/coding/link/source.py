@@ -54,6 +54,11 @@ class Source:
         return answer is not None and answer.started and answer.silent_rounds == 0
 
     @property
+    def ended(self) -> bool:
+        """Whether its last event has been put."""
+        return self._ended
+
+    @property
     def failed(self) -> bool:
         """Whether its end comes next, and is a failure: that needs no model."""
         return bool(self.queue) and self.queue[0].kind is Kind.FAIL
@@ -119,6 +124,12 @@ class Source:
         elif isinstance(event, Failed):
             self._flush()
             self._end(Kind.FAIL, End(None, event.code, self._usage), now_ms)
+
+    def overload(self, now_ms: float) -> None:
+        """There is no memory for more of it: it fails, and what is not coded yet is dropped."""
+        self._forget()
+        self.complete = False
+        self._end(Kind.FAIL, End(None, Failure.OVERLOADED), now_ms)
 
     def _forget(self) -> None:
         """No one reads a cancelled answer: what is not coded yet need not be paid for."""

@@ -49,6 +49,8 @@ class Runtime:
     def __init__(
         self, engine: Engine, pages: int, *, name: str, digest: bytes, tokenizer: BpeTokenizer
     ) -> None:
+        from narrows.models.runtime.fast import page_bytes
+
         self.name = name
         self.digest = digest
         self.numerics = b""
@@ -56,11 +58,16 @@ class Runtime:
         self.vocab_size = engine.shape.vocab
         self.max_context = engine.shape.max_context
         self.backend = engine.backend
+        self._page_bytes = page_bytes(engine.shape)
+        self.cache_bytes = pages * self._page_bytes
         self._engine = engine
         self._pool = PagePool(pages)
         self.lock = threading.RLock()
         self._latest: dict[int, int] = {}  # id of a stream to its row in the last result
         self._result: Logits = np.empty((0, self.vocab_size), np.int32)
+
+    def stream_bytes(self, tokens: int) -> int:
+        return -(-min(tokens, self.max_context) // PAGE_TOKENS) * self._page_bytes
 
     @property
     def free_pages(self) -> int:

@@ -183,6 +183,7 @@ def test_models_and_health(rig):
     health = rig.get("/healthz")
     assert health.status_code == 200
     assert health.json()["link"] == "up"
+    assert health.json()["decoder"] == "ok"
 
 
 def test_seed_is_stable_and_never_the_clients(rig):

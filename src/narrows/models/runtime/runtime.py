@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -101,7 +101,8 @@ class Runtime:
         own = self._open_stream(stream)
         if not own.pending:
             self._begin_slide(own)
-        self._read(own, min(limit, _CHUNK))
+        if own.pending and limit:
+            self._read(own, min(limit, _CHUNK))
         return len(own.pending)
 
     @locked
@@ -258,8 +259,6 @@ class Runtime:
     def _read(self, stream: _Stream, limit: int) -> None:
         """Feed at most ``limit`` of the pending tokens."""
         chunk = stream.pending[:limit]
-        if not chunk:
-            return
         try:
             self._make_room([(stream, len(chunk))])
         except InputError:
@@ -365,8 +364,8 @@ def _build(artifact: Artifact, threads: int, kv_bytes: int, backend: str) -> tup
         from narrows.models.runtime.reference import ReferenceEngine
 
         return ReferenceEngine(shape, tensors, pages), pages
-    count = threads or min(16, len(os.sched_getaffinity(0)))
-    return FastEngine(shape, tensors, pages, count), pages
+    threads = threads or min(16, len(os.sched_getaffinity(0)))
+    return FastEngine(shape, tensors, pages, threads), pages
 
 
 def load_runtime(
@@ -392,8 +391,7 @@ def load_runtime(
         tokenizer=tokenizer,
     )
     model.numerics = conformance_digest(model)
-    wanted: Any = artifact.header.get("conformance")
-    if wanted is not None and wanted != model.numerics.hex():
+    if artifact.header.get("conformance") not in (None, model.numerics.hex()):
         raise ArtifactError(
             f"{artifact.path.name}: this machine computes other integers than its importer",
             "do not serve with it; run 'narrows weak check' on both machines",

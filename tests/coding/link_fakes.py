@@ -60,20 +60,25 @@ class TinyTokenizer:
 @dataclass
 class TinyStream:
     history: list[int] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
     closed: bool = False
 
     @property
     def length(self) -> int:
-        return len(self.history)
+        return len(self.history) + len(self.unread)
 
 
 class TinyModel:
     """Logits from the last two tokens by a fixed random table; sharp enough to compress."""
 
     max_context = 4096
+    page_tokens = 16
 
-    def __init__(self, name: str = "tiny", seed: int = 7) -> None:
+    def __init__(self, name: str = "tiny", seed: int = 7, pages: int = 1 << 30) -> None:
         self.name = name
+        self.pages = pages
+        self.cache_bytes = pages  # a page is a byte
+        self._held: dict[int, TinyStream] = {}
         self.tokenizer = TinyTokenizer()
         self.vocab_size = self.tokenizer.vocab_size
         self.digest = hashlib.sha256(f"{name}{seed}".encode()).digest()
@@ -82,6 +87,7 @@ class TinyModel:
         self._table = rng.integers(-12 << 16, 0, (64, self.vocab_size), dtype=np.int32)
         self._returned: list[NDArray[np.int32]] = []
         self.steps = 0
+        self.steps_at_once: list[int] = []  # tokens of each call, prompts included
         self.open_streams = 0
 
     def _row(self, history: Sequence[int]) -> NDArray[np.int32]:
@@ -96,12 +102,34 @@ class TinyModel:
         self._returned = [np.stack(rows)]
         return self._returned[0]
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> TinyStream:
+    def stream_bytes(self, tokens: int) -> int:
+        return -(-tokens // self.page_tokens)
+
+    def _bounded(self) -> None:
+        """As the runtime: a call that needs more than there is raises."""
+        held = sum(self.stream_bytes(len(stream.history)) for stream in self._held.values())
+        if held > self.pages:
+            raise InputError("the memory is full")
+
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> TinyStream:
         if not tokens:
             raise InputError("a stream of nothing")
         self._give([np.zeros(1, np.int32)])
         self.open_streams += 1
-        return TinyStream(list(tokens))
+        stream = TinyStream([], list(tokens)) if lazy else TinyStream(list(tokens))
+        self._held[id(stream)] = stream
+        self._bounded()
+        return stream
+
+    def catch_up(self, stream: TinyStream, limit: int) -> int:
+        """A prompt is read in parts: so a test sees that it can be left."""
+        part, stream.unread = stream.unread[:limit], stream.unread[limit:]
+        stream.history += part
+        self._bounded()
+        if part:
+            self.steps_at_once.append(len(part))
+            self._give([np.zeros(1, np.int32)])
+        return len(stream.unread)
 
     def logits(self, stream: TinyStream) -> NDArray[np.int32]:
         return self._give([self._row(stream.history)])[0]
@@ -111,7 +139,10 @@ class TinyModel:
             if stream.closed:
                 raise InputError("a closed stream")
             stream.history.append(token)
+            assert not stream.unread
+        self._bounded()
         self.steps += len(tokens)
+        self.steps_at_once.append(len(tokens))
         return self._give([self._row(stream.history) for stream in streams])
 
     def extend(self, stream: TinyStream, tokens: Sequence[int]) -> NDArray[np.int32]:
@@ -119,6 +150,7 @@ class TinyModel:
         for token in tokens:
             stream.history.append(token)
             rows.append(self._row(stream.history))
+        self._bounded()
         self.steps += len(tokens)
         return self._give(rows)
 
@@ -129,6 +161,7 @@ class TinyModel:
     def close(self, stream: TinyStream) -> None:
         if not stream.closed:
             self.open_streams -= 1
+            self._held.pop(id(stream), None)
         stream.closed = True
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coding.link_fakes import TinyModel, TinyTokenizer
 from narrows.coding.events import AnswerSpec, Coding, Text
 from narrows.coding.link.answer import Answer
-from narrows.coding.link.options import LinkLimits
+from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.coding.link.source import Source
 from narrows.coding.link.text import MAX_BUFFER_BYTES, TextTokens
 from narrows.coding.tokens.calibrate import Calibration
@@ -118,7 +118,7 @@ def test_nothing_is_due_once_all_is_released() -> None:
 
 
 def test_nothing_is_due_of_an_answer_that_was_cut_at_its_limit() -> None:
-    source = Source(0, Coding.TEXT, TinyTokenizer(), 25.0)
+    source = Source(0, Coding.TEXT, TinyModel(), LinkOptions(text_hold_ms=25))
     limits, model = LinkLimits(text_base_bytes=4, text_bytes_per_token=0), TinyModel()
     spec = AnswerSpec((1,), 1)
     code = TokenCode(spec, Coding.TEXT, model.vocab_size, Calibration())

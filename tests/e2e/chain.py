@@ -36,6 +36,7 @@ class Chain:
         weak: str = "bytes",
         upstream: dict[str, Any] | None = None,
         weak_folders: tuple[Path, Path] | None = None,
+        weak_kv_mib: tuple[int, int] = (512, 512),
     ) -> None:
         self.state = state
         self.gate_port = free_port()
@@ -51,6 +52,11 @@ class Chain:
                 enclave=dataclasses.replace(config.enclave, weak_folder=weak_folders[0]),
                 edge=dataclasses.replace(config.edge, weak_folder=weak_folders[1]),
             )
+        config = dataclasses.replace(  # the enclave's, the edge's
+            config,
+            enclave=dataclasses.replace(config.enclave, weak_kv_mib=weak_kv_mib[0]),
+            edge=dataclasses.replace(config.edge, weak_kv_mib=weak_kv_mib[1]),
+        )
         self.config_path.write_text(to_toml(config))
         self.supervisor = Supervisor(state / "log")
         self.roles: dict[str, Role] = {}

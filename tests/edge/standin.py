@@ -69,7 +69,10 @@ class LineDecoder:
         self._count += 1
         return self._count - 1
 
-    def feed(self, data: bytes) -> list[tuple[int, Event]]:
+    more = False
+    position = 0
+
+    def step(self, data: bytes) -> list[tuple[int, Event]]:
         self._rest.append(data)
         if b"\n" not in data:
             return []
@@ -118,9 +121,16 @@ class FlatModel:
     vocab_size = 257
     tokenizer = ByteTokenizer()
     max_context = 4096
+    cache_bytes = 1 << 50
 
-    def open(self, tokens, scope=0):
+    def stream_bytes(self, tokens):
+        return 0
+
+    def open(self, tokens, scope=0, lazy=False):
         return _Stream(len(tokens))
+
+    def catch_up(self, stream, limit):
+        return 0
 
     def logits(self, stream):
         return np.zeros(self.vocab_size, np.int32)

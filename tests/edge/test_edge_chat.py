@@ -183,6 +183,7 @@ def test_models_and_health(rig):
     health = rig.get("/healthz")
     assert health.status_code == 200
     assert health.json()["link"] == "up"
+    assert health.json()["decoder"] == "ok"
 
 
 def test_seed_reaches_the_server_and_is_never_the_noise(rig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,66 @@ def test_a_crowd_is_refused_not_queued_without_end(artifact: Path) -> None:
         assert any(isinstance(end, Finished) for end in ends)
 
     with_backend(artifact, check, max_batch=2, max_waiting=3)
+
+
+def test_a_full_cache_fails_the_newest_answers_alone(artifact: Path) -> None:
+    page_bytes = load(artifact).stream_bytes(1)
+    model = load_model(artifact, threads=1, kv_bytes=6 * page_bytes)
+
+    async def go() -> None:
+        alone = BuiltinBackend(load(artifact))
+        backend = BuiltinBackend(model)
+        try:
+            many = [request(f"x{key}", key, max_tokens=100) for key in range(20)]
+            came = await asyncio.gather(*(collect(backend, one) for one in many))
+            ends = [events[-1] for events in came]
+            assert {type(end) for end in ends} == {Finished, Failed}
+            assert {end for end in ends if isinstance(end, Failed)} == {Failed(Failure.OVERLOADED)}
+            for wanted, events in zip(many, came, strict=True):
+                if isinstance(events[-1], Finished):
+                    assert ids(events) == ids(await collect(alone, wanted))
+            assert isinstance((await collect(backend, many[0]))[-1], Finished)
+        finally:
+            await backend.close()
+            await alone.close()
+
+    asyncio.run(go())
+
+
+def test_running_answers_go_on_while_a_long_prompt_is_read(artifact: Path) -> None:
+    """Between two parts of a prompt the others get their tokens."""
+    model = load(artifact)
+    seen: list[str] = []
+    long_asked = threading.Event()
+    catch_up, advance = model.catch_up, model.advance
+
+    def watched_catch_up(stream: Any, limit: int) -> int:
+        left = catch_up(stream, limit)
+        seen.append("part" if left else "whole")
+        return left
+
+    def watched_advance(streams: Any, tokens: Any) -> Any:
+        seen.append("step")
+        assert long_asked.wait(60)
+        return advance(streams, tokens)
+
+    model.catch_up, model.advance = watched_catch_up, watched_advance  # type: ignore[method-assign]
+
+    async def go() -> None:
+        backend = BuiltinBackend(model)
+        try:
+            short = asyncio.create_task(collect(backend, request("a", 3, max_tokens=200)))
+            while "step" not in seen:
+                await asyncio.sleep(0.001)
+            long = asyncio.create_task(collect(backend, request("long " * 80, 4, max_tokens=2)))
+            while backend._waiting.empty():
+                await asyncio.sleep(0.001)
+            long_asked.set()
+            await asyncio.gather(short, long)
+        finally:
+            await backend.close()
+
+    asyncio.run(go())
+    first = seen.index("part")
+    rest = seen[first : first + 4]
+    assert rest[:3] == ["part", "step", "part"] or rest[:3] == ["part", "step", "whole"]

@@ -284,3 +284,36 @@ def test_the_conformance_digest_is_a_function_of_the_model_alone() -> None:
     stream = model.open(tokens_of(90, 1, model.vocab_size))
     assert conformance_digest(model) == model.numerics
     model.close(stream)
+
+
+@pytest.mark.parametrize("from_end", [1000, 200, 20, -10])
+def test_a_prompt_and_a_sliding_window_read_in_parts_give_the_same_integers(from_end: int) -> None:
+    model = runtime_of("llama")
+    length = max(model.max_context - from_end, 1)
+    tokens = tokens_of(length, 5, model.vocab_size)
+    whole, parts = model.open(tokens), model.open(tokens, lazy=True)
+    assert parts.length == length
+    for token in tokens_of(40, 6, model.vocab_size):
+        left = model.catch_up(parts, 0)
+        while left:
+            now = model.catch_up(parts, 7)
+            assert now == max(left - 7, 0)
+            left = now
+        wanted = model.logits(whole).copy()
+        assert np.array_equal(model.logits(parts), wanted)
+        wanted = model.advance([whole], [token]).copy()
+        assert np.array_equal(model.advance([parts], [token]), wanted)
+    model.close(whole)
+    model.close(parts)
+
+
+def test_what_is_left_to_read_is_read_by_whoever_needs_it() -> None:
+    model = runtime_of("llama")
+    tokens = tokens_of(150, 8, model.vocab_size)
+    whole = model.open(tokens)
+    wanted = model.logits(whole).copy()
+    lazy = [model.open(tokens, lazy=True) for _ in range(3)]
+    model.catch_up(lazy[0], 10)
+    assert np.array_equal(model.logits(lazy[0]), wanted)
+    assert np.array_equal(model.logits(model.fork(lazy[1])), wanted)
+    assert np.array_equal(model.extend(lazy[2], [3, 4]), model.extend(whole, [3, 4]).copy())

@@ -34,6 +34,8 @@ def edge(
     from narrows.deploy.config import load_config
     from narrows.deploy.state import state_dir
     from narrows.edge.serve import serve
+    from narrows.models.api import TokenModel
+    from narrows.models.registry import load_model
     from narrows.models.shelf.operators import operator_keys
     from narrows.models.shelf.shelf import Shelf, Shelving
     from narrows.wire.address import parse_address
@@ -54,7 +56,12 @@ def edge(
     # The decoder's thread must not hold a token back for 5 ms at every turn of the loop.
     sys.setswitchinterval(0.001)
     operators = operator_keys(settings.operators)
-    models = Shelf(Shelving(settings.weak, settings.weak_folder, operators))
+    kv_bytes = settings.weak_kv_mib << 20
+
+    def load(name: str | Path, expect: bytes | None) -> TokenModel:
+        return load_model(name, kv_bytes=kv_bytes, expect=expect)
+
+    models = Shelf(Shelving(settings.weak, settings.weak_folder, operators, load))
 
     def ready(port: int) -> None:
         typer.echo(json.dumps({"ready": True, "port": port}))

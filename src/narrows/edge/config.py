@@ -84,7 +84,8 @@ class EdgeConfig:
     """``weak``: weak models by name or path, newest first. ``weak_folder``: a folder of further
     ones, all newer than these, watched while the edge runs. ``operators``: public keys, 64 hex
     digits; where there are any, only weak models that one of them signed are loaded
-    (docs/weak-models.md). ``state_port`` 0: the gate's state
+    (docs/weak-models.md). ``weak_kv_mib``: bound of each weak model's cache; an answer that finds
+    none left fails as overloaded. ``state_port`` 0: the gate's state
     port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
     ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
@@ -102,6 +103,7 @@ class EdgeConfig:
     weak: tuple[str, ...] = ("default",)
     weak_folder: Path | None = None
     operators: tuple[str, ...] = ()
+    weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
@@ -139,6 +141,8 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
     problems += key_problems(config.operators)
+    if not 1 <= config.weak_kv_mib <= 1 << 24:
+        problems.append(f"weak_kv_mib {config.weak_kv_mib} is outside 1..{1 << 24}")
     if not 1 <= config.tick_ms <= 1000:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
     if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):

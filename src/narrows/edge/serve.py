@@ -50,7 +50,9 @@ async def serve(
     the real one. Raises NarrowsError where the edge cannot start."""
     config.check()
     shelf = models if isinstance(models, Shelf) else Shelf.of(models)
-    options = LinkOptions.from_wire(dict(config.link_options))
+    # Half: a link that has broken may hold its memory while the next one is in use already.
+    cache = {"max_cache_bytes": config.weak_kv_mib << 19}
+    options = LinkOptions.from_wire(cache | dict(config.link_options))
     database = open_database(state_dir)
     stats_database = open_database(state_dir)
     listener = None

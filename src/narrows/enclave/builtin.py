@@ -1,9 +1,10 @@
 """The built-in strong model: the exact runtime, sampled with shared noise, in batches.
 
-One engine thread owns the model. Each turn it admits waiting answers, samples one token for
-every running answer and advances them all in one batched step, so answers share the cost of
-reading the weights. Sampling is a pure function of (weights, prompt, noise key, position):
-what runs beside an answer cannot change it.
+One engine thread owns the model. Each turn it admits waiting answers, reads a part of one new
+prompt, samples one token for every running answer and advances them all in one batched step, so
+answers share the cost of reading the weights and none waits for another's whole prompt. An answer
+that finds no memory fails alone, the newest first. Sampling is a pure function of (weights, prompt,
+noise key, position): what runs beside an answer cannot change it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +41,7 @@ from narrows.wire.stops import StopFinder
 log = logging.getLogger("narrows.enclave.builtin")
 
 DEFAULT_MAX_TOKENS = 16384
+READ_TOKENS = 128  # of a prompt between two steps of the running answers
 _UNSUPPORTED = ("tools", "tool_choice", "response_format")
 
 
@@ -83,6 +86,7 @@ class BuiltinBackend:
         self._max_batch = max_batch
         self._waiting: queue.Queue[_Job | None] = queue.Queue(max_waiting)
         self._running: list[_Job] = []
+        self._reading: deque[_Job] = deque()  # whose prompts are not read yet
         self._eos = model.tokenizer.eos_ids
         self._thread = threading.Thread(target=self._run, name="strong-model", daemon=True)
         self._thread.start()
@@ -149,20 +153,24 @@ class BuiltinBackend:
     # Below: the engine thread.
 
     def _run(self) -> None:
-        while self._take_new(block=not self._running):
+        while self._take_new(block=not self._running and not self._reading):
             try:
+                self._read()
                 self._turn()
             except NarrowsError as error:
                 log.error("the built-in model failed: %s", error)
-                for job in self._running:
-                    self._drop(job, Failed(Failure.INTERNAL))
-                self._running.clear()
-        for job in self._running:
+                self._fail_all()
+        self._fail_all()
+
+    def _fail_all(self) -> None:
+        for job in (*self._running, *self._reading):
             self._drop(job, Failed(Failure.INTERNAL))
+        self._running.clear()
+        self._reading.clear()
 
     def _take_new(self, *, block: bool) -> bool:
         """Admit waiting answers; False when the engine must stop."""
-        while len(self._running) < self._max_batch:
+        while len(self._running) + len(self._reading) < self._max_batch:
             try:
                 job = self._waiting.get(block=block)
             except queue.Empty:
@@ -176,29 +184,57 @@ class BuiltinBackend:
 
     def _start(self, job: _Job) -> None:
         try:
-            job.stream = self._model.open([*job.prompt, *job.resume], job.scope)
+            job.stream = self._model.open([*job.prompt, *job.resume], job.scope, lazy=True)
         except NarrowsError as error:
             log.warning("an answer could not start: %s", error)
             self._drop(job, Failed(Failure.OVERLOADED))
             return
         for token in job.resume:
             self._watch_stops(job, token)
-        self._pick(job, self._model.logits(job.stream))
-        if job.stream is not None:
-            self._running.append(job)
+        self._reading.append(job)
+
+    def _read(self) -> None:
+        """A part of the oldest prompt that is not read yet; its first token behind the last."""
+        if not self._reading:
+            return
+        job = self._reading[0]
+        if job.cancelled or job.stream is None:
+            self._reading.popleft()
+            self._drop(job)
+            return
+        try:
+            left = self._model.catch_up(job.stream, READ_TOKENS)
+        except InputError as error:
+            log.warning("an answer could not start: %s", error)
+            self._reading.popleft()
+            self._drop(job, Failed(Failure.OVERLOADED))
+            return
+        if not left:
+            self._reading.popleft()
+            self._pick(job, self._model.logits(job.stream))
+            if job.stream is not None:
+                self._running.append(job)
 
     def _turn(self) -> None:
         """One batched step: feed each running answer its last token, sample its next."""
         for job in [job for job in self._running if job.cancelled]:
             self._drop(job)
         self._running = [job for job in self._running if job.stream is not None]
-        if not self._running:
-            return
-        streams = [job.stream for job in self._running if job.stream is not None]
-        rows = self._model.advance(streams, [job.last for job in self._running])
+        rows = self._advance()
         for job, logits in zip(self._running, rows, strict=True):
             self._pick(job, logits)
         self._running = [job for job in self._running if job.stream is not None]
+
+    def _advance(self) -> Logits | tuple[()]:
+        """Step all that run; where there is no memory for all of them, without the newest."""
+        while self._running:
+            streams = [job.stream for job in self._running if job.stream is not None]
+            try:
+                return self._model.advance(streams, [job.last for job in self._running])
+            except InputError as error:
+                log.warning("an answer has no memory to go on: %s", error)
+                self._drop(self._running.pop(), Failed(Failure.OVERLOADED))
+        return ()
 
     def _pick(self, job: _Job, logits: Logits) -> None:
         """Sample the next token; end the answer where it ends."""

@@ -57,7 +57,8 @@ class EnclaveConfig:
     name or path. ``weak_folder``: a folder of further ones, watched while the enclave runs.
     ``operators``: public keys, 64 hex digits; where there are any, only weak models that one of
     them signed are loaded (docs/weak-models.md).
-    ``kv_mib``: bound of the strong model's cache. ``max_links``: connections at once.
+    ``kv_mib``: bound of the strong model's cache, ``weak_kv_mib``: of each weak model's; an
+    answer that finds none left fails as overloaded. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
     ``telemetry_s`` seconds what is new is sent.
     """
@@ -70,6 +71,7 @@ class EnclaveConfig:
     operators: tuple[str, ...] = ()
     threads: int = 0
     kv_mib: int = 4096
+    weak_kv_mib: int = 512
     max_batch: int = 64
     max_links: int = 16
     telemetry: str = ""
@@ -92,6 +94,7 @@ def _enclave_problems(config: EnclaveConfig) -> list[str]:
         [
             ("threads", config.threads, 0, MAX_THREADS),
             ("kv_mib", config.kv_mib, 16, 1 << 24),
+            ("weak_kv_mib", config.weak_kv_mib, 1, 1 << 24),
             ("max_batch", config.max_batch, 1, 4096),
             ("max_links", config.max_links, 1, 4096),
             ("telemetry_s", config.telemetry_s, 0.1, 86_400),

@@ -39,6 +39,7 @@ def deliver(encoder: LinkEncoder, number: int, event: Event) -> bool:
 def finish(encoder: LinkEncoder, number: int, event: Finished | Failed) -> None:
     """End a requested answer, opened or not, unless it is over already."""
     if encoder.is_over(number):
+        encoder.forget(number)
         return
     if not encoder.is_open(number):
         encoder.open(number, Coding.PLAIN)

@@ -27,6 +27,11 @@ def load_weak(config: EnclaveConfig) -> Shelf:
             config.weak,
             config.weak_folder,
             operator_keys(config.operators),
-            lambda name, expect: load_model(name, threads=config.threads, expect=expect),
+            lambda name, expect: load_model(
+                name,
+                threads=config.threads,
+                kv_bytes=config.weak_kv_mib << 20,
+                expect=expect,
+            ),
         )
     )

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from narrows.coding.cache_account import CacheAccount
 from narrows.enclave.backend import Backend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.session import LinkSession
@@ -37,6 +38,7 @@ class EnclaveServer:
         self._backend = backend
         self.shelf = models if isinstance(models, Shelf) else Shelf.of(models.values())
         self._codec = ThreadPoolExecutor(1, thread_name_prefix="link-codec")
+        self._accounts: dict[bytes, CacheAccount] = {}
         self._sessions: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._served = 0
@@ -70,7 +72,13 @@ class EnclaveServer:
         self._sessions.add(task)
         self._served += 1
         session = LinkSession(
-            reader, writer, self._backend, self.shelf, self._codec, self._config.session
+            reader,
+            writer,
+            self._backend,
+            self.shelf,
+            self._codec,
+            self._config.session,
+            self._accounts,
         )
         try:
             await session.run()

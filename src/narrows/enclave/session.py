@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from narrows.coding.cache_account import CacheAccount
 from narrows.coding.events import Event, Failed, Failure, Finish, Finished
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
@@ -42,13 +43,15 @@ from narrows.wire.messages import (
 log = logging.getLogger("narrows.enclave.session")
 
 MAX_COMMANDS = 4096
+MAX_COMMANDS_PER_TURN = 64  # requests are among them, whose prompts are cut into tokens
 READ_BYTES = 1 << 16
 
 Command = Callable[[LinkEncoder], None]
 
 
 class LinkSession:
-    """Serves one connection until it closes. ``shelf``: the weak models to choose from."""
+    """Serves one connection until it closes. ``shelf``: the weak models to choose from.
+    ``accounts``: of their memory, by digest; one dictionary for all sessions of the shelf."""
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class LinkSession:
         shelf: Shelf,
         codec: ThreadPoolExecutor,
         config: SessionConfig | None = None,
+        accounts: dict[bytes, CacheAccount] | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -65,6 +69,7 @@ class LinkSession:
         self._shelf = shelf
         self._codec = codec
         self._config = config or SessionConfig()
+        self._accounts = {} if accounts is None else accounts
         self._frames = FrameReader()
         self._commands: list[Command] = []
         self._wake = asyncio.Event()
@@ -113,7 +118,8 @@ class LinkSession:
     async def _use(self, model: TokenModel, options: LinkOptions, rest: list[Message]) -> None:
         for message in rest:
             self._handle(message, model)
-        encoder = LinkEncoder(model, options)
+        account = self._accounts.setdefault(model.digest, CacheAccount(model.cache_bytes))
+        encoder = LinkEncoder(model, options, account=account)
         try:
             await self._serve(model, encoder)
         finally:
@@ -242,10 +248,15 @@ class LinkSession:
         """Run commands and polls in the codec thread, write what they yield."""
         loop = asyncio.get_running_loop()
         while True:
-            commands, self._commands = self._commands, []
+            commands = self._commands[:MAX_COMMANDS_PER_TURN]
+            del self._commands[:MAX_COMMANDS_PER_TURN]
             self._wake.clear()
-            self._room.set()
+            if len(self._commands) < MAX_COMMANDS:
+                self._room.set()
             data, wait_ms = await loop.run_in_executor(self._codec, _turn, encoder, commands)
+            while encoder.failed_here:
+                if task := self._answers.get(encoder.failed_here.pop()):
+                    task.cancel()
             if data:
                 self._writer.write(data)
                 await self._writer.drain()
@@ -263,11 +274,12 @@ def _request(encoder: LinkEncoder, request: Request, model: TokenModel, number: 
 
 
 def _turn(encoder: LinkEncoder, commands: list[Command]) -> tuple[bytes, float | None]:
-    """In the codec thread: all waiting commands, one poll; bytes and ms to the next poll."""
+    """In the codec thread, which all links share: commands, one batch of model steps; bytes and
+    ms to the next call."""
     for command in commands:
         command(encoder)
     now_ms = time.monotonic() * 1000
-    data = encoder.poll(now_ms)
+    data = encoder.step(now_ms)
     later = time.monotonic() * 1000
     due = encoder.next_poll_ms(later)
     return data, None if due is None else max(0.0, due - later)

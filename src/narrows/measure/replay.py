@@ -54,13 +54,20 @@ class ReplayModel:
     numerics = digest = hashlib.sha256(b"narrows replay model").digest()
     vocab_size = 3
     max_context = 1 << 30
+    cache_bytes = 1 << 50
 
     def __init__(self, costs: Sequence[Sequence[float]]) -> None:
         self.tokenizer = ReplayTokenizer()
         self._costs = costs
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+    def stream_bytes(self, tokens: int) -> int:
+        return 0
+
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
         return ReplayStream(tokens[0], 0)
+
+    def catch_up(self, stream: Stream, limit: int) -> int:
+        return 0
 
     def logits(self, stream: Stream) -> Logits:
         return self._row(stream)

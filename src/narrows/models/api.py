@@ -83,10 +83,24 @@ class TokenModel(Protocol):
     def max_context(self) -> int:
         """Tokens a stream can hold; feeding more applies the stated truncation rule."""
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+    @property
+    def cache_bytes(self) -> int:
+        """Bound of all streams' memory together; a call that would pass it raises InputError."""
+
+    def stream_bytes(self, tokens: int) -> int:
+        """The most that a stream of so many tokens ever held of it; never less for more tokens,
+        and alike wherever the model runs. 0: not counted."""
+
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
         """A stream that has been fed ``tokens`` (at least one). It shares cached prefixes with
         streams of the same ``scope`` (0 or more) alone: how fast a prompt is read must not
-        tell one API key what another has sent."""
+        tell one API key what another has sent. ``lazy``: what is not cached is left to
+        ``catch_up``, or to the first call that needs it."""
+
+    def catch_up(self, stream: Stream, limit: int) -> int:
+        """Read at most ``limit`` tokens (0: none) of what lies before the stream's next token:
+        the rest of a lazy prompt, or a window that is full and must be read anew. How many are
+        left; where none are, the next step is a single one."""
 
     def logits(self, stream: Stream) -> Logits:
         """int32 [vocab_size]: what follows the stream's history."""

@@ -189,12 +189,24 @@ class ByteStream:
 
     def __init__(self) -> None:
         self.length = 0
+        self.pending: list[int] = []
         self.cells = np.zeros((_CONTEXTS, 1 << _CELL_BITS), np.uint32)
         self.contexts = np.zeros(_CONTEXTS, np.uint32)
         self.weights = np.full((_CONTEXTS + 1, _CONTEXTS + 1), 20_000, np.int32)
         self.tail = np.zeros(6, np.uint8)
 
+    def catch_up(self, limit: int) -> int:
+        """Feed at most ``limit`` of the pending tokens; how many are left."""
+        if self.pending and limit:
+            part, self.pending = self.pending[:limit], self.pending[limit:]
+            self._learn(part)
+        return len(self.pending)
+
     def feed(self, tokens: Sequence[int]) -> None:
+        self.catch_up(len(self.pending))
+        self._learn(tokens)
+
+    def _learn(self, tokens: Sequence[int]) -> None:
         for token in tokens:
             if not 0 <= token <= END:
                 raise InputError(f"token {token} is not a byte")
@@ -205,11 +217,13 @@ class ByteStream:
     def copy(self) -> ByteStream:
         twin = ByteStream.__new__(ByteStream)
         twin.length = self.length
+        twin.pending = list(self.pending)
         for name in ("cells", "contexts", "weights", "tail"):
             setattr(twin, name, getattr(self, name).copy())
         return twin
 
     def predict(self, out: NDArray[np.int32]) -> None:
+        self.catch_up(len(self.pending))
         _predict(self.cells, self.contexts, self.weights, int(self.tail[0]), out)
 
 
@@ -236,6 +250,7 @@ class ByteModel:
     name = "bytes"
     vocab_size = END + 1
     max_context = 1 << 20  # nothing is forgotten by rule: old cells fade and collide
+    cache_bytes = 1 << 50  # bounded by the number of streams alone
 
     def __init__(self) -> None:
         self.tokenizer = ByteTokenizer()
@@ -254,12 +269,20 @@ class ByteModel:
         rows = self.extend(self.open([10]), b"Exact integers, \xc3\xa4 everywhere. 1 + 1 = 2\n" * 2)
         return hashlib.sha256(_VERSION + rows.astype("<i4").tobytes()).digest()
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+    def stream_bytes(self, tokens: int) -> int:
+        return 0
+
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
         if not tokens:
             raise InputError("a stream needs at least one token")
         stream = self._primed.copy()
-        stream.feed(tokens)
+        stream.pending = list(tokens)
+        if not lazy:
+            stream.catch_up(len(tokens))
         return stream
+
+    def catch_up(self, stream: Stream, limit: int) -> int:
+        return cast(ByteStream, stream).catch_up(limit)
 
     def logits(self, stream: Stream) -> Logits:
         out = np.empty(END + 1, np.int32)

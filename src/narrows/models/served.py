@@ -23,14 +23,21 @@ class ServedModel:
         self.numerics = runtime.numerics
         self.vocab_size = runtime.vocab_size
         self.max_context = runtime.max_context
+        self.cache_bytes = runtime.cache_bytes
         self.tokenizer: Tokenizer = runtime.tokenizer
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of the conversation up to the assistant's next answer. Raises InputError."""
         return self._chat.render(messages)
 
-    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
-        return self.runtime.open(tokens, scope)
+    def stream_bytes(self, tokens: int) -> int:
+        return self.runtime.stream_bytes(tokens)
+
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
+        return self.runtime.open(tokens, scope, lazy)
+
+    def catch_up(self, stream: Stream, limit: int) -> int:
+        return self.runtime.catch_up(stream, limit)
 
     def logits(self, stream: Stream) -> Logits:
         return self.runtime.logits(stream)

@@ -12,6 +12,7 @@ app = CommandTable(
         "codec": ("narrows.cli.bench.codec", "The link on real answers, and compressors."),
         "coupled": ("narrows.cli.bench.coupled", "Coupled coding against H, CE and KL."),
         "gate": ("narrows.cli.bench.gate", "The gate: throughput, delay, kills, overspend."),
+        "hostile": ("narrows.cli.bench_hostile", "What a broken link's bytes hold up."),
         "ledger": ("narrows.cli.bench.ledger", "The ledger: operations, utilisation, waste."),
     },
     epilog="Example:\n  narrows bench codec --answers answers.jsonl --json",

@@ -89,7 +89,9 @@ class Answer:
         self.coding = coding
         self.code = code
         self.channel = Channel.CONTENT
-        self.stream: Stream = model.open(_context(spec, model), spec.scope)
+        self.stream: Stream | None = None  # from the first token on, see read_context
+        self.context_length = len(context_of(spec, model))
+        self.cache_bytes = 0
         self.unfed: int | None = None
         self.rows: deque[tuple[Rows, int]] = deque()
         self.started = False
@@ -110,12 +112,17 @@ class Answer:
             self.items_left = self.bytes_left = max(allowed - resumed, 0)
 
     @property
+    def length(self) -> int:
+        """Tokens that the weak model has read or will have read for the next one."""
+        return self.context_length + self.token_count
+
+    @property
     def full(self) -> bool:
         """No token may follow: only an escape, which then needs no flag."""
         return self.items_left == 0
 
 
-def _context(spec: AnswerSpec, model: TokenModel) -> tuple[int, ...]:
+def context_of(spec: AnswerSpec, model: TokenModel) -> tuple[int, ...]:
     """What the weak model has read before the first token; never nothing."""
     context = spec.prompt + spec.resume
     return context or (min(model.tokenizer.eos_ids, default=0),)

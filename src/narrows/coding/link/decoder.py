@@ -2,7 +2,9 @@
 
 The bytes may come from an attacker: every byte string decodes to something or raises
 LinkError, in bounded memory, with model steps bounded by the bytes (see ``LinkLimits``).
-Each symbol is decided as soon as the bytes so far determine it. One thread at a time.
+Few bytes may hold many steps, so they are decoded in batches (``pacing.py``); between two, the
+caller may drop the link or lend the model. Each symbol is decided as soon as the bytes so far
+determine it. One thread at a time.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from narrows.coding.events import (
 )
 from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind
 from narrows.coding.link.ends import DecoderPort
-from narrows.coding.link.items import keep_rows, prepare_rows
+from narrows.coding.link.items import prepare_rows, read_context
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.link.rounds import Grammar
+from narrows.coding.pacing import Step
 from narrows.coding.tokens.code import TokenCode
 from narrows.errors import LinkError
 from narrows.models.api import TokenModel
@@ -52,7 +55,7 @@ class LinkDecoder:
     ) -> None:
         self.options = options or LinkOptions()
         self._model = model
-        self._port = DecoderPort(self._before_wait)
+        self._port = DecoderPort(lambda: self._grammar.keep())
         self._grammar = Grammar(self._port, self, model, self.options.limits, make_code)
         self._events: list[tuple[int, Event]] = []
         self._dead: LinkError | None = None
@@ -64,10 +67,28 @@ class LinkDecoder:
         return len(self._grammar.specs) - 1
 
     def feed(self, data: bytes) -> list[tuple[int, Event]]:
-        """All that the bytes so far decide. LinkError: the link is dead, and stays so."""
+        """All that the bytes so far decide, however long that takes. Errors as of ``step``."""
+        events = self.step(data)
+        while self.more:
+            events += self.step(b"")
+        return events
+
+    @property
+    def more(self) -> bool:
+        """Whether the last step stopped for its length: there is more to decode at once."""
+        return self._grammar.pacer.paused and self._dead is None
+
+    @property
+    def position(self) -> int:
+        """Bytes that are decoded."""
+        return self._port.position
+
+    def step(self, data: bytes) -> list[tuple[int, Event]]:
+        """Take ``data``; decode at most one batch. LinkError: the link is dead, and stays so."""
         if self._dead is not None:
             raise self._dead
         self._port.coder.feed(data)
+        self._grammar.pacer.begin()
         try:
             next(self._running)
         except LinkError as error:
@@ -103,17 +124,20 @@ class LinkDecoder:
         while True:
             yield from self._grammar.act(None)
 
-    def _before_wait(self) -> None:
-        keep_rows(self._grammar.active)
-
     # -- the grammar's side ----------------------------------------------------------------
 
     def opened(self, answer: Answer) -> None:
         self._events.append((answer.number, Opened(answer.coding)))
 
-    def before_turn(self, turn: list[tuple[Answer, int]]) -> None:
-        keep_rows(self._grammar.active)
-        prepare_rows(self._model, [answer for answer, _ in turn if not answer.full])
+    def before_batch(self, answers: list[Answer]) -> Step:
+        pacer = self._grammar.pacer
+        pacer.keep()
+        yield from pacer.spend(len(answers))
+        wanted = [answer for answer in answers if not answer.full]
+        for answer in wanted:
+            if answer.stream is not None and not answer.rows:
+                yield from read_context(self._model, answer, pacer)
+        prepare_rows(self._model, wanted)
 
     def next_item(self, answer: Answer) -> Item | None:
         return None

@@ -1,23 +1,25 @@
 """The encoding end of a link: events of many answers in, the bytes to send out.
 
 Pure and synchronous: the stream is fully determined by the calls and the ``now_ms`` values.
-Model steps happen inside ``poll``; one thread at a time.
+Model steps happen inside ``poll`` or ``step``; one thread at a time.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Generator
 from itertools import islice
 
-from narrows.coding.events import AnswerSpec, Coding, Event
-from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind, Rows
+from narrows.coding.cache_account import CacheAccount, LinkCache, first_tokens
+from narrows.coding.events import AnswerSpec, Coding, Event, Failed, Finished
+from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind, Rows, context_of
 from narrows.coding.link.ends import EncoderPort
-from narrows.coding.link.items import NATURAL, keep_rows, prepare_rows
+from narrows.coding.link.items import NATURAL, prepare_rows, read_context
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.link.rounds import REST, Action, Grammar
 from narrows.coding.link.schedule import Schedule
 from narrows.coding.link.source import Source
+from narrows.coding.link.symbols import IntStep
+from narrows.coding.pacing import BATCH_STEPS, Step
 from narrows.coding.range.coder import Mark
 from narrows.coding.tokens.choice import CodingChoice
 from narrows.coding.tokens.code import TokenCode
@@ -25,16 +27,17 @@ from narrows.errors import InputError
 from narrows.models.api import TokenModel
 
 MAX_ITEMS_PER_POLL = 4096
-"""Then ``poll`` returns what it has and wants to be called again at once."""
+"""Then ``poll`` pushes what is due, returns what it has and wants to be called again at once."""
 
 MAX_WAITING = 256
 """Answers that may wait with what they say until there is room to open them. Further ones fail
 as OVERLOADED."""
 
-MAX_EXTEND = 64
+MAX_EXTEND = BATCH_STEPS
 MAX_ROWS = 256
 """Rows of logits held at once by read-ahead: 50 MB at 49k tokens."""
 WORTH_EXTEND = 16
+_OVER = object()
 
 
 class LinkStats:
@@ -55,17 +58,29 @@ class LinkEncoder:
         model: TokenModel,
         options: LinkOptions | None = None,
         make_code: CodeFactory = TokenCode,
+        account: CacheAccount | None = None,
     ) -> None:
+        """``account``: of all links that use ``model``; without one, there are no others."""
         self.options = options or LinkOptions()
         self._model = model
         self._port = EncoderPort()
         self._limits = self.options.limits
         self._grammar = Grammar(self._port, self, model, self._limits, make_code)
         self._schedule = Schedule(self.options.round_hold_ms, self._limits.max_run)
+        self._cache = LinkCache(
+            account or CacheAccount(model.cache_bytes), self._limits.max_cache_bytes
+        )
         self._sources: dict[int, Source] = {}
         self._to_open: deque[Source] = deque()
+        self._cut: set[int] = set()  # failed here; events that still come for them are dropped
+        self.failed_here: list[int] = []
+        """Answers that have just been failed for want of memory: their backends may stop."""
         self._marks: deque[tuple[float, Mark]] = deque()
         self._again = False
+        self._running: Step | None = None
+        self._unread: deque[Answer] = deque()  # whose prompts may not be read yet
+        self._now_ms = 0.0
+        self._out = b""
         self._choice = CodingChoice()
         self.stats = LinkStats(self._port.bits)
 
@@ -92,6 +107,10 @@ class LinkEncoder:
     def put(self, number: int, event: Event) -> None:
         """The next event of an open answer. InputError for one that its coding forbids."""
         source = self._sources.get(number)
+        if number in self._cut:
+            if isinstance(event, Finished | Failed):
+                self._cut.discard(number)
+            return
         if source is None:
             raise InputError(f"answer {number} is not open")
         source.put(event)
@@ -106,34 +125,37 @@ class LinkEncoder:
         source = self._sources.get(number)
         return self._grammar.is_opened(number) if source is None else source.over
 
+    def forget(self, number: int) -> None:
+        """Nothing more is put into this answer: it need not be known that it failed here."""
+        self._cut.discard(number)
+
     def poll(self, now_ms: float) -> bytes:
         """Run the rounds and the push that are due. The bytes to send now, often none."""
-        budget = MAX_ITEMS_PER_POLL
-        self._open_waiting()
-        for source in islice(self._to_open, MAX_WAITING, None):
-            source.overload()
-        for source in list(self._sources.values()):
-            source.absorb(now_ms)
-        while budget > 0:
-            counts = self._schedule.plan(self._active_sources(), now_ms)
-            if counts is None:
-                break
-            budget -= self._round(counts)
-            self._open_waiting()
-        keep_rows(self._grammar.active)
-        self._again = budget <= 0
-        data = self._port.coder.take()
-        self._settle(now_ms)
-        if self._push_due(now_ms):
-            self._run(Action.PUSH)
-            self.stats.pushes += 1
-            data += self._port.coder.take()
-            self._settle(now_ms)
+        data = self.step(now_ms)
+        while self._running is not None:
+            data += self.step(now_ms)
+        return data
+
+    def step(self, now_ms: float) -> bytes:
+        """``poll``, but at most about one batch of model steps (``pacing.py``): where there is
+        more to do, ``next_poll_ms`` says "now". Any call may come in between."""
+        self._now_ms = now_ms
+        self._grammar.pacer.begin()
+        if self._running is None:
+            self._running = self._due()
+        if next(self._running, _OVER) is _OVER:
+            self._running = None
+        self._send()
+        if self._running is None:
+            self._again = self._again or self._read_ahead()
+        data, self._out = self._out, b""
         return data
 
     def next_poll_ms(self, now_ms: float) -> float | None:
         """When ``poll`` has something to do without new input; None: only after new input."""
-        if self._again or any(source.untimed for source in self._sources.values()):
+        if self._again or self._running is not None:
+            return now_ms
+        if any(source.untimed for source in self._sources.values()):
             return now_ms
         times = [source.text_due_ms for source in self._sources.values()]
         times.append(self._schedule.due_ms(self._active_sources()))
@@ -145,13 +167,39 @@ class LinkEncoder:
     def close(self) -> None:
         """Give the model's memory back; for a link that is over. Idempotent."""
         self._grammar.close()
+        self._cache.close()
 
     # -- actions ---------------------------------------------------------------------------
 
     def _active_sources(self) -> list[Source]:
         return [self._sources[answer.number] for answer in self._grammar.active]
 
-    def _open_waiting(self) -> None:
+    def _due(self) -> Step:
+        """What one ``poll`` does."""
+        items = 0
+        yield from self._open_waiting()
+        for source in islice(self._to_open, MAX_WAITING, None):
+            source.refuse()
+        for source in list(self._sources.values()):
+            source.absorb(self._now_ms)
+        while items < MAX_ITEMS_PER_POLL:
+            counts = self._schedule.plan(self._active_sources(), self._now_ms)
+            if counts is None:
+                break
+            items += yield from self._round(counts)
+            yield from self._open_waiting()
+        self._again = items >= MAX_ITEMS_PER_POLL
+        self._send()
+        if self._push_due(self._now_ms):
+            yield from self._grammar.act(Action.PUSH)
+            self.stats.pushes += 1
+
+    def _send(self) -> None:
+        self._grammar.keep()
+        self._out += self._port.coder.take()
+        self._settle(self._now_ms)
+
+    def _open_waiting(self) -> Step:
         # A round asks for a step of each open answer, so the bucket must be able to hold that.
         room = min(self._limits.max_open, self._limits.steps_saved)
         while self._to_open and len(self._grammar.active) < room:
@@ -159,14 +207,33 @@ class LinkEncoder:
             if source is None:
                 break
             self._to_open.remove(source)
-            self._run(Action.OPEN, (source.number, int(source.coding)))
+            spec = self._grammar.specs[source.number]
+            if not self._cache.reserve(source.number, self._model.stream_bytes(first_tokens(spec))):
+                self._overload(source)
+            yield from self._grammar.act(Action.OPEN, (source.number, int(source.coding)))
 
     def _may_open(self, source: Source) -> bool:
         return self._grammar.skip_of(source.number) <= self._limits.max_skip
 
-    def _round(self, counts: list[int]) -> int:
+    def _read_ahead(self) -> bool:
+        """While nothing is due: one part of a prompt that will be needed. Whether it wants to
+        go on at once."""
+        while self._unread:
+            answer = self._unread[0]
+            if not answer.ended and not self._sources[answer.number].failed:
+                if answer.stream is None:
+                    context = context_of(answer.spec, self._model)
+                    answer.stream = self._model.open(context, answer.spec.scope, lazy=True)
+                if self._model.catch_up(answer.stream, BATCH_STEPS):
+                    return True
+            self._unread.popleft()
+        return False
+
+    def _round(self, counts: list[int]) -> IntStep:
         """One round of about these counts: fewer where the decoder's step budget is short."""
         active = self._active_sources()
+        for index, answer in enumerate(self._grammar.active):
+            counts[index] = self._afford(answer, counts[index])
         share = max(1, (self._limits.steps_saved // 2) // len(active))
         counts = [
             min(count, share) if count != REST or len(source.queue) > share else count
@@ -181,14 +248,29 @@ class LinkEncoder:
             for count, source in zip(counts, active, strict=True)
         )
         while self._grammar.steps < items:
-            self._run(Action.PAD)
-        self._run(Action.ROUND, tuple(counts))
+            yield from self._grammar.act(Action.PAD)
+        yield from self._grammar.act(Action.ROUND, tuple(counts))
         self.stats.rounds += 1
         self.stats.items += items
         return items
 
-    def _run(self, action: Action, detail: tuple[int, ...] = ()) -> None:
-        _drive(self._grammar.act(action, detail))
+    def _afford(self, answer: Answer, count: int) -> int:
+        """The count, with memory for its tokens at both ends; else the answer fails instead."""
+        source = self._sources[answer.number]
+        tokens = len(source.queue) if count == REST else count
+        if not count or source.failed:
+            return count
+        need_bytes = self._model.stream_bytes(answer.length + tokens)
+        if self._cache.reserve(answer.number, need_bytes):
+            return count
+        self._overload(source)
+        return 1
+
+    def _overload(self, source: Source) -> None:
+        if not source.ended:
+            self._cut.add(source.number)
+            self.failed_here.append(source.number)
+        source.overload(self._now_ms)
 
     def _push_due(self, now_ms: float) -> bool:
         if not self._marks:
@@ -208,16 +290,25 @@ class LinkEncoder:
 
     def opened(self, answer: Answer) -> None:
         self._sources[answer.number].opened(answer)
+        self._unread.append(answer)
 
-    def before_turn(self, turn: list[tuple[Answer, int]]) -> None:
-        answers = [answer for answer, _ in turn]
-        keep_rows(self._grammar.active)
+    def before_batch(self, answers: list[Answer]) -> Step:
+        pacer = self._grammar.pacer
+        pacer.keep()
+        yield from pacer.spend(len(answers))
         held = sum(len(answer.rows) for answer in self._grammar.active)
-        for answer in answers:
-            if not answer.rows and held + MAX_EXTEND < MAX_ROWS:
-                self._extend(answer, alone=len(answers) == 1)
-                held += len(answer.rows)
-        prepare_rows(self._model, answers)
+        wanted = [answer for answer in answers if self._needs_model(answer)]
+        for answer in wanted:
+            if not answer.rows:
+                yield from read_context(self._model, answer, pacer)
+                if held + MAX_EXTEND < MAX_ROWS:
+                    yield from self._extend(answer, alone=len(answers) == 1)
+                    held += len(answer.rows)
+        prepare_rows(self._model, wanted)
+
+    def _needs_model(self, answer: Answer) -> bool:
+        source = self._sources[answer.number]
+        return answer.stream is not None or not (source.failed or answer.full)
 
     def next_item(self, answer: Answer) -> Item | None:
         source = self._sources[answer.number]
@@ -243,11 +334,14 @@ class LinkEncoder:
         source.bits += self._port.bits.get("tokens", 0.0) - self._bits_before
         source.tokens += item.kind is Kind.TOKEN
         if answer.ended:
+            self._cache.drop(answer.number)
             del self._sources[answer.number]
             self._choice.observe(source.coding, source.bits, source.tokens)
 
-    def _extend(self, answer: Answer, alone: bool) -> None:
+    def _extend(self, answer: Answer, alone: bool) -> Step:
         """Have the model read what is queued in one parallel pass, where it is long enough."""
+        if answer.stream is None:
+            return
         ahead: list[int] = [] if answer.unfed is None else [answer.unfed]
         for item in self._sources[answer.number].queue:
             if len(ahead) >= MAX_EXTEND:
@@ -257,8 +351,11 @@ class LinkEncoder:
         else:
             if not self._sources[answer.number].complete:
                 ahead = ahead[:-1]  # nothing follows the last token yet: it stays unfed
+        half = max(self._model.max_context // 2, 1)
+        del ahead[half - answer.stream.length % half :]  # a window that slides is read apart
         if len(ahead) < (2 if alone else WORTH_EXTEND):
             return
+        yield from self._grammar.pacer.spend(len(ahead))
         if answer.unfed is None:
             first = Rows(self._model.logits(answer.stream).copy()[None, :], own=True)
             answer.rows.append((first, 0))
@@ -266,9 +363,3 @@ class LinkEncoder:
         rows.keep()
         answer.unfed = None
         answer.rows.extend((rows, index) for index in range(len(ahead)))
-
-
-def _drive(step: Generator[None, None, None]) -> None:
-    """Run an action of the encoding end, which never waits."""
-    for _ in step:
-        raise RuntimeError("an encoder has nothing to wait for")

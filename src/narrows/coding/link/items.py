@@ -13,11 +13,12 @@ from typing import Protocol
 import numpy as np
 
 from narrows.coding.events import Channel, Coding, Failure, Finish, Usage
-from narrows.coding.link.answer import Answer, End, Item, Kind, Rows
+from narrows.coding.link.answer import Answer, End, Item, Kind, Rows, context_of
 from narrows.coding.link.integrity import END_BITS, IntegrityCheck
 from narrows.coding.link.symbols import Bit, Choice, Port, Signed
+from narrows.coding.pacing import BATCH_STEPS, Pacer, Step
 from narrows.errors import LinkError
-from narrows.models.api import Logits, TokenModel
+from narrows.models.api import Logits, Stream, TokenModel
 
 NATURAL = (Finish.STOP, Finish.TOOL_CALLS)
 """Ends that the end token stands for."""
@@ -32,8 +33,9 @@ class Side(Protocol):
 
     def opened(self, answer: Answer) -> None: ...
 
-    def before_turn(self, turn: list[tuple[Answer, int]]) -> None:
-        """Have the logits ready for all answers of a turn whose next item may be a token."""
+    def before_batch(self, answers: list[Answer]) -> Step:
+        """Have the logits ready for those of at most ``BATCH_STEPS`` answers that have begun
+        and whose next item may be a token."""
 
     def next_item(self, answer: Answer) -> Item | None:
         """The item to encode, None to decode."""
@@ -42,8 +44,11 @@ class Side(Protocol):
 
 
 class ItemGrammar:
-    def __init__(self, port: Port, side: Side, model: TokenModel, check: IntegrityCheck) -> None:
+    def __init__(
+        self, port: Port, side: Side, model: TokenModel, check: IntegrityCheck, pacer: Pacer
+    ) -> None:
         self._port = port
+        self._pacer = pacer
         self._side = side
         self._model = model
         self._check = check
@@ -87,6 +92,7 @@ class ItemGrammar:
     # -- tokens ----------------------------------------------------------------------------
 
     def _token(self, answer: Answer, item: Item | None) -> ItemStep:
+        yield from self._ready(answer)
         answer.code.prepare(self._logits(answer))
         token = yield from self._port.token(answer.code, None if item is None else item.value)
         answer.code.update(token)
@@ -116,6 +122,12 @@ class ItemGrammar:
         if answer.bytes_left < 0:
             raise LinkError("an answer is longer than its limit")
 
+    def _ready(self, answer: Answer) -> Step:
+        """Where no batch has made the answer's row: its first token, mostly."""
+        if not answer.rows:
+            yield from read_context(self._model, answer, self._pacer)
+            prepare_rows(self._model, [answer])
+
     def _logits(self, answer: Answer) -> Logits:
         rows, index = answer.rows.popleft()
         row: Logits = rows.array[index]
@@ -143,8 +155,8 @@ class ItemGrammar:
         token = yield from self._port.raw(32, value)
         if answer.coding is Coding.TEXT or token not in self._eos or answer.full:
             raise LinkError("a literal token where none may be")
-        if answer.rows:
-            answer.rows.popleft()
+        yield from self._ready(answer)
+        answer.rows.popleft()
         return self._take(answer, token)
 
     # -- the end ---------------------------------------------------------------------------
@@ -189,22 +201,40 @@ class ItemGrammar:
         return Usage(*counts)
 
 
+def read_context(model: TokenModel, answer: Answer, pacer: Pacer) -> Step:
+    """Have the model read what lies before the answer's next token, in parts. A stream is made
+    for the first token, so an answer that fails before it costs neither steps nor memory."""
+    pacer.keep()
+    if answer.stream is None:
+        yield from pacer.spend(1)
+        answer.stream = model.open(context_of(answer.spec, model), answer.spec.scope, lazy=True)
+    left = model.catch_up(answer.stream, 0)
+    while left:
+        part = min(left, BATCH_STEPS)
+        yield from pacer.spend(part)
+        left = model.catch_up(answer.stream, part)
+
+
 def prepare_rows(model: TokenModel, answers: list[Answer]) -> None:
     """See that each answer has a row of logits, by one batched step for all that need one.
 
     Rows of earlier steps are copied first: the model's arrays hold until its next call."""
     keep_rows(answers)
+    waiting: list[tuple[Answer, Stream, int]] = []
     for answer in answers:
-        if not answer.rows and answer.unfed is None:
+        if answer.rows or answer.stream is None:
+            continue
+        if answer.unfed is None:
             first = Rows(model.logits(answer.stream)[np.newaxis, :])
             first.keep()
             answer.rows.append((first, 0))
-    waiting = [answer for answer in answers if not answer.rows]
+        else:
+            waiting.append((answer, answer.stream, answer.unfed))
     if not waiting:
         return
-    tokens = [answer.unfed for answer in waiting if answer.unfed is not None]
-    batch = Rows(model.advance([answer.stream for answer in waiting], tokens))
-    for index, answer in enumerate(waiting):
+    rows = model.advance([stream for _, stream, _ in waiting], [unfed for _, _, unfed in waiting])
+    batch = Rows(rows)
+    for index, (answer, _, _) in enumerate(waiting):
         answer.unfed = None
         answer.rows.append((batch, index))
 

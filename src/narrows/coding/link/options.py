@@ -22,7 +22,8 @@ class LinkLimits:
     without a token and literal tokens per answer. ``text_base_bytes`` and
     ``text_bytes_per_token``: a text answer holds at most base + per_token x max_tokens bytes.
     ``steps_per_byte``, ``steps_saved``: model steps that each coded byte may ask for, and how
-    many may be saved up. ``check_bytes``: a 32-bit check at least so often.
+    many may be saved up. ``check_bytes``: a 32-bit check at least so often. ``max_cache_bytes``:
+    memory of the weak model that open answers may hold together, as ``stream_bytes`` counts it.
     """
 
     max_open: int = 1024
@@ -34,6 +35,7 @@ class LinkLimits:
     steps_per_byte: int = 1024
     steps_saved: int = 32768
     check_bytes: int = 4096
+    max_cache_bytes: int = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,10 @@ class LinkOptions:
     def to_wire(self) -> dict[str, int]:
         """Flat integers for the greeting; ``from_wire`` is the inverse."""
         own = {f.name: int(getattr(self, f.name)) for f in fields(self) if f.name != "limits"}
-        return own | {f.name: int(getattr(self.limits, f.name)) for f in fields(self.limits)}
+        limits = {f.name: int(getattr(self.limits, f.name)) for f in fields(self.limits)}
+        if self.limits.max_cache_bytes == LinkLimits().max_cache_bytes:
+            del limits["max_cache_bytes"]  # enclaves from before it know no such option
+        return own | limits
 
     @classmethod
     def from_wire(cls, values: Mapping[str, int]) -> LinkOptions:
@@ -82,6 +87,7 @@ _HIGHEST = {
     "steps_per_byte": 1 << 20,
     "steps_saved": 1 << 24,
     "check_bytes": 1 << 20,
+    "max_cache_bytes": 1 << 50,
 }
 _LOWEST = {
     "max_open": 1,

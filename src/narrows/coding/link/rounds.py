@@ -11,6 +11,8 @@ Invariants
 - Everything that decides a symbol's probability is known to both ends before the symbol.
 - A round brings at least one item, a PUSH at least a byte, a PAD two: no work without bytes
   or items, and items are bounded per answer and, as model steps, by the coded bytes.
+- ``cache_bytes`` counts the weak model's memory by what both ends know, shared prefixes once for
+  each answer; so the encoder knows what the decoder has left, and fails an answer in time.
 - ``steps`` counts model steps that may still be asked for; it grows with the coder's position
   (bytes shifted, alike at both ends), so the encoder knows when the decoder would refuse.
 - An answer's end is reported behind its check; a mismatch raises LinkError.
@@ -31,6 +33,7 @@ from narrows.coding.link.integrity import IntegrityCheck
 from narrows.coding.link.items import ItemGrammar, Side, keep_rows
 from narrows.coding.link.options import LinkLimits
 from narrows.coding.link.symbols import Bit, Choice, Count, IntStep, Port
+from narrows.coding.pacing import BATCH_STEPS, Pacer, Step
 from narrows.coding.range.coder import Mark
 from narrows.coding.tokens.calibrate import Calibration
 from narrows.errors import LinkError
@@ -42,10 +45,10 @@ _WASTES = 4
 _SEVERAL = 3
 """Answers of a round that bring more than one item, as a context, up to this many: what held
 the round up has held up all of them."""
+_SYMBOLS_PER_STEP = 32
+"""Open answers whose counts cost about as much time as a model step."""
 REST = -1
 """As a count: everything through the answer's end, at most ``max_run`` items."""
-
-Step = Generator[None, None, None]
 
 
 class Action(enum.IntEnum):
@@ -75,12 +78,14 @@ class Grammar:
         self.specs: list[AnswerSpec] = []
         self.active: list[Answer] = []
         self.steps = limits.steps_saved
+        self.cache_bytes = 0
         self._seen_position = 0
         self._side = side
         self._calibration = Calibration()
         self._make_code = make_code
         self._check = IntegrityCheck(port, model)
-        self._items = ItemGrammar(port, side, model, self._check)
+        self.pacer = Pacer(self.keep)
+        self._items = ItemGrammar(port, side, model, self._check, self.pacer)
         self._first_unopened = 0
         self._opened: set[int] = set()
         self._round_marks: deque[Mark] = deque()
@@ -102,7 +107,8 @@ class Grammar:
         yield from self._check.periodic(self.limits.check_bytes, self._verified)
         chosen = yield from self._action(action)
         self._refill()
-        keep_rows(self.active)
+        self.keep()
+        yield from self.pacer.spend(1 + len(self.active) // _SYMBOLS_PER_STEP)
         if chosen is Action.ROUND:
             yield from self._round(detail if action is not None else None)
         elif chosen is Action.OPEN:
@@ -114,10 +120,28 @@ class Grammar:
             yield from self.port.raw(16, 0 if action is not None else None)
         self._refill()
 
+    def keep(self) -> None:
+        """Copy the logits that are still needed: the model may be called by others now."""
+        keep_rows(self.active)
+
     def close(self) -> None:
         """Let go of the open answers' streams. They stay listed."""
         for answer in self.active:
-            answer.rows.clear()
+            self._let_go(answer)
+
+    def _hold(self, answer: Answer, cache_bytes: int) -> None:
+        more = cache_bytes - answer.cache_bytes
+        self.cache_bytes += more
+        answer.cache_bytes = cache_bytes
+        if more > 0 and self.cache_bytes > self.limits.max_cache_bytes:
+            raise LinkError(
+                "the open answers hold more of the weak model's memory than was offered"
+            )
+
+    def _let_go(self, answer: Answer) -> None:
+        answer.rows.clear()
+        self._hold(answer, 0)
+        if answer.stream is not None:
             self.model.close(answer.stream)
 
     def _action(self, action: Action | None) -> Generator[None, None, Action]:
@@ -202,9 +226,11 @@ class Grammar:
             raise LinkError("an empty round")
         done = 0
         while turn:
-            self._side.before_turn(turn)
             rest: list[tuple[Answer, int]] = []
-            for answer, count in turn:
+            for index, (answer, count) in enumerate(turn):
+                if index % BATCH_STEPS == 0:
+                    batch = turn[index : index + BATCH_STEPS]
+                    yield from self._side.before_batch([one for one, _ in batch])
                 yield from self._item(answer)
                 if answer.ended:
                     if count > 1:
@@ -225,12 +251,13 @@ class Grammar:
         self.steps -= answer.token_count - before
         if self.steps < 0:
             raise LinkError("more model steps were asked for than the coded bytes allow")
+        if answer.token_count != before:
+            self._hold(answer, self.model.stream_bytes(answer.length))
         if item.kind in (Kind.END, Kind.FAIL):
             self._verified()
             answer.verified = len(answer.tokens)
             answer.code.close()
-            self.model.close(answer.stream)
-            answer.rows.clear()
+            self._let_go(answer)
         self._side.coded(answer, item)
 
     def _count(self, answer: Answer, count: int | None, silent: int, several: int) -> IntStep:

@@ -74,6 +74,16 @@ class Source:
         return answer is not None and answer.started and answer.silent_rounds == 0
 
     @property
+    def ended(self) -> bool:
+        """Whether its last event has been put."""
+        return self._ended
+
+    @property
+    def failed(self) -> bool:
+        """Whether its end comes next, and is a failure: that needs no model."""
+        return bool(self.queue) and self.queue[0].kind is Kind.FAIL
+
+    @property
     def text_due_ms(self) -> float | None:
         return self._text.due_ms() if self._text and not self.complete else None
 
@@ -111,7 +121,7 @@ class Source:
         self.answer = answer
         self._room = answer.bytes_left if self.coding is Coding.TEXT else answer.items_left
 
-    def overload(self) -> None:
+    def refuse(self) -> None:
         """Fail: too many wait to open already. Idempotent."""
         self._timed.clear()
         self._inbox = [Failed(Failure.OVERLOADED)]
@@ -171,6 +181,13 @@ class Source:
         elif isinstance(event, Failed):
             self._flush()
             self._end(Kind.FAIL, End(None, event.code, self._usage), now_ms)
+
+    def overload(self, now_ms: float) -> None:
+        """There is no memory for more of it: it fails, and what is not coded yet is dropped."""
+        self._forget()
+        self._timed.clear()
+        self.complete = False
+        self._end(Kind.FAIL, End(None, Failure.OVERLOADED), now_ms)
 
     def _forget(self) -> None:
         """No one reads a cancelled answer: what is not coded yet need not be paid for."""

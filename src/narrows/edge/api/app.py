@@ -19,6 +19,9 @@ from narrows.edge.api.request import parse_chat
 from narrows.edge.api.service import Service
 from narrows.edge.problems import ApiError
 
+LATE_S = 10.0
+"""Bytes that wait longer for the decoder: an answer asked for now would come late or never."""
+
 
 def make_app(service: Service) -> Starlette:
     """The ASGI application of one edge."""
@@ -70,12 +73,15 @@ class _Routes:
         """200 where answers can be had, else 503; the body says why not."""
         link = self._service.link
         gate = link.gate_state.state
-        good = link.up and gate == "ok" and not self._service.stopping
+        late_s = link.decoder_late_s()
+        good = link.up and gate == "ok" and not self._service.stopping and late_s <= LATE_S
         refusal = link.refusal.greeting.name if link.refusal else None
         body = {
             "status": "ok" if good else "unavailable",
             "link": "up" if link.up else "down",
             "gate": gate,
+            "decoder": "ok" if late_s <= LATE_S else "late",
+            "decoder_late_s": round(late_s, 1),
             "refusal": refusal,
             "weak_model": link.weak.name,
             "weak_digest": link.weak.digest.hex(),

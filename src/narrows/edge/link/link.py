@@ -13,7 +13,6 @@ ends when the last of its own is over inside.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ from narrows.coding.spec import answer_spec
 from narrows.edge import problems
 from narrows.edge.answer import Answer, WeakName
 from narrows.edge.link.dial import Wire
-from narrows.edge.link.worker import Decoder, DecodeWorker, Events
+from narrows.edge.link.worker import Decoder, DecodeWorker, Events, Turn
 from narrows.errors import LinkError, NarrowsError
 from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Offer
@@ -43,7 +42,7 @@ class Link:
         offer: Offer,
         model: TokenModel,
         decoder: Decoder,
-        turn: threading.Lock,
+        turn: Turn,
         ended: Callable[[Answer], None],
     ) -> None:
         self.offer = offer
@@ -75,6 +74,10 @@ class Link:
     def waiting(self) -> bool:
         """Whether any client waits for bytes of this link."""
         return any(not answer.ended for answer in self.answers)
+
+    def decoder_late_s(self) -> float:
+        """How long the oldest bytes that are not decoded yet have waited."""
+        return self._worker.late_s(time.monotonic())
 
     def start(self, answer: Answer) -> None:
         """Ask for an answer."""

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -35,7 +34,7 @@ from narrows.edge.link.dial import Gate, Refused, Unreachable
 from narrows.edge.link.link import MAX_OPEN, Link
 from narrows.edge.link.orphans import Orphans
 from narrows.edge.link.patience import LinkBytes, Patience
-from narrows.edge.link.worker import Decoder
+from narrows.edge.link.worker import Decoder, Turn
 from narrows.edge.problems import ApiError
 from narrows.errors import NarrowsError, PeerError
 from narrows.models.api import TokenModel
@@ -79,7 +78,7 @@ class LinkClient:
         self._link: Link | None = None
         self._serving: dict[asyncio.Task[None], Link] = {}
         self._settling: dict[asyncio.Task[None], Link] = {}
-        self._turns: dict[bytes, threading.Lock] = {}  # by weak model, see DecodeWorker
+        self._turns: dict[bytes, Turn] = {}  # by weak model, see DecodeWorker
         self._patience = Patience()
         self._up = asyncio.Event()
         self._waiting = 0  # requests that wait for a link
@@ -101,6 +100,10 @@ class LinkClient:
         return any(
             link is not self._link for task, link in self._serving.items() if not task.done()
         )
+
+    def decoder_late_s(self) -> float:
+        """How far the current link's decoder is behind; a hostile link may ask much of it."""
+        return self._link.decoder_late_s() if self._link else 0.0
 
     @property
     def weak(self) -> Offer:
@@ -262,7 +265,7 @@ class LinkClient:
         except BaseException:
             wire.close()
             raise
-        turn = self._turns.setdefault(model.digest, threading.Lock())
+        turn = self._turns.setdefault(model.digest, Turn())
         return Link(wire, offer, model, self._make_decoder(model), turn, self._ended), first
 
     async def _open_newer(self) -> tuple[Link, bytes]:

@@ -5,6 +5,8 @@ Invariants
   ``kv.window_start``; nothing else that callers do (batching, chunks, forks) reaches a number.
 - A call either feeds all it was given or raises and leaves every stream as it was. One
   exception: a stream whose window has to slide and finds no memory for it is closed.
+- ``pending`` of a stream comes before everything else that is done with it. While a window
+  slides it holds the window's tokens, and ``kept`` the logits behind the old one.
 - Memory is bounded by ``kv_bytes``: a call that needs more pages raises InputError.
 
 One lock: calls from several threads run one after the other.
@@ -12,12 +14,11 @@ One lock: calls from several threads run one after the other.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +26,9 @@ from narrows.errors import ArtifactError, InputError
 from narrows.models.api import Logits, Stream
 from narrows.models.runtime.conformance import conformance_digest
 from narrows.models.runtime.engine import Batch, Engine
+from narrows.models.runtime.history import History as _Stream
 from narrows.models.runtime.kv import PagePool, scope_root, window_start
+from narrows.models.runtime.locked import locked
 from narrows.models.runtime.numerics import NUMERICS_VERSION, PAGE_TOKENS, shape_from_header
 
 if TYPE_CHECKING:
@@ -38,42 +41,6 @@ log = logging.getLogger("narrows.weak")
 
 MAX_STREAM_TOKENS = 1 << 20
 _CHUNK = 256
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-class _Stream:
-    """Host-side state of one history. ``start`` is the window's first token."""
-
-    def __init__(self, scope: int = 0) -> None:
-        self.history: list[int] = []
-        self.scope = scope
-        self.start = 0
-        self.pages: list[int] = []
-        # Prefix-cache node of the last full page; -1: not cached further.
-        self.node = scope_root(scope)
-        self.last: Logits | None = None
-        self.closed = False
-
-    @property
-    def length(self) -> int:
-        return len(self.history)
-
-    @property
-    def fed(self) -> int:
-        """Tokens in the cache."""
-        return len(self.history) - self.start
-
-
-def _locked(
-    method: Callable[Concatenate[Runtime, _P], _T],
-) -> Callable[Concatenate[Runtime, _P], _T]:
-    @functools.wraps(method)
-    def call(self: Runtime, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return call
 
 
 class Runtime:
@@ -82,6 +49,8 @@ class Runtime:
     def __init__(
         self, engine: Engine, pages: int, *, name: str, digest: bytes, tokenizer: BpeTokenizer
     ) -> None:
+        from narrows.models.runtime.fast import page_bytes
+
         self.name = name
         self.digest = digest
         self.numerics = b""
@@ -89,18 +58,23 @@ class Runtime:
         self.vocab_size = engine.shape.vocab
         self.max_context = engine.shape.max_context
         self.backend = engine.backend
+        self._page_bytes = page_bytes(engine.shape)
+        self.cache_bytes = pages * self._page_bytes
         self._engine = engine
         self._pool = PagePool(pages)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._latest: dict[int, int] = {}  # id of a stream to its row in the last result
         self._result: Logits = np.empty((0, self.vocab_size), np.int32)
+
+    def stream_bytes(self, tokens: int) -> int:
+        return -(-min(tokens, self.max_context) // PAGE_TOKENS) * self._page_bytes
 
     @property
     def free_pages(self) -> int:
         return self._pool.free_pages
 
-    @_locked
-    def open(self, tokens: Sequence[int], scope: int = 0) -> Stream:
+    @locked
+    def open(self, tokens: Sequence[int], scope: int = 0, lazy: bool = False) -> Stream:
         self._check(tokens)
         if scope < 0:
             raise InputError(f"scope {scope} is negative")
@@ -113,14 +87,25 @@ class Runtime:
         stream.pages, stream.node = self._pool.find(window, (len(window) - 1) // PAGE_TOKENS, scope)
         reused = len(stream.pages) * PAGE_TOKENS
         stream.history = [int(token) for token in tokens[: stream.start + reused]]
+        stream.pending = [int(token) for token in tokens[stream.start + reused :]]
         try:
-            self._feed(stream, tokens[stream.start + reused :], every=False)
+            if not lazy:
+                self._settle(stream)
         except BaseException:
             self._release(stream)
             raise
         return stream
 
-    @_locked
+    @locked
+    def catch_up(self, stream: Stream, limit: int) -> int:
+        own = self._open_stream(stream)
+        if not own.pending:
+            self._begin_slide(own)
+        if own.pending and limit:
+            self._read(own, min(limit, _CHUNK))
+        return len(own.pending)
+
+    @locked
     def logits(self, stream: Stream) -> Logits:
         own = self._own(stream)
         row = self._latest.get(id(own))
@@ -133,7 +118,7 @@ class Runtime:
             self._latest = {}
         return own.last
 
-    @_locked
+    @locked
     def advance(self, streams: Sequence[Stream], tokens: Sequence[int]) -> Logits:
         if len(streams) != len(tokens) or not streams:
             raise InputError("one token for each of at least one stream")
@@ -159,17 +144,17 @@ class Runtime:
         self._latest = {id(stream): row for row, stream in enumerate(own)}
         return self._result
 
-    @_locked
+    @locked
     def extend(self, stream: Stream, tokens: Sequence[int]) -> Logits:
         self._check(tokens)
         if not tokens:
             raise InputError("nothing to feed")
         own = self._own(stream)
-        self._result = self._feed(own, tokens, every=True)
+        self._result = self._feed(own, tokens)
         self._latest = {id(own): len(tokens) - 1}
         return self._result
 
-    @_locked
+    @locked
     def fork(self, stream: Stream) -> Stream:
         own = self._own(stream)
         twin = _Stream(own.scope)
@@ -182,7 +167,7 @@ class Runtime:
             self._pool.hold(page)
         return twin
 
-    @_locked
+    @locked
     def close(self, stream: Stream) -> None:
         if isinstance(stream, _Stream):
             self._release(stream)
@@ -195,6 +180,11 @@ class Runtime:
         stream.pages = []
 
     def _own(self, stream: Stream) -> _Stream:
+        own = self._open_stream(stream)
+        self._settle(own)
+        return own
+
+    def _open_stream(self, stream: Stream) -> _Stream:
         if not isinstance(stream, _Stream) or stream.closed:
             raise InputError("the stream is closed, or of another model")
         return stream
@@ -205,8 +195,8 @@ class Runtime:
         if len(tokens) and not (min(tokens) >= 0 and max(tokens) < self.vocab_size):
             raise InputError(f"a token id is outside 0 .. {self.vocab_size - 1}")
 
-    def _feed(self, stream: _Stream, tokens: Sequence[int], *, every: bool) -> Logits:
-        """Feed in chunks that no slide interrupts. Logits of every token, or of the last."""
+    def _feed(self, stream: _Stream, tokens: Sequence[int]) -> Logits:
+        """Feed in chunks that no slide interrupts; logits of every token."""
         kept: list[Logits] = []
         done = 0
         undo = (len(stream.history), stream.start)
@@ -220,17 +210,12 @@ class Runtime:
                 if not self._rewind(stream, *undo):
                     self._release(stream)
                 raise
-            result = self._engine.forward(self._batch([stream], [chunk], [stream.fed], every))
+            result = self._engine.forward(self._batch([stream], [chunk], [stream.fed]))
             self._fed(stream, chunk)
             done += room
-            if (every and done - room + room < len(tokens)) or kept:
+            if done < len(tokens) or kept:
                 kept.append(result.copy())
-        if kept:
-            return np.concatenate(kept)
-        if not every:
-            stream.last = result[-1].copy()
-            self._latest = {}
-        return result
+        return np.concatenate(kept) if kept else result
 
     def _rewind(self, stream: _Stream, length: int, start: int) -> bool:
         """Back to a shorter history; what lies beyond is never read. False: the window slid."""
@@ -249,28 +234,44 @@ class Runtime:
 
     def _slide(self, stream: _Stream) -> None:
         """Apply the truncation rule before the next token."""
+        self._begin_slide(stream)
+        self._settle(stream)
+
+    def _begin_slide(self, stream: _Stream) -> None:
+        """Let go of the window where it is full; what the model keeps of it is then pending."""
         start = window_start(len(stream.history), self.max_context)
         if start == stream.start:
             return
         # Until a token is fed, the logits are still those of the old window.
-        last = self.logits(stream).copy()
-        window = stream.history[start:]
+        stream.kept = self.logits(stream).copy()
+        stream.pending = stream.history[start:]
         for page in stream.pages:
             self._pool.drop(page)
         stream.pages, stream.node = [], scope_root(stream.scope)
-        stream.start = start
+        stream.start, stream.last = start, None
         del stream.history[start:]
+        self._latest.pop(id(stream), None)
+
+    def _settle(self, stream: _Stream) -> None:
+        while stream.pending:
+            self._read(stream, _CHUNK)
+
+    def _read(self, stream: _Stream, limit: int) -> None:
+        """Feed at most ``limit`` of the pending tokens."""
+        chunk = stream.pending[:limit]
         try:
-            for at in range(0, len(window), _CHUNK):
-                chunk = window[at : at + _CHUNK]
-                self._make_room([(stream, len(chunk))])
-                self._engine.forward(self._batch([stream], [chunk], [stream.fed], False))
-                self._fed(stream, chunk)
+            self._make_room([(stream, len(chunk))])
         except InputError:
-            self._release(stream)  # only where forks share its pages: they were not freed
+            if stream.kept is not None:
+                self._release(stream)  # only where forks share its pages: they were not freed
             raise
+        result = self._engine.forward(self._batch([stream], [chunk], [stream.fed], False))
+        last = result[-1].copy()
         self._latest = {}
-        stream.last = last
+        self._fed(stream, chunk)
+        del stream.pending[: len(chunk)]
+        if not stream.pending:
+            stream.last, stream.kept = last if stream.kept is None else stream.kept, None
 
     def _make_room(self, wanted: list[tuple[_Stream, int]]) -> None:
         """Pages for that many more tokens each, private where they will be written; or none."""
@@ -363,8 +364,8 @@ def _build(artifact: Artifact, threads: int, kv_bytes: int, backend: str) -> tup
         from narrows.models.runtime.reference import ReferenceEngine
 
         return ReferenceEngine(shape, tensors, pages), pages
-    count = threads or min(16, len(os.sched_getaffinity(0)))
-    return FastEngine(shape, tensors, pages, count), pages
+    threads = threads or min(16, len(os.sched_getaffinity(0)))
+    return FastEngine(shape, tensors, pages, threads), pages
 
 
 def load_runtime(
@@ -390,8 +391,7 @@ def load_runtime(
         tokenizer=tokenizer,
     )
     model.numerics = conformance_digest(model)
-    wanted: Any = artifact.header.get("conformance")
-    if wanted is not None and wanted != model.numerics.hex():
+    if artifact.header.get("conformance") not in (None, model.numerics.hex()):
         raise ArtifactError(
             f"{artifact.path.name}: this machine computes other integers than its importer",
             "do not serve with it; run 'narrows weak check' on both machines",

@@ -56,3 +56,16 @@ def test_both_set_ups_can_be_measured() -> None:
         assert 0 <= found.errors <= 25
         assert found.frames_per_s > 0
         assert found.idle_round_trip_us > 0
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(
+    os.geteuid() != 0 or len(os.sched_getaffinity(0)) < 2, reason="needs root and two cores"
+)
+@pytest.mark.parametrize(("setup", "charged_bits_per_s"), [("apart", 0.5), ("shared", 50.0)])
+def test_no_more_is_read_than_is_charged_for_time(setup: str, charged_bits_per_s: float) -> None:
+    """The best of three symbol lengths, as ``narrows bench gate --load-channel`` reports it."""
+    read = [measure(setup, 60.0, symbol_s, 1) for symbol_s in (0.0025, 0.005, 0.02)]
+    for found in read:
+        print(f"{setup}: {found.bits_per_s:.3f} bit/s, {found.errors} of {found.symbols} wrong")
+    assert max(found.sure_bits_per_s for found in read) <= charged_bits_per_s

@@ -223,7 +223,7 @@ class Rig:
     def post(self, body: object, path: str = "/v1/chat/completions", **options: object):
         """Raw HTTP: bytes as they are, anything else as JSON."""
         where = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return httpx2.post(self.url + path, timeout=60, **where, **options)
+        return httpx2.post(self.url + path, **{"timeout": 60} | where | options)
 
     def get(self, path: str, **options: object):
         return httpx2.get(self.url + path, timeout=60, **options)

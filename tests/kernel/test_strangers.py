@@ -169,6 +169,24 @@ def test_a_host_without_a_key_stops_nothing(attack: Callable[[Stranger], None], 
         assert made.sent_bytes() <= made.committed_bytes()
 
 
+@pytest.mark.torture
+def test_all_of_them_again_and_again_stop_nothing() -> None:
+    with site() as made:
+        made.enclave(200, 0.05)
+        gate = made.start_gate()
+        edge = Edge(made)
+        for _ in range(20):
+            for attack in ATTACKS:
+                before = edge.arrived_bytes
+                stranger = Stranger(made.gate, made.outside, LINK_PORT)
+                attack(stranger)
+                stranger.close()
+                wait_until(lambda before=before: edge.arrived_bytes > before + 1000)  # type: ignore[misc]
+                assert made.kernel()["alarm"] == "", attack.__name__
+        made.stop_gate(gate)
+        assert made.sent_bytes() <= made.committed_bytes()
+
+
 def opens(made: object) -> bool:
     """Whether a new link comes to life; a stranger's waiting handshakes may be before it."""
     try:

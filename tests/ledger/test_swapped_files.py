@@ -111,10 +111,11 @@ while os.path.exists(one):
 """
 
 
+@pytest.mark.parametrize("tries", [10, pytest.param(1000, marks=pytest.mark.torture)])
 def test_a_process_that_swaps_all_the_time(
-    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tries: int, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """10 of 10: each time one of the two changes is shown, and that one is signed."""
+    """All of them: each time one of the two changes is shown, and that one is signed."""
     file, one, two = (tmp_path / f"{name}.json" for name in ("change", "one", "two"))
     for path, mark in ((file, 10_000), (one, 10_000), (two, 9 * 10**12)):
         write_change_file(path, _change("budget", mark), [])
@@ -123,7 +124,7 @@ def test_a_process_that_swaps_all_the_time(
         try:
             assert swapper.stdout is not None
             swapper.stdout.readline()
-            for _ in range(10):
+            for _ in range(tries):
                 code, out = _run(capsys, "budget", "sign", file, "--key", key, "--yes", "--json")
                 assert code == 0
                 told = json.loads(out)

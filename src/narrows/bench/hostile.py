@@ -39,7 +39,7 @@ class Held:
 def measure(model: TokenModel, answers: int, tokens: int, tries: int = 3) -> Held:
     """``answers`` hostile answers of ``tokens`` each; their link breaks ``tries`` times."""
     prompt = tuple(range(100, 100 + PROMPT_TOKENS))
-    hostile = _coded(model, prompt, answers, _likeliest(model, prompt, tokens))
+    hostile = _coded(model, prompt, answers, likeliest_tokens(model, prompt, tokens))
     honest = _coded(model, prompt[::-1], 1, (5,))
     turn = Turn()
     idle_s = min(_first_event_s(model, turn, prompt[::-1], honest) for _ in range(tries))
@@ -65,7 +65,8 @@ def _spec(prompt: tuple[int, ...]) -> AnswerSpec:
     return AnswerSpec(prompt, 1 << 16, temperature=0)
 
 
-def _likeliest(model: TokenModel, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
+def likeliest_tokens(model: TokenModel, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The ``count`` tokens that ``model`` expects most behind ``prompt``, end tokens aside."""
     stream = model.open(prompt)
     ends = sorted(model.tokenizer.eos_ids)
     row, ids = model.logits(stream), []

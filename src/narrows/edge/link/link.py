@@ -13,6 +13,7 @@ ends when the last of its own is over inside.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,7 @@ from narrows.models.shelf.shelf import Offer
 from narrows.wire.messages import Cancel, Message, encode_frame
 
 MAX_BACKLOG_BYTES = 64 << 10
+REST_S = 0.5  # for what a link that has ended left undecoded
 MAX_OPEN = 1000  # below what an enclave takes (1,024) and a decoder holds by default
 
 
@@ -154,12 +156,19 @@ class Link:
                 while self._worker.backlog_bytes > MAX_BACKLOG_BYTES:
                     self._room.clear()
                     await self._room.wait()
-            while self._worker.backlog_bytes:  # what has arrived still counts
-                self._room.clear()
-                await self._room.wait()
+            await self._decode_the_rest()
         except LinkError as error:
             return error
         return None
+
+    async def _decode_the_rest(self) -> None:
+        """What has arrived still counts, but the next link does not wait for it: few bytes may
+        hold very much work, and the answers that they belong to go on there."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REST_S):
+                while self._worker.backlog_bytes:
+                    self._room.clear()
+                    await self._room.wait()
 
     def _post(self, call: Callable[[], None]) -> None:
         try:

@@ -33,6 +33,11 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
+def answered_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows whose answer is not empty: of the others nothing can be learned."""
+    return (row for row in read_rows(path) if row["response"])
+
+
 def some_rows(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
     """The first ``limit`` rows, or all. ``InputError`` where there is none."""
     rows: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from narrows.errors import InputError
-from narrows.rows import read_rows
+from narrows.rows import answered_rows
 
 BATCH_ROWS = 1000
 TEXTS = ("id", "weak", "finish", "prompt", "response")
@@ -44,7 +44,7 @@ def export_rows(
 def _rows(files: Sequence[Path], progress: Progress) -> Iterator[dict[str, Any]]:
     for done, path in enumerate(files):
         progress(done, len(files))
-        yield from (row for row in read_rows(path) if row["response"])
+        yield from answered_rows(path)
 
 
 def _write_jsonl(rows: Iterator[dict[str, Any]], path: Path) -> int:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from narrows.errors import InputError
 from narrows.models.shelf.origin import named_digests
-from narrows.rows import read_rows
+from narrows.rows import answered_rows
 
 SPLITS = ("train", "dev")
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
@@ -111,7 +111,7 @@ def _rows(files: Sequence[Path], progress: Progress) -> Iterator[dict[str, Any]]
     sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
     done = 0
     for path, size in zip(files, sizes, strict=True):
-        for count, row in enumerate(read_rows(path)):
+        for count, row in enumerate(answered_rows(path)):
             if count % 256 == 0:
                 progress(done, sum(sizes))
             yield row

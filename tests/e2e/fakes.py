@@ -74,12 +74,19 @@ class ScriptedModel:
         self._thread.call(self._runner.cleanup())
         self._thread.stop()
 
-    async def _start(self) -> int:
+    def go(self) -> None:
+        """Down: nobody listens there, and open answers end."""
+        self._thread.call(self._runner.cleanup())
+
+    def return_at(self, port: int) -> None:
+        self._thread.call(self._start(port))
+
+    async def _start(self, at: int = 0) -> int:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/chat/completions", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", at)
         await site.start()
         port: int = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         return port

@@ -58,17 +58,20 @@ def test_awkward_texts(echo: tuple[Chain, ScriptedModel], text: str) -> None:
     assert chain.ask("x") == text
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_megabyte(echo: tuple[Chain, ScriptedModel]) -> None:
     chain, model = echo
     words = random.Random(5).choices(["wide ", "narrow ", "\u017c\u00f3\u0142w ", "\n"], k=170_000)
     text = "".join(words)[:1_000_000]
     model.script = lambda body: [text[at : at + 5000] for at in range(0, len(text), 5000)]
-    patient = chain.client(timeout=280.0).chat.completions.create(
+    stream = chain.client(timeout=280.0).chat.completions.create(  # between two pieces
         model="smollm2-135m-instruct",
         messages=[{"role": "user", "content": "x"}],
         max_tokens=65536,
+        stream=True,
     )
-    assert patient.choices[0].message.content == text
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == text
     chain.assert_paid()
 
 

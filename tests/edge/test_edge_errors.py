@@ -267,7 +267,8 @@ def test_budget_spent_in_mid_answer(gated):
     ("state", "status", "code", "retry", "after"),
     [
         (PortState("window", 3000), 429, "egress_budget_exhausted", True, "3000"),
-        (PortState("witness"), 503, "egress_closed", False, None),
+        (PortState("witness"), 503, "egress_closed", True, "5"),
+        (PortState("behind"), 503, "egress_closed", False, None),
     ],
 )
 def test_other_states_of_the_gate(gated, state, status, code, retry, after):

@@ -48,6 +48,11 @@ class FakeLedger:
         self.acquired += 1
         return lease
 
+    def would_refuse(self, account: str, need_bytes: int) -> Denied | None:
+        if self.refuse is not None:
+            return self.refuse
+        return Denied("depleted", "all spent") if self.left_bytes < need_bytes else None
+
     def settle(self, lease: Lease, used_bytes: int) -> None:
         assert 0 <= used_bytes <= lease.size_bytes
         if lease.lease_id in self.settled:

@@ -245,7 +245,7 @@ def test_constant_pacing_stops_by_its_credit_alone() -> None:
                 links[0].edge_paused = links[0].closing = closing
                 port.tick()
                 assert port.links_live == 0
-                assert port.state == "depleted"
+                assert port.verdict.state == "depleted"
 
     run(scenario())
 

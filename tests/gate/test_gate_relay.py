@@ -191,7 +191,7 @@ def test_it_serves_again_when_the_ledger_does(tmp_path: Path) -> None:
                 await asyncio.sleep(0.1)
             assert answers[0] == b""
             assert answers[-1] == b"hello"
-            assert gate.ports[0].state == "ok"
+            assert gate.ports[0].verdict.state == "ok"
 
     run(scenario())
 

@@ -178,7 +178,7 @@ def test_a_machine_that_fails_ends_the_links_and_recovers(tmp_path: Path) -> Non
             assert await dial(gate) == b""
             assert served.meter.last_detail == "the filter is gone"
             surroundings.now = view(0)
-            while served.state != "ok":
+            while served.verdict.state != "ok":
                 await asyncio.sleep(0.02)
             while await dial(gate) != b"hello":
                 await asyncio.sleep(0.1)

@@ -11,6 +11,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,10 @@ def test_udp_reaches_nobody(prison: Prison) -> None:
     # Control: the sniffer sees what does cross the outer cable.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
         sending.sendto(b"udp-" + token, (prison.network.gate_outer, 53))
-    assert [frame for frame in prison.outside.read() if token in frame]
+    until = time.monotonic() + 20
+    while not [frame for frame in prison.outside.read() if token in frame]:
+        assert time.monotonic() < until, "the sniffer is blind"
+        time.sleep(0.05)
 
 
 def test_no_name_is_resolved(prison: Prison) -> None:

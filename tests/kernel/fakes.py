@@ -22,6 +22,10 @@ class Leases:
         self.asked.append("acquire")
         return self.refuse or Lease(os.urandom(16), account, want_bytes)
 
+    def would_refuse(self, account: str, need_bytes: int) -> Denied | None:
+        self.asked.append("would_refuse")
+        return self.refuse
+
     def settle(self, lease: Lease, used_bytes: int) -> None:
         self.asked.append("settle")
 

@@ -166,6 +166,9 @@ def shutting_down() -> ApiError:
     return server_error(503, "shutting_down", "The edge is stopping.", retry=True, retry_after_s=5)
 
 
+_MAY_PASS = ("witness", "store", "clock", "machine")  # without a person; the gate keeps asking
+
+
 def budget_error(state: str, retry_after_s: int) -> ApiError:
     """What a gate's state means to a client; ``state`` is not ``ok``.
 
@@ -186,6 +189,9 @@ def budget_error(state: str, retry_after_s: int) -> ApiError:
             retry=True,
             retry_after_s=wait_s,
         )
+    if state in _MAY_PASS:
+        message = f"The gate lets nothing out until its trouble is over (state: {state})."
+        return server_error(503, "egress_closed", message, retry=True, retry_after_s=5)
     message = f"The gate lets nothing out until its operator acts (state: {state})."
     return server_error(503, "egress_closed", message, retry=False)
 

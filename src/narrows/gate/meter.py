@@ -212,6 +212,18 @@ class Meter:
         self.denials += 1
         self.denied = self._last = denied
 
+    async def ask(self, need_bytes: int) -> Denied | None:
+        """Why so much, beside what is owed, would not be leased now; reserves nothing. Where it
+        would be, the next ``ensure`` asks at once."""
+        need_bytes += self.due_bytes(0)
+        denied = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._source.would_refuse, self.account, need_bytes
+        )
+        self._last = denied or self._last
+        if denied is None:
+            self.denied, self._retry_at = None, 0.0
+        return denied
+
     async def ensure(self, need_bytes: int) -> bool:
         """Wait until so much is leased, beside what is owed. False: denied (``denied`` says
         why)."""

@@ -27,14 +27,17 @@ from narrows.gate.grid import Grid
 from narrows.gate.link import EdgeSide, EnclaveSide, Link
 from narrows.gate.meter import Meter
 from narrows.gate.outlet import Outlet
+from narrows.gate.recovery import Verdict
 from narrows.gate.timing import (
     CONSTANT_EXCEPTION_UNITS,
     CONSTANT_NORMAL_UNITS,
     MAX_COUNT,
     Seen,
     TickModel,
+    cost_bound,
 )
 from narrows.gate.tls import TlsServer
+from narrows.ledger.api import Denied
 from narrows.wire.padding import TLS_RECORD_OVERHEAD_BYTES
 
 DIAL_AGAIN_S = 0.25
@@ -45,14 +48,13 @@ FIT_ROUNDS = 4
 
 
 class Port:
-    """Serves one ``PortConfig``. ``state``: ``ok``, or why the last links were closed."""
+    """Serves one ``PortConfig``. ``verdict``: whether a link would be served now."""
 
     def __init__(
         self, config: GateConfig, port: PortConfig, meter: Meter, tls: TlsServer | None
     ) -> None:
         self.config, self.port, self.meter = config, port, meter
-        self.state = "ok"
-        self.retry_after_s = 0.0
+        self.verdict = Verdict(self._now)
         self.links_opened = 0
         self.listening = 0
         self.model = TickModel()
@@ -172,7 +174,7 @@ class Port:
 
     async def _credit(self, need_bytes: int) -> bool:
         if await self.meter.ensure(need_bytes):
-            self.state = "ok"
+            self.verdict.allow()
             return True
         if not self._links:  # what is left may still serve the links that are open
             self._stop()
@@ -253,7 +255,7 @@ class Port:
     def _least_bytes(self, links: int = 0) -> int:
         """With so much credit, one byte can always be shown. The bound below which a denial
         ends all links: it must not depend on what waits, which the enclave chooses uncharged."""
-        return _cost_bound(links or len(self._links), 1) + (1 if self._tls is None else MIN_RECORD)
+        return cost_bound(links or len(self._links), 1) + (1 if self._tls is None else MIN_RECORD)
 
     def _charge_silence(self, units: int) -> None:
         if self.meter.affords(0, units):
@@ -283,7 +285,7 @@ class Port:
         only silence is affordable, never so with ``_least_bytes`` of credit. With credit in
         plenty: the counts as they are."""
         want = sum(counts)
-        bound = _cost_bound(len(links), len(counts) - counts.count(0), closes.count(True))
+        bound = cost_bound(len(links), len(counts) - counts.count(0), closes.count(True))
         if want + bound <= self.meter.credit:
             return counts
         wanted, counts = counts, _shrink(links, counts, self.meter.credit)
@@ -306,9 +308,9 @@ class Port:
         if any(closes):
             first = closes.index(True)
             closes[:] = [index == first for index in range(len(closes))]
-            affordable = _cost_bound(len(links), 0, 1) <= self.meter.credit
+            affordable = cost_bound(len(links), 0, 1) <= self.meter.credit
             return shown if affordable else None
-        allowed = self.meter.credit - _cost_bound(len(links), 1)
+        allowed = self.meter.credit - cost_bound(len(links), 1)
         first = next((index for index, count in enumerate(counts) if count), -1)
         if first >= 0 and allowed > 0:
             shown[first] = links[first].fits(min(counts[first], allowed))
@@ -343,12 +345,16 @@ class Port:
 
     def _stop(self) -> None:
         """Nothing more can be paid: close every link, say why on the state port."""
-        self.state = self.meter.last_reason or "store"
         denied = self.meter.denied
-        self.retry_after_s = (denied.retry_after_s or 0.0) if denied is not None else 0.0
+        self.verdict.refuse(self.meter.last_reason, denied.retry_after_s if denied else None)
         for link in list(self._links):
             link.end()
         self.meter.release()
+
+    async def ask(self) -> Denied | None:
+        """Why a link would be refused now, and no byte shown on it."""
+        constant = self.config.constant_bytes + 1 if self.config.pacing == "constant" else 0
+        return await self.meter.ask(max(self._least_bytes(1), constant))
 
     async def pay_standing(self, units: int) -> None:
         """Charge for time (standing.py), with or without a link."""
@@ -368,11 +374,6 @@ class Port:
     def _abort(self) -> None:
         for outlet in list(self.meter.outlets):
             outlet.abort()
-
-
-def _cost_bound(links: int, active: int, closes: int = 0) -> int:
-    """Bytes that no tick's timing exceeds, see timing.py: 10 bits a decision at most."""
-    return 2 + (links * 10 + active * 134 + closes * 20) // 8
 
 
 def _seen(links: list[Link], counts: list[int], closes: list[bool]) -> list[Seen]:

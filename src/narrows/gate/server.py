@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import signal
 from collections.abc import Callable
@@ -24,12 +23,13 @@ from narrows.gate.config import GateConfig
 from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.meter import LeasePolicy, Meter
 from narrows.gate.port import Port
+from narrows.gate.recovery import recover
 from narrows.gate.standing import Sentry, Watch
 from narrows.gate.stateport import StatePort
 from narrows.gate.stats_file import StatsFile
 from narrows.gate.tls import TlsServer
 from narrows.ledger.api import LeaseSource
-from narrows.wire.gatestate import MAX_RETRY_AFTER_S, GateState, PortState, encode_state
+from narrows.wire.gatestate import GateState, encode_state
 
 STATS_EVERY_S = 1.0
 LEASE_TICKS = 8  # a lease covers at least so many: else it could not grow from one to the next
@@ -73,6 +73,7 @@ class Gate:
         try:
             await self._listen()
             tasks = [asyncio.create_task(port.run()) for port in self.ports]
+            tasks += [asyncio.create_task(recover(port)) for port in self.ports]
             tasks.append(asyncio.create_task(self._write_stats()))
             tasks.append(asyncio.create_task(self._watch.run()))
             if self._backstop is not None:
@@ -135,7 +136,7 @@ class Gate:
             while not await loop.run_in_executor(thread, backstop.reconcile):
                 await asyncio.sleep(backstop.pause_s)
         for port in self.ports:
-            port.state = REASON
+            port.verdict.refuse(REASON)
             port.meter.forbid(backstop.denial())
 
     # the state port ------------------------------------------------------------------
@@ -154,15 +155,7 @@ class Gate:
         self.state_port = int(server.sockets[0].getsockname()[1])
 
     def state(self) -> GateState:
-        return GateState(
-            {
-                port.port.name: PortState(
-                    port.state,
-                    0 if port.state == "ok" else _whole_seconds(port.retry_after_s),
-                )
-                for port in self.ports
-            }
-        )
+        return GateState({port.port.name: port.verdict.line() for port in self.ports})
 
     # stats ---------------------------------------------------------------------------
 
@@ -180,7 +173,7 @@ class Gate:
                 port.port.name: {
                     "account": port.port.account,
                     "port": port.listening,
-                    "state": port.state,
+                    "state": port.verdict.state,
                     "links": port.links_live,
                     "links_opened": port.links_opened,
                     "sent_bytes": port.meter.sent_bytes,
@@ -198,7 +191,3 @@ class Gate:
         while True:
             await loop.run_in_executor(self._disk, self._stats_file.replace, self.stats())
             await asyncio.sleep(STATS_EVERY_S)
-
-
-def _whole_seconds(seconds: float) -> int:
-    return min(MAX_RETRY_AFTER_S, max(0, math.ceil(seconds)))

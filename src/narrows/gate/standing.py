@@ -64,6 +64,11 @@ class Sentry:
             return self.denial()
         return self._source.acquire(account, want_bytes)
 
+    def would_refuse(self, account: str, need_bytes: int) -> Denied | None:
+        if self.refusal:
+            return self.denial()
+        return self._source.would_refuse(account, need_bytes)
+
     def settle(self, lease: Lease, used_bytes: int) -> None:
         self._source.settle(lease, used_bytes)
 
@@ -98,15 +103,13 @@ class Watch:
                 await asyncio.sleep(LOOK_S)
 
     def see(self, view: View) -> None:
-        """What follows from it for the links."""
+        """What follows from it for the links. That they may open again, ``recover`` finds."""
         self.view = view
         before, self._sentry.refusal = self._sentry.refusal, view.refusal
         for port in self._ports:
             if view.refusal and not before:
-                port.state, port.retry_after_s = REASON, 0.0
+                port.verdict.refuse(REASON)
                 port.meter.forbid(self._sentry.denial())
-            elif before and not view.refusal and port.state == REASON:
-                port.state = "ok"
 
     def stats(self) -> dict[str, object]:
         """For the stats file."""

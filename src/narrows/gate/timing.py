@@ -194,3 +194,8 @@ def idle_bytes_per_day(tick_ms: int) -> int:
     """Timing bytes that a port with an idle link is charged in a day, from a fresh start."""
     units = TickModel().empty(86_400_000 // tick_ms)
     return -(-units // UNITS_PER_BYTE)
+
+
+def cost_bound(links: int, active: int, closes: int = 0) -> int:
+    """Bytes that no tick's timing exceeds: 10 bits a decision at most."""
+    return 2 + (links * 10 + active * 134 + closes * 20) // 8

@@ -44,6 +44,11 @@ class LeaseSource(Protocol):
     def acquire(self, account: str, want_bytes: int) -> Lease | Denied:
         """A lease of 1..want_bytes, durable and cosigned when this returns, or why not."""
 
+    def would_refuse(self, account: str, need_bytes: int) -> Denied | None:
+        """Why ``acquire`` could not bring ``need_bytes`` now, store, witness and clock
+        included; None where it could. Reserves nothing. A gate without links asks it, since
+        what only a lease would show, nobody would ever see."""
+
     def settle(self, lease: Lease, used_bytes: int) -> None:
         """End a lease; ``size_bytes - used_bytes`` return to the budget. Idempotent per lease
         id; a settlement that fails leaves the lease counted in full."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -40,6 +41,7 @@ from narrows.private import private_folder
 
 MAX_CLOSE_WAIT_MS = 2_000
 MAX_DEAD_WAIT_MS = 60_000
+T = TypeVar("T")
 
 
 class Ledger:
@@ -64,6 +66,7 @@ class Ledger:
         self._gate = gate
         self._pending: dict[str, bytes] = {}  # account to lease that is not handed out yet
         self._owed = Owed(self._session)
+        self._store_failed = False  # since the last lease: what can be read proves no write
         self._sleep, self._later = sleep, later
         self._cancel: Callable[[], None] | None = None  # the timer that writes what is owed
         self._closed = False
@@ -133,18 +136,12 @@ class Ledger:
     # -- LeaseSource -------------------------------------------------------------------
 
     def acquire(self, account: str, want_bytes: int) -> Lease | Denied:
-        with self._lock:
-            try:
-                return self._acquire(account, want_bytes)
-            except BehindError as error:
-                return Denied("behind", str(error))
-            except WitnessError as error:
-                self._session.distrust()
-                return Denied("witness", str(error))
-            except ClockError as error:
-                return Denied("clock", str(error))
-            except BudgetError as error:
-                return Denied("store", str(error))
+        return self._or_denied(lambda: self._acquire(account, want_bytes))
+
+    def would_refuse(self, account: str, need_bytes: int) -> Denied | None:
+        """Writes nothing but settlements that are owed; behind a store that failed, a lease
+        that ends at once."""
+        return self._or_denied(lambda: self._would_refuse(account, need_bytes))
 
     def settle(self, lease: Lease, used_bytes: int) -> None:
         """Errors: ``BudgetError`` where ``used_bytes`` is impossible. A settlement that cannot
@@ -195,6 +192,41 @@ class Ledger:
 
     # -- steps -------------------------------------------------------------------------
 
+    def _or_denied(self, question: Callable[[], T]) -> T | Denied:
+        """Its answer, or the reason that an error is."""
+        with self._lock:
+            try:
+                return question()
+            except BehindError as error:
+                return Denied("behind", str(error))
+            except WitnessError as error:
+                self._session.distrust()
+                return Denied("witness", str(error))
+            except ClockError as error:
+                return Denied("clock", str(error))
+            except BudgetError as error:
+                self._store_failed = True
+                return Denied("store", str(error))
+
+    def _would_refuse(self, account: str, need_bytes: int) -> Denied | None:
+        session = self._session
+        session.distrust()  # its word of now, not of the last lease
+        session.ready()
+        session.check_time()
+        if self._store_failed:
+            probe = self._acquire(account, need_bytes)
+            if isinstance(probe, Denied):
+                return probe
+            self._owed.add(probe.lease_id, 0)
+        self._owed.write()
+        session.replica.reload()  # people may have raised the budget
+        session.cosign()
+        session.check_time()
+        pending = session.state.leases.get(self._pending.get(account, b"").hex())
+        lacking = need_bytes - (pending.size_bytes if pending is not None else 0)
+        refusal = rules.refusal(session.state, account, lacking, session.now_ms())
+        return None if refusal is None else self._denied(refusal)
+
     def _acquire(self, account: str, want_bytes: int) -> Lease | Denied:
         session = self._session
         session.ready()
@@ -218,6 +250,7 @@ class Ledger:
         held = session.state.leases.get(lease_id.hex())  # cosign may have read a newer log
         if held is None:
             return Denied("store", "the lease ended before it was cosigned")
+        self._store_failed = False
         return Lease(lease_id, account, held.size_bytes)
 
     def _write_lease(self, account: str, want_bytes: int) -> rules.Refusal | None:
@@ -226,10 +259,10 @@ class Ledger:
         lease_id = self._pending[account] = session.random_bytes(rules.ID_BYTES)
 
         def decide() -> list[bytes]:
-            now_ms = session.now_ms()
-            decision = rules.lease_leaf(
-                session.state, account, want_bytes, lease_id, self._gate, now_ms
-            )
+            decision = self._lease_leaf(account, want_bytes, lease_id)
+            if isinstance(decision, rules.Refusal) and not session.store.shared:
+                session.replica.reload()  # people may have raised the budget
+                decision = self._lease_leaf(account, want_bytes, lease_id)
             refusals[:] = [decision] if isinstance(decision, rules.Refusal) else []
             return [] if isinstance(decision, rules.Refusal) else [decision[0]]
 
@@ -238,6 +271,12 @@ class Ledger:
             del self._pending[account]
             return refusals[0]
         return None
+
+    def _lease_leaf(
+        self, account: str, want_bytes: int, lease_id: bytes
+    ) -> tuple[bytes, int] | rules.Refusal:
+        session, now_ms = self._session, self._session.now_ms()
+        return rules.lease_leaf(session.state, account, want_bytes, lease_id, self._gate, now_ms)
 
     def _settle_owed(self) -> None:
         """Write what settlements may be written, and see that the rest will be."""

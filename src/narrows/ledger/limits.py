@@ -133,8 +133,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a meter would grant now: ``free_bytes`` (0 or more), and where that is 0 the
-    ``reason`` (``depleted`` or ``window``) and when some of the window returns."""
+    """What a meter would grant now: ``free_bytes`` (0 or more), and where that is less than
+    what is needed the ``reason`` (``depleted`` or ``window``) and when enough of the window
+    returns."""
 
     free_bytes: int
     reason: str
@@ -163,22 +164,22 @@ class Meter:
     def committed_bytes(self) -> int:
         return self.spent_bytes + self.outstanding_bytes
 
-    def room(self, time_ms: int) -> Room:
+    def room(self, time_ms: int, need_bytes: int = 1) -> Room:
         """What may be leased at ``time_ms``. Pure: forgets nothing."""
         free = MAX_INTEGER
         if self.limits.lifetime_bytes is not None:
             free = self.limits.lifetime_bytes - self.committed_bytes()
-            if free <= 0:
-                return Room(0, "depleted")
+            if free < need_bytes:
+                return Room(max(0, free), "depleted")
         free_at_ms = 0
         for window in self.windows.values():
             left = window.cap_bytes - window.settled_at(time_ms) - self.outstanding_bytes
             free = min(free, left)
-            if left <= 0:
+            if left < need_bytes:
                 over = window.settled_bytes + self.outstanding_bytes - window.cap_bytes
-                free_at_ms = max(free_at_ms, window.free_at_ms(over + 1) or 0)
-        if free <= 0:
-            return Room(0, "window", free_at_ms or None)
+                free_at_ms = max(free_at_ms, window.free_at_ms(over + need_bytes) or 0)
+        if free < need_bytes:
+            return Room(max(0, free), "window", free_at_ms or None)
         return Room(free, "")
 
     def hold(self, size_bytes: int) -> None:

@@ -74,12 +74,13 @@ class State(StateData):
 
     # -- what may be asked -------------------------------------------------------------
 
-    def room(self, account: str, time_ms: int) -> Room:
+    def room(self, account: str, time_ms: int, need_bytes: int = 1) -> Room:
         """The tightest of the account's and its lineage's limits."""
         entry = self.accounts[account]
         if entry.closed:
             return Room(0, "depleted")
-        rooms = (self.lineages[entry.lineage].room(time_ms), entry.meter.room(time_ms))
+        meters = self._meters(account)[::-1]
+        rooms = [meter.room(time_ms, need_bytes) for meter in meters]
         return min(
             rooms, key=lambda r: (r.free_bytes, r.reason != "depleted", -(r.free_at_ms or 0))
         )
@@ -290,19 +291,28 @@ def open_leaf(
     return encode(leaf if gate is None else leaf | {"gate": gate})
 
 
+def refusal(state: State, account: str, need_bytes: int, now_ms: int) -> Refusal | None:
+    """Why ``need_bytes`` may not be leased at ``now_ms``; None where they may."""
+    if account not in state.accounts:
+        return Refusal("unknown_account", f"the ledger has no account {account!r}")
+    room = state.room(account, now_ms, need_bytes)
+    if room.free_bytes >= need_bytes:
+        return None
+    what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
+    return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
+
+
 def lease_leaf(
     state: State, account: str, want_bytes: int, lease_id: bytes, gate: str, time_ms: int
 ) -> tuple[bytes, int] | Refusal:
     """A lease of 1..want_bytes: its leaf and size."""
-    if account not in state.accounts:
-        return Refusal("unknown_account", f"the ledger has no account {account!r}")
+    now_ms = state.clamp(time_ms)
+    refused = refusal(state, account, 1, now_ms)
+    if refused is not None:
+        return refused
     if want_bytes < 1:
         return Refusal("store", f"a lease of {want_bytes} bytes was asked for")
-    now_ms = state.clamp(time_ms)
     room = state.room(account, now_ms)
-    if room.free_bytes < 1:
-        what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
-        return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
     size_bytes = fair_bytes(want_bytes, room.free_bytes, len(state.leases))
     leaf: Document = {
         "t": "lease",

@@ -172,6 +172,7 @@ class LinkClient:
                 self.gate_state = await self._gate.state()
                 if self.gate_state.state == "ok" or self._window_opens_soon():
                     await self._connected()
+                    await self._forgive_refusals()
                     await self._pause()
                 else:
                     await asyncio.sleep(DIAL_BACKOFF_S)
@@ -183,6 +184,13 @@ class LinkClient:
                 link.close()
                 task.cancel()
             await asyncio.gather(*self._serving, *self._settling, return_exceptions=True)
+
+    async def _forgive_refusals(self) -> None:
+        """A link that the gate ended for a reason of its own is no broken one: the gate says
+        when to dial again, and each poll of it costs nothing."""
+        self.gate_state = await self._gate.state()
+        if self.gate_state.state != "ok":
+            self._backoff_s = min(self._backoff_s, DIAL_BACKOFF_S)
 
     async def _pause(self) -> None:
         """Between two dials: the back-off, cut short where a request waits and dialling is free."""

@@ -142,6 +142,12 @@ class Backstop:
                 self._stop(f"the quota could not be raised: {error.message}")
         return self.denial() if self.alarm else answer  # not handed out: it counts as spent
 
+    def would_refuse(self, account: str, need_bytes: int) -> Denied | None:
+        if self._source is None or self.alarm:
+            return self.denial()
+        self._calls += 1
+        return self._source.would_refuse(account, need_bytes)
+
     def settle(self, lease: Lease, used_bytes: int) -> None:
         if self._source is None:
             raise PeerError("the backstop guards no ledger")

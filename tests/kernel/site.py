@@ -65,7 +65,8 @@ class Edge:
         self._socket.settimeout(None)
         self.arrived_bytes = 0
         self.ended = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):
@@ -79,6 +80,8 @@ class Edge:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        # A descriptor that is closed under a read may be another file's before the read begins.
+        self._reader.join()
         self._socket.close()
 
 

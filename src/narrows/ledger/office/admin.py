@@ -18,7 +18,6 @@ from narrows.ledger.changes import parse_change
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import Document, decode
-from narrows.ledger.net import Credit
 from narrows.ledger.session import PATIENT_TRIES, Session
 from narrows.ledger.stores.store import Head
 from narrows.ledger.witness.witness import Latest, WitnessError
@@ -56,36 +55,6 @@ def _apply_change(session: Session, document: Document, signatures: list[list[st
         session.witness.set_operators(session.store.leaves(position, position + 1)[0])
     session.cosign()
     return position
-
-
-def apply_credit(ledger: Ledger, credit: Credit, signature: str) -> int:
-    """Append an auditor's credit and have it cosigned. Returns its position in the log; where
-    it is in the log already (an earlier call had an unknown outcome), nothing is written and
-    the result is -1. Errors: ``BudgetError`` where the rules refuse it."""
-    with ledger.exclusive() as session:
-        session.ready()
-        positions = [-1]
-
-        def decide() -> list[bytes]:
-            state = rules.State.from_snapshot(session.state.snapshot())
-            net = state.nets.get(credit.lineage)
-            auditor = net.auditors.get(credit.gate) if net is not None else None
-            chain = auditor.chains.get(credit.account) if auditor is not None else None
-            if chain is not None and (chain.position, chain.total, auditor and auditor.epoch) == (
-                credit.position,
-                credit.total,
-                credit.epoch,
-            ):
-                positions[:] = [-1]
-                return []
-            leaf = rules.credit_leaf(state, credit, signature, session.now_ms())
-            state.apply(leaf)
-            positions[:] = [session.state.size]
-            return [leaf]
-
-        session.write(decide, PATIENT_TRIES)
-        session.cosign()
-        return positions[0]
 
 
 def find_gap(ledger: Ledger) -> Gap:

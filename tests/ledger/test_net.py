@@ -223,6 +223,18 @@ def test_a_recovery_spends_its_gap_net_and_raw_and_nothing_of_it_is_credited() -
         post(state, credit(state, {held: MB}, 5))
 
 
+def test_a_recovery_ends_every_enrolment() -> None:
+    """The revocation of one may lie in the gap, and k operators sign the recovery anyway."""
+    state = audited()
+    early = spent(state, 1, 4 * MB)
+    change(state, recovery_document(state, ROOT, (9, bytes(32)), {}, state.time_ms))
+    with pytest.raises(rules.RuleError, match="no auditor"):
+        post(rules.State.from_snapshot(state.snapshot()), credit(state, {early: MB}, 5))
+    people(state, enrolment())
+    with pytest.raises(rules.RuleError, match="cannot be credited"):
+        post(state, credit(state, {early: MB}, 5))
+
+
 def test_a_revoked_auditor_credits_nothing_and_its_successor_starts_anew() -> None:
     state = audited()
     first = spent(state, 1, 4 * MB)

@@ -289,6 +289,8 @@ class State(StateData):
             raise RuleError("the recovery was made for another position", "propose it again")
         for lease_id in list(self.leases):
             self._end(lease_id, None)
+        for net in self.nets.values():
+            net.auditors.clear()  # a revocation may lie in the gap
         for lineage, gap_bytes in recovery.gaps.items():
             meters = [a.meter for a in self.accounts.values() if a.lineage == lineage]
             meters += [self.nets[lineage].meter] if lineage in self.nets else []

@@ -37,7 +37,7 @@ from narrows.ledger.auditors import (
     Terms,
     parse_terms,
 )
-from narrows.ledger.limits import Meter
+from narrows.ledger.limits import BudgetMeter
 from narrows.ledger.log.canonical import Document, Fields, encode, unhex
 from narrows.publickey import is_signed
 
@@ -162,17 +162,17 @@ class Auditor:
 class Net:
     """The net budget of one lineage. ``meter`` is held and settled as the raw one is."""
 
-    def __init__(self, net: NetLimits, meter: Meter) -> None:
+    def __init__(self, net: NetLimits, meter: BudgetMeter) -> None:
         self.delta_ppt = net.delta_ppt
         self.taken_ppt = 0
         self.meter = meter
         self.auditors: dict[str, Auditor] = {}  # by gate
 
     @classmethod
-    def beside(cls, net: NetLimits, raw: Meter) -> Net:
+    def beside(cls, net: NetLimits, raw: BudgetMeter) -> Net:
         """A new one: what the raw budget has spent and holds counts here too; windows start
         empty, as new ones of the raw budget do."""
-        meter = Meter(net.limits)
+        meter = BudgetMeter(net.limits)
         meter.spent_bytes, meter.outstanding_bytes = raw.spent_bytes, raw.outstanding_bytes
         return cls(net, meter)
 
@@ -284,7 +284,7 @@ class Net:
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Net:
         """Only for snapshots whose digest was checked."""
-        meter = Meter.parse(document["meter"])
+        meter = BudgetMeter.parse(document["meter"])
         net = cls(NetLimits(meter.limits, document["delta_ppt"]), meter)
         net.taken_ppt = document["taken_ppt"]
         net.auditors = {

@@ -1,5 +1,4 @@
-"""The house as docs/design.md draws it: who imports whom, and how full a room may be. And the words
-of docs/glossary.md: one name for one thing."""
+"""The house as docs/design.md draws it: who imports whom, and how full a room may be."""
 
 from __future__ import annotations
 
@@ -113,35 +112,3 @@ def test_the_trusted_base_never_visits_the_office() -> None:
     for name in base:
         visits = [t for t in imports().get(name, ()) if t.startswith("narrows.ledger.office")]
         assert not visits, f"{name} imports {visits}"
-
-
-@cache
-def classes() -> dict[str, list[str]]:
-    """Public class name to the modules that define one of that name."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                found[node.name].append(name)
-    return found
-
-
-def test_no_two_public_classes_have_the_same_name() -> None:
-    twice = {name: where for name, where in classes().items() if len(where) > 1}
-    assert not twice
-
-
-def test_the_glossary_gives_a_word_one_meaning_and_names_what_is_there() -> None:
-    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+ \| [^|]+) \|$", text, re.MULTILINE)[2:]
-    words = [word for word, _ in rows]
-    assert len(words) > 30
-    assert words == sorted(set(words))
-    for word, said in rows:
-        for names, place in re.findall(r"((?:`[A-Z]\w+[.\w]*`(?:, )?)+) in `([\w/.]+)`", said):
-            module = ".".join(("narrows", *Path(place).with_suffix("").parts))
-            for name in re.findall(r"`(\w+)", names):
-                homes = classes().get(name, [])
-                assert any(home.startswith(module) for home in homes), f"{word}: {name} in {place}"
-        for name in re.findall(r"`([A-Z]\w+)", said):
-            assert name in classes(), f"{word}: {name}"

@@ -39,7 +39,7 @@ from narrows.ledger.changes import (
     signers,
 )
 from narrows.ledger.keys import public_of_hex
-from narrows.ledger.limits import Limits, BudgetMeter, Room, fair_bytes
+from narrows.ledger.limits import BudgetMeter, Limits, Room, fair_bytes
 from narrows.ledger.log.canonical import Document, Fields, decode, encode
 from narrows.ledger.log.merkle import leaf_hash
 from narrows.ledger.net import Credit, Net, parse_credit

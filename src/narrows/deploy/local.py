@@ -31,6 +31,7 @@ from narrows.edge.books.store import open_database
 from narrows.errors import InputError
 from narrows.gate.config import PortConfig
 from narrows.ledger.office.demo import create_demo, demo_budget, demo_witness_key
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.private import private_folder
 
 DEMO_BUDGET_BYTES = 10_000_000
@@ -147,7 +148,7 @@ class LocalDeployment:
 def ensure_ledger(folder: Path, budget: int | None) -> int | None:
     """The size of the demonstration budget just created, or None for an existing ledger."""
     existing = demo_budget(folder)
-    if existing is None and not (folder / "ledger" / "ledger.db").exists():
+    if existing is None and not LedgerPlace(folder).file.exists():
         size = budget if budget is not None else DEMO_BUDGET_BYTES
         create_demo(folder, size)
         return size

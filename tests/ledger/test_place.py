@@ -19,7 +19,7 @@ from narrows.ledger.limits import Limits
 from narrows.ledger.office.propose import budget_document, write_change_file
 from narrows.ledger.office.verify import verify_path
 from narrows.ledger.replica import Replica
-from narrows.ledger.stores.place import LedgerPlace
+from narrows.ledger.stores.place import LedgerPlace, machine_id
 
 PORTS = '[[gate.ports]]\nname = "answers"\n'
 ETCD = '[gate]\nstore = "etcd"\nname = "gate-1"\n[gate.etcd]\nendpoints = ["http://127.0.0.1:9"]\n'
@@ -114,3 +114,17 @@ def test_an_open_that_is_refused_writes_nothing(
             deployment.open(witness=given)
         assert verify_path(deployment.db).size == before
     deployment.open().close()  # and the gate's name is free
+
+
+def test_a_machine_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "gate-1.id"
+    name = machine_id(path)
+    assert machine_id(path) == name == path.read_text()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["gate-1.id"]
+    path.write_text(name[:-1])
+    with pytest.raises(BudgetError, match="damaged"):
+        machine_id(path)
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+    with pytest.raises(BudgetError, match="symbolic link"):
+        machine_id(path)

@@ -26,6 +26,7 @@ from rich.console import Console
 from narrows.deploy.config import Config, load_config
 from narrows.deploy.state import state_dir
 from narrows.deploy.supervise import Supervisor
+from narrows.durable import write_whole
 from narrows.edge.books.keys import any_key
 from narrows.edge.books.store import open_database
 from narrows.errors import InputError
@@ -114,9 +115,8 @@ class LocalDeployment:
 
     def _arguments(self, role: str, config: Config) -> list[str]:
         path = private_folder(self.state, "run") / "effective.toml"
-        path.touch(mode=0o600)
-        path.chmod(0o600)  # it holds the upstream's key, where the user's file does
-        path.write_text(to_toml(config))
+        # 0600: it holds the upstream's key, where the user's file does
+        write_whole(path, to_toml(config).encode(), 0o600)
         arguments = [role, "--config", str(path)]
         return arguments if role == "enclave" else [*arguments, "--state", str(self.state)]
 

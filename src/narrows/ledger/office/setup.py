@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from narrows.durable import read_once, write_whole
+from narrows.durable import read_once, sync_folder, write_whole
 from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.changes import Operators, parse_operators
@@ -39,11 +39,7 @@ def sync_names(directory: Path) -> None:
     """Make the names in a directory durable: files made or renamed there. Errors:
     ``BudgetError``."""
     try:
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(directory)
     except OSError as error:
         raise BudgetError(f"cannot sync {directory}: {error.strerror}") from error
 

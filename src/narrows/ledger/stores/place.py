@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from narrows.errors import BudgetError
+from narrows.durable import open_once, write_whole
+from narrows.errors import BudgetError, InputError
 from narrows.ledger.log.canonical import unhex
 from narrows.ledger.stores import sqlite as sqlite_store
 from narrows.ledger.stores.etcd import EtcdStore
@@ -94,14 +95,10 @@ def machine_id(path: Path) -> str:
     """Who has a gate's name: 32 hex digits, made once and kept beside the gate's lock file."""
     try:
         if not path.exists():
-            with path.with_suffix(".new").open("w") as file:
-                file.write(secrets.token_hex(MACHINE_ID_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            path.with_suffix(".new").replace(path)
-        with path.open("rb") as file:
+            write_whole(path, secrets.token_hex(MACHINE_ID_BYTES).encode())
+        with open_once(path) as file:
             text = file.read(2 * MACHINE_ID_BYTES + 1).decode("ascii")
-    except (OSError, UnicodeDecodeError) as error:
+    except (InputError, OSError, UnicodeDecodeError) as error:
         raise BudgetError(f"cannot keep this machine's name in {path}: {error}") from error
     if unhex(text, MACHINE_ID_BYTES) is None:
         raise BudgetError(f"{path} is damaged", "if no gate here is running, delete it")

@@ -59,10 +59,7 @@ class LocalDeployment:
         Raises InputError for a wrong file and for a ``budget`` that differs from the existing
         ledger's: a flag never changes a budget."""
         config = load_config(config_path)
-        if config.gate.etcd is not None:
-            raise InputError(
-                "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"
-            )
+        cls.check(config)
         if port is not None:
             edge = dataclasses.replace(config.edge, listen_host="127.0.0.1", listen_port=port)
             config = dataclasses.replace(config, edge=edge)
@@ -73,6 +70,14 @@ class LocalDeployment:
         with _only_one(folder):
             created_bytes = ensure_ledger(folder, budget)
         return cls(folder, config, created_bytes)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """``InputError``, before anything is made, where this host cannot run ``config``."""
+        if config.gate.etcd is not None:
+            raise InputError(
+                "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"
+            )
 
     def run(self) -> None:
         """Serve until Ctrl-C or until a role dies, which is an error that names it."""

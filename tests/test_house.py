@@ -100,13 +100,10 @@ def test_no_room_is_too_full() -> None:
         assert len(files) <= MAX_FILES, f"{folder.relative_to(ROOT)} has {len(files)} files"
 
 
-# A new key goes to its own name at once: operators keep keys on media that have no hard links. The
-# gate's figures are of no use after a crash, a restored ledger is a file that SQLite wrote, and the
-# keys of an isolated start are a folder.
+# The gate's figures are of no use after a crash, a restored ledger is a file that SQLite wrote, and
+# the keys of an isolated start are a folder.
 REPLACES_BY_HAND = {
     "narrows.durable": {"os.fsync", "os.replace", "os.link"},
-    "narrows.wire.pins": {"os.fsync"},
-    "narrows.ledger.keys": {"os.fsync"},
     "narrows.ledger.office.backup": {"os.rename"},
     "narrows.gate.stats_file": {"replace"},
     "narrows.deploy.isolated": {"rename"},

@@ -93,12 +93,16 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         yield file
 
 
+def _new(path: Path, mode: int) -> BinaryIO:
+    # "x": a link that someone put there leads nowhere.
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
+
+
 @contextlib.contextmanager
 def _placing(path: Path, mode: int, place: Callable[[Path, Path], None]) -> Iterator[BinaryIO]:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    # "x": a link that someone put there leads nowhere.
     with contextlib.ExitStack() as made:
-        with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with _new(aside, mode) as file:
             made.callback(aside.unlink, missing_ok=True)
             yield file
             file.flush()
@@ -121,6 +125,16 @@ def write_first(path: Path, data: bytes, mode: int = 0o666) -> None:
     the first one wins, and what is there is never replaced. Raises OSError."""
     with contextlib.suppress(FileExistsError), _placing(path, mode, os.link) as file:
         file.write(data)
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Make ``path``, and sync it and its name; never over what is there. Under that name at once,
+    since media for keys may have no links: a crash may leave a part of it. Raises OSError."""
+    with _new(path, mode) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 3.0
 LEAST_PAUSE_S = 0.1  # a window that opens in a moment
 
 
-class Verdict:
+class PortVerdict:
     """What the state line says of a port. ``clock``: seconds, monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -56,7 +56,7 @@ class Verdict:
 class Refusing(Protocol):
     """A port, as far as ``recover`` needs it."""
 
-    verdict: Verdict
+    verdict: PortVerdict
 
     @property
     def links_live(self) -> int: ...

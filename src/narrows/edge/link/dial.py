@@ -53,7 +53,7 @@ class Tls:
     pins: frozenset[bytes]
 
 
-class Gate:
+class GateDialer:
     """The gate as the edge sees it: where it is, and how to know it."""
 
     def __init__(self, config: EdgeConfig) -> None:

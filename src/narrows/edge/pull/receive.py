@@ -21,7 +21,7 @@ from narrows.durable import replacing
 from narrows.edge.books.append import append_lines
 from narrows.edge.books.store import edge_dir
 from narrows.edge.config import EdgeConfig
-from narrows.edge.link.dial import Gate, Wire
+from narrows.edge.link.dial import GateDialer, Wire
 from narrows.errors import InputError, LinkError, PeerError
 from narrows.models.artifact import Artifact
 from narrows.private import private_folder
@@ -67,7 +67,7 @@ async def receive(
         link_bytes += size_bytes
 
     place = dataclasses.replace(config, gate_host=host, gate_port=port).check()
-    wire = await Gate(place).connect(count)
+    wire = await GateDialer(place).connect(count)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(out, 0o600) as file:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from narrows.ledger.clock import Clock, LedgerTime, SystemClock
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.limits import Meter
+from narrows.ledger.limits import BudgetMeter
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
 from narrows.ledger.stores.place import LedgerPlace
@@ -128,7 +128,7 @@ def read_balances(place: LedgerPlace, clock: Clock | None = None) -> Balances:
     return balances_of(state, state.time_ms)
 
 
-def _windows(meter: Meter, time_ms: int) -> tuple[WindowBalance, ...]:
+def _windows(meter: BudgetMeter, time_ms: int) -> tuple[WindowBalance, ...]:
     rows = []
     for window in meter.windows.values():
         used = meter.outstanding_bytes + window.settled_at(time_ms)

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "narrows"
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in ("CHANGELOG.md", "experiments.md")]  # history
+PAGES += sorted((ROOT / "spin").glob("*.pml"))  # the comments say which code a step is
+COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 ROW = re.compile(r"^\| ([^|]+) \| ([^|]+ \| [^|]+) \|$", re.MULTILINE)
 SUFFIXES = ("py", "toml", "json", "jsonl", "crt", "key", "db")
 HOMES = re.compile(r"((?:`[A-Z]\w+(?:\.\w+)?`(?:, )?)+) in `([\w/.]+)`")
@@ -81,11 +83,14 @@ def test_the_glossary_gives_a_word_one_meaning() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_classes_methods_and_functions_are_there(page: Path) -> None:
     """`Class.member` and `module.name`, where the first part is a class or module of ours."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".pml":
+        text = re.sub(r"\b([A-Z]\w+\.\w+)", r"`\1`", "".join(COMMENT.findall(text)))
     modules: dict[str, set[str]] = defaultdict(set)
     for place, tree in trees().items():
         modules[place.rpartition("/")[2]] |= named_in(tree)
     gone = []
-    for owner, member in re.findall(r"`(\w+)\.(\w+)(?:\(\))?`", page.read_text(encoding="utf-8")):
+    for owner, member in re.findall(r"`(\w+)\.(\w+)(?:\(\))?`", text):
         if owner in classes():
             known = members(owner)
         elif owner in modules and member not in SUFFIXES and member.islower():  # not Go's note.Open

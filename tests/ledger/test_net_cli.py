@@ -19,7 +19,7 @@ from narrows.ledger.office.demo import create_demo
 from narrows.ledger.office.describe import history
 from narrows.ledger.office.setup import open_witness
 from narrows.ledger.office.verify import verify_log
-from narrows.ledger.stores.place import open_store
+from narrows.ledger.stores.place import LedgerPlace
 
 
 def test_by_command_from_a_full_net_budget_to_a_lease_again(
@@ -56,7 +56,7 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
         *("enrol", "--lineage", "demo", "--gate", "gate"),
         *("--auditor", public_of(AUDITOR).hex(), "--pins", "11" * 32, "--epoch", EPOCH),
     )
-    with closing(Ledger.open(state, witness=open_witness(state))) as ledger:
+    with closing(Ledger.open(LedgerPlace(state), witness=open_witness(state))) as ledger:
         took = []
         while isinstance(made := ledger.acquire("answers", MB), Lease):
             took.append(made)
@@ -79,7 +79,7 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
     write_credit_file(file, one, sign_credit(one, AUDITOR))
     assert "credited 65,536 bytes" in run("credit", file, "--state", state)
     assert "already" in run("credit", file, "--state", state)
-    with closing(Ledger.open(state, witness=open_witness(state))) as ledger:
+    with closing(Ledger.open(LedgerPlace(state), witness=open_witness(state))) as ledger:
         ledger.recover_dead_leases()
         again = ledger.acquire("answers", MB)
         assert isinstance(again, Lease)
@@ -90,6 +90,6 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
     run(*base, "--no-net", "--state", state, "--out", change_file)
     assert "net" not in json.loads(change_file.read_text())["change"]
     agreed("revoke", "--lineage", "demo", "--gate", "gate")
-    with closing(open_store(state, None, read_only=True)) as store:
+    with closing(LedgerPlace(state).read()) as store:
         verify_log(store)
         assert [change.kind for change in history(store)] == ["budget", "budget", "enrol", "revoke"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from narrows.ledger.api import Denied
-from narrows.wire.gatestate import MAX_RETRY_AFTER_S, REASONS, PortState
+from narrows.wire.gatestate import MAX_RETRY_AFTER_S, PortState, told
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 3.0
 LEAST_PAUSE_S = 0.1  # a window that opens in a moment
@@ -36,7 +36,7 @@ class PortVerdict:
 
     def refuse(self, reason: str, retry_after_s: float | None = None) -> None:
         """``retry_after_s``: from now; None or 0 where time alone does not help."""
-        self.state = reason if reason in REASONS else "store"
+        self.state = told(reason)
         self.changes += 1
         self._retry_at = self._clock() + retry_after_s if retry_after_s else None
         self.refused.set()

@@ -89,11 +89,11 @@ def credit(
     from contextlib import closing
 
     from narrows.cli.ledger.options import open_ledger
-    from narrows.deploy.state import existing_state_dir
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.credits import apply_credit, read_credit_file
 
     made, signature = read_credit_file(file)
-    with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
+    with closing(open_ledger(existing_place(state), witness)) as ledger:
         position = apply_credit(ledger, made, signature)
     size_bytes = made.total - made.previous
     if as_json:
@@ -110,14 +110,13 @@ def _write(
     import json
     import time
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
     from narrows.ledger.office.propose import auditor_document, write_change_file
 
-    folder = existing_state_dir(state)
-    now = read_state(folder, ledger_etcd(folder))
+    now = read_state(existing_place(state))
     now_ms = max(now.time_ms, int(time.time() * 1000))
     document = auditor_document(now, body, now_ms, valid_days * 86_400_000)
     write_change_file(out, document, [])

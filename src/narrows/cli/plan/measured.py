@@ -118,8 +118,11 @@ def _timing_share(state_dir: Path) -> float:
 
 def _spent_bytes(state_dir: Path) -> int:
     """What the ledger counts as spent, all lineages; 0 where there is no ledger yet."""
-    if not (state_dir / "ledger" / "ledger.db").exists():
+    from narrows.ledger.stores.place import LedgerPlace
+
+    place = LedgerPlace(state_dir)
+    if not place.file.exists():
         return 0
     from narrows.ledger.office.balances import read_balances
 
-    return read_balances(state_dir).spent_bytes
+    return read_balances(place).spent_bytes

@@ -120,8 +120,6 @@ def test_a_witness_that_sends_nonsense_is_an_error_in_bounded_time(kind: str) ->
 
 @pytest.mark.parametrize("kind", NONSENSE)
 def test_an_etcd_that_sends_nonsense_is_an_error_in_bounded_time(kind: str) -> None:
-    if kind == "a body too large":
-        pytest.skip("32 MiB: in test_etcd_store")
     with listening(NONSENSE[kind]) as url:
         client = EtcdClient(EtcdConfig((url,), "n", TIMEOUT_S))
         found = _within(lambda: client.write("/v3/kv/txn", {"x": "y" * (1 << 23)}))

@@ -74,9 +74,11 @@ def propose(
     from narrows.cli.ledger import limits as budget_limits
     from narrows.deploy.state import existing_state_dir, ledger_etcd
     from narrows.ledger.changes import parse_change
+    from narrows.ledger.limits import Limits
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
     from narrows.ledger.office.propose import budget_document, write_change_file
+    from narrows.sizes import size_bytes
 
     accounts = dict(budget_limits.account(text) for text in account or [])
     if block is not None:
@@ -91,7 +93,9 @@ def propose(
             f"{missing} is missing", "see 'narrows budget show' for what there is; or --from FILE"
         )
     else:
-        limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
+        limits = Limits(
+            size_bytes(lifetime, "--lifetime"), budget_limits.windows(window or [], "--window")
+        )
     folder = existing_state_dir(state)
     now = read_state(folder, ledger_etcd(folder))
     document = budget_document(

@@ -29,6 +29,8 @@ from urllib.parse import urlsplit
 from narrows.deploy.config import Config, load_config
 from narrows.deploy.local import (
     CHILD_TIMEOUT_S,
+    NO_FLAGS,
+    Flags,
     LocalDeployment,
     err,
     to_toml_section,
@@ -57,13 +59,13 @@ _PROBE_S = 0.1
 class IsolatedDeployment(LocalDeployment):
     @classmethod
     def prepare(
-        cls, config_path: Path | None, state: Path | None, budget: int | None, port: int | None
+        cls, config_path: Path | None, state: Path | None, flags: Flags = NO_FLAGS
     ) -> LocalDeployment:
         """As its base, after making sure that this host and this configuration can do it: else
         ``InputError``, and nothing was made."""
         _check_host()
-        _check_upstream(load_config(config_path).enclave)
-        return super().prepare(config_path, state, budget, port)
+        _check_upstream(load_config(config_path, flags.upstream).enclave)
+        return super().prepare(config_path, state, flags)
 
     @property
     def weak_folder(self) -> Path:

@@ -40,6 +40,7 @@ def receive(
     from narrows.deploy.state import state_dir
     from narrows.edge.pull.receive import receive as take
     from narrows.models.registry import progress_bar
+
     with progress_bar("Receiving") as progress:
         receipt = asyncio.run(
             take(

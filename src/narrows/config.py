@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from narrows.errors import InputError
+from narrows.sizes import EXAMPLES, size_bytes
 from narrows.tomlfile import Path_, TomlFile, read_toml
 
 Range = tuple[str, float, float, float]  # name, value, lowest, highest
@@ -48,7 +49,17 @@ def load_sections(
     ``sections``: name of a top-level table to the dataclass that it fills. ``others``: tables
     that may be there too and are not looked at. Raises InputError with every problem.
     """
-    file = read_toml(path) if path is not None else TomlFile("defaults", {})
+    return fill_sections(toml_or_defaults(path), sections, others)
+
+
+def toml_or_defaults(path: Path | None) -> TomlFile:
+    return read_toml(path) if path is not None else TomlFile("defaults", {})
+
+
+def fill_sections(
+    file: TomlFile, sections: Mapping[str, type], others: Sequence[str] = ()
+) -> dict[str, Any]:
+    """As ``load_sections``, of a file that has been read."""
     known = [*sections, *others]
     problems = [
         f"{file.where((name,))}: [{name}] is no section; {_nearest(name, known)}"
@@ -57,7 +68,7 @@ def load_sections(
     ]
     values: dict[str, Any] = {}
     for name, kind in sections.items():
-        data = file.data.get(name, {})
+        data = _sized(file.data.get(name, {}))
         try:
             values[name] = _adapter(kind).validate_python(data)
         except ValidationError as error:
@@ -70,6 +81,25 @@ def load_sections(
             problems=tuple(problems),
         )
     return values
+
+
+def _sized(data: Any) -> Any:
+    """``data`` with the sizes that are written as text (``"10MB"``) in bytes, where a key's name
+    says that it is one; what is no size stays as it is and is reported by its key."""
+    if isinstance(data, list):
+        return [_sized(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        key: _size(item) if key.endswith("_bytes") else _sized(item) for key, item in data.items()
+    }
+
+
+def _size(value: Any) -> Any:
+    try:
+        return size_bytes(value, "size") if isinstance(value, str) else value
+    except InputError:
+        return value
 
 
 def _refused(file: TomlFile, section: str, kind: type, data: Any) -> list[str]:
@@ -148,6 +178,8 @@ def _problem(file: TomlFile, section: str, kind: type, item: Mapping[str, Any]) 
         text += "; " + _nearest(str(path[-1]), _names(kind, path[1:-1]))
     elif "input" in item and item["type"] != "missing":
         text += f", not {item['input']!r}"
+        if key.endswith("_bytes") and isinstance(item["input"], str):
+            text += f"; write a size as {EXAMPLES}"
     return f"{file.where(path)}: {key}: {text}"
 
 

@@ -42,9 +42,9 @@ def test_an_isolated_start_checks_the_configuration_that_it_uses(
     monkeypatch.setattr(isolated, "_check_host", lambda: None)
     path = tmp_path / "narrows.toml"
     path.write_text("[edge]\nlisten_port = 0\n")
-    IsolatedDeployment.prepare(path, tmp_path / "state", None, None)
+    IsolatedDeployment.prepare(path, tmp_path / "state")
     assert reads == [path]
     path.write_text('[enclave.isolated]\ncommand = ["vllm"]\n')
     with pytest.raises(InputError, match="there is none"):
-        IsolatedDeployment.prepare(path, tmp_path / "other", None, None)
+        IsolatedDeployment.prepare(path, tmp_path / "other")
     assert not (tmp_path / "other").exists(), "nothing was made"

@@ -25,7 +25,8 @@ from ports import free_port
 
 
 class Chain:
-    """``strong``: URL of an OpenAI-compatible server, or None for the built-in model."""
+    """``strong``: URL of an OpenAI-compatible server, or None for the built-in model.
+    ``probe``: as the edge's; without, the model hears only what a test asks."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Chain:
         upstream: dict[str, Any] | None = None,
         weak_folders: tuple[Path, Path] | None = None,
         weak_kv_mib: tuple[int, int] = (512, 512),
+        probe: bool = False,
     ) -> None:
         self.state = state
         self.gate_port = free_port()
@@ -55,7 +57,7 @@ class Chain:
         config = dataclasses.replace(  # the enclave's, the edge's
             config,
             enclave=dataclasses.replace(config.enclave, weak_kv_mib=weak_kv_mib[0]),
-            edge=dataclasses.replace(config.edge, weak_kv_mib=weak_kv_mib[1]),
+            edge=dataclasses.replace(config.edge, weak_kv_mib=weak_kv_mib[1], probe=probe),
         )
         self.config_path.write_text(to_toml(config))
         self.supervisor = Supervisor(state / "log")

@@ -174,6 +174,7 @@ class Rig:
         gate_port = self.enclave.port or 1
         usual = {"listen_port": 0, "gate_port": gate_port, "model_name": MODEL}
         usual["link_wait_s"] = 30.0  # a busy machine is no link that is down
+        usual["probe"] = False  # a script answers what the test asks, and nothing else
         config = EdgeConfig(**usual | self._settings)
         self._edge = asyncio.run_coroutine_threadsafe(
             serve(config, self.state, self._models, self._on_ready, self._make_decoder),

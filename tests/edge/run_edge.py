@@ -17,7 +17,7 @@ from narrows.errors import NarrowsError
 def main() -> None:
     state, listen, gate = sys.argv[1:]
     ports = {"listen_port": int(listen), "gate_port": int(gate)}
-    config = EdgeConfig(**ports, model_name=MODEL, link_wait_s=30.0)
+    config = EdgeConfig(**ports, model_name=MODEL, link_wait_s=30.0, probe=False)
 
     def ready(port: int) -> None:
         print(json.dumps({"ready": True, "port": port}), flush=True)

@@ -1,4 +1,4 @@
-"""What /healthz says of a decoder that is behind."""
+"""What /healthz says of a decoder that is behind, and of a strong model that does not answer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from narrows.edge.api.app import LATE_S, _Routes
 
 
-@pytest.mark.parametrize(("late_s", "status"), [(0.0, 200), (LATE_S, 200), (LATE_S + 1, 503)])
-def test_a_decoder_that_is_late_is_no_good_health(late_s: float, status: int) -> None:
+def health(late_s: float = 0.0, model: str = "ok") -> tuple[int, dict[str, Any]]:
     link = SimpleNamespace(
         up=True,
         gate_state=SimpleNamespace(state="ok"),
@@ -22,10 +21,21 @@ def test_a_decoder_that_is_late_is_no_good_health(late_s: float, status: int) ->
         weak=SimpleNamespace(name="w", digest=b"x" * 32),
         draining=False,
     )
-    service: Any = SimpleNamespace(link=link, stopping=False)
+    service: Any = SimpleNamespace(link=link, stopping=False, model=model)
     request: Any = None
     reply = asyncio.run(_Routes(service).health(request))
-    body = json.loads(bytes(reply.body))
-    assert reply.status_code == status
+    return reply.status_code, json.loads(bytes(reply.body))
+
+
+@pytest.mark.parametrize("model", ["unknown", "down"])
+def test_a_model_that_does_not_answer_is_no_good_health(model: str) -> None:
+    status, body = health(model=model)
+    assert (status, body["status"], body["model"]) == (503, "unavailable", model)
+
+
+@pytest.mark.parametrize(("late_s", "status"), [(0.0, 200), (LATE_S, 200), (LATE_S + 1, 503)])
+def test_a_decoder_that_is_late_is_no_good_health(late_s: float, status: int) -> None:
+    found, body = health(late_s)
+    assert found == status
     assert body["decoder"] == ("ok" if status == 200 else "late")
     assert body["decoder_late_s"] == late_s

@@ -6,6 +6,7 @@ Nobody dials it meanwhile: like the edge, the tests only read the state line unt
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import socket
@@ -32,8 +33,8 @@ from narrows.bench.gate_peers import (
 from narrows.ledger.changes import sign_change
 from narrows.ledger.keys import load_private
 from narrows.ledger.limits import Limits
-from narrows.ledger.office.admin import apply_change
-from narrows.ledger.office.propose import budget_document
+from narrows.ledger.office.admin import apply_change, find_gap, recover
+from narrows.ledger.office.propose import budget_document, recovery_document
 from narrows.wire.gatestate import fetch_state
 
 PATIENCE_S = 60.0
@@ -146,6 +147,32 @@ def test_a_witness_whose_clock_was_behind_serves_again(monkeypatch: pytest.Monke
         assert state_of(gate).state == "clock"
         monkeypatch.setattr(site.witness, "_time_ms", right)
         comes_back(gate, "clock")
+        stop(gate)
+
+
+def _recover(site: Deployment) -> None:
+    """What 'narrows ledger recover' does, signed by the operator: by a process of its own."""
+    with site.ledger("operator") as ledger:
+        gap, now = find_gap(ledger), ledger.state()
+        witnessed = (gap.witnessed.size, gap.witnessed.root)
+        document = recovery_document(now, gap.root, witnessed, gap.gap_bytes, gap.witnessed.time_ms)
+        operator = load_private(site.state / "ledger" / "operators" / "demo.key")
+        recover(ledger, document, [sign_change(document, operator)])
+
+
+def test_a_ledger_that_was_behind_its_witness_serves_again() -> None:
+    """It went on from an old copy; the witness has seen another head since."""
+    with deployment(1 << 40) as site, enclave_process("flood") as inside:
+        newer = site.state / "newer"
+        shutil.copytree(site.state / "ledger", newer / "ledger")
+        newer.chmod(0o700)
+        gate = site.start_gate(inside)
+        change(dataclasses.replace(site, state=newer), Limits(1 << 41))
+        spend_until(gate, "behind")
+        time.sleep(4)
+        assert state_of(gate).state == "behind"
+        _recover(site)
+        comes_back(gate, "behind")
         stop(gate)
 
 

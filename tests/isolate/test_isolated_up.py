@@ -24,6 +24,7 @@ import pytest
 from isolate.ground import NetworkOf, Sniffer, needs_isolation, wait_for
 from narrows.cli.status import collect
 from narrows.deploy.isolated import IsolatedDeployment
+from narrows.deploy.local import Flags
 from narrows.errors import InputError
 from narrows.isolate.namespaces import run_tool
 from narrows.isolate.network import ENCLAVE_PORTS, GATE_PORTS, device_name
@@ -348,7 +349,7 @@ def test_a_start_that_fails_half_way_cleans_up(deployments: Any, tmp_path: Path)
 def test_a_server_elsewhere_is_refused(tmp_path: Path, url: str, said: str) -> None:
     config = upstream_config(tmp_path, url=url)
     with pytest.raises(InputError) as caught:
-        IsolatedDeployment.prepare(config, tmp_path / "s", None, None)
+        IsolatedDeployment.prepare(config, tmp_path / "s")
     assert said in str(caught.value)
     assert not (tmp_path / "s").exists()
 
@@ -374,7 +375,7 @@ def test_what_must_not_be_inside_is_refused(tmp_path: Path, what: str) -> None:
     key = "devices" if what == "disk" else "files"
     text = re.sub(r"^files = .*$", f'{key} = ["{paths[what]}"]', config.read_text(), flags=re.M)
     config.write_text(text)
-    deployment = IsolatedDeployment.prepare(config, state, 1000, None)
+    deployment = IsolatedDeployment.prepare(config, state, Flags(budget_bytes=1000))
     with pytest.raises(InputError) as caught:
         deployment.run()
     assert "isolated enclave" in str(caught.value)
@@ -385,7 +386,7 @@ def test_what_must_not_be_inside_is_refused(tmp_path: Path, what: str) -> None:
 def test_who_is_not_root_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(InputError) as caught:
-        IsolatedDeployment.prepare(None, tmp_path / "s", None, None)
+        IsolatedDeployment.prepare(None, tmp_path / "s")
     assert "only root may" in str(caught.value)
     assert "sudo" in caught.value.remedy
     assert not (tmp_path / "s").exists()
@@ -394,7 +395,7 @@ def test_who_is_not_root_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("narrows.deploy.isolated.TOOL_PATH", str(tmp_path))
     with pytest.raises(InputError) as caught:
-        IsolatedDeployment.prepare(None, tmp_path / "s", None, None)
+        IsolatedDeployment.prepare(None, tmp_path / "s")
     assert "bwrap, ip, nft" in str(caught.value)
     assert "apt-get install" in caught.value.remedy
 

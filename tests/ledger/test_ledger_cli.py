@@ -183,7 +183,7 @@ def test_proposals_and_signatures_for_machines(
 def test_every_mistake_in_a_budget_block_is_named(tmp_path: Path) -> None:
     file = tmp_path / "budget.toml"
     file.write_text(
-        '[budget]\nlineage = "Base 1"\nlifetime_bytes = "2GB"\n'
+        '[budget]\nlineage = "Base 1"\nlifetime_bytes = "2Gb"\n'
         'windows_bytes = { "1h" = -1, "x" = 5, "60m" = 3 }\naccounts = []\ncolour = "red"\n'
     )
     with pytest.raises(InputError) as caught:
@@ -336,7 +336,7 @@ def test_a_ledger_moves_to_etcd_and_is_restored_there(
 @pytest.mark.parametrize(
     "words",
     [
-        ("--lifetime", "2.5GB", "--account", "a"),
+        ("--lifetime", "2.5B", "--account", "a"),
         ("--lifetime", "GB", "--account", "a"),
         ("--lifetime", "2XB", "--account", "a"),
         ("--lifetime", "-1", "--account", "a"),

@@ -75,6 +75,11 @@ def test_meaning(text: str, dimension: units.Dimension, value: float) -> None:
     [
         ("1 TB", units.BYTES_PER_DAY, "need one '/'"),
         ("1 gb", units.BYTES, "perhaps 'GB'"),
+        ("10 Gb/s", units.BYTES_PER_DAY, "perhaps 'Gbit'$"),
+        ("10 gb/s", units.BYTES_PER_DAY, r"'GB' \(bytes\) or 'Gbit' \(bits\)$"),
+        ("5 kb", units.BYTES, "perhaps 'kbit'$"),
+        ("5 Mib", units.BYTES, "perhaps 'Mibit'$"),
+        ("5 b/token", units.BITS_PER_TOKEN, "perhaps 'bit'$"),
         ("810", units.BYTES, "missing unit"),
         ("1,000", units.COUNT, "thousands"),
         ("1 TB/token", units.BYTES_PER_DAY, "bytes/day"),

@@ -113,7 +113,7 @@ ROLES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "edge's secret": ("edge", load_secret),
     "gate": ("gate", lambda state: serve(single_port(HERE, HERE, "answers"), state, print)),
     "isolated": ("isolated", identities),
-    "run": ("run", lambda state: LocalDeployment.prepare(None, state, None, None)),
+    "run": ("run", lambda state: LocalDeployment.prepare(None, state)),
 }
 
 

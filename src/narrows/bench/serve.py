@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 
 from narrows.coding.events import Tokens
-from narrows.deploy.local import LocalDeployment, prepare_models
+from narrows.deploy.local import Flags, LocalDeployment, prepare_models
 from narrows.deploy.supervise import Supervisor
 from narrows.enclave.backend import Backend, BackendRequest
 from narrows.enclave.models import make_backend
@@ -130,7 +130,9 @@ async def path(port: int, model: str, requests: int, max_tokens: int, levels: Se
 def run(requests: int, max_tokens: int, levels: Sequence[int], config: Path | None) -> Any:
     """Both measurements; see ``narrows bench serve``."""
     with tempfile.TemporaryDirectory(prefix="narrows-bench-") as folder:
-        deployment = LocalDeployment.prepare(config, Path(folder), BUDGET_BYTES, 0)
+        deployment = LocalDeployment.prepare(
+            config, Path(folder), Flags(budget_bytes=BUDGET_BYTES, port=0)
+        )
         prepare_models(deployment.config)
         backend = make_backend(deployment.config.enclave)
         alone = asyncio.run(direct(backend, requests, max_tokens, levels))

@@ -35,7 +35,7 @@ def enclave(
     import os
 
     from narrows.deploy.config import load_config
-    from narrows.enclave.config import UpstreamConfig
+    from narrows.enclave.config import UpstreamFlags
     from narrows.enclave.models import load_weak, make_backend
     from narrows.enclave.server import serve
 
@@ -47,9 +47,7 @@ def enclave(
         settings = dataclasses.replace(settings, model=model, upstream=None)
     if weak:
         settings = dataclasses.replace(settings, weak=tuple(weak))
-    if upstream_url is not None:
-        upstream = UpstreamConfig(url=upstream_url, model=upstream_model or "default")
-        settings = dataclasses.replace(settings, upstream=upstream)
+    settings = UpstreamFlags(upstream_url, upstream_model).over(settings)
     key = os.environ.get("NARROWS_UPSTREAM_KEY")
     if key and settings.upstream is not None:
         with_key = dataclasses.replace(settings.upstream, api_key=key)

@@ -14,7 +14,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object, for machine
 def key_new(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     share: Annotated[
-        int | None, typer.Option("--share", help="Bytes of code length that it may use in a day.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Code length that it may use in a day: 1000000, 1MB."),
     ] = None,
     state: State = None,
     as_json: Json = False,
@@ -31,10 +32,12 @@ def key_new(
     from narrows.deploy.state import state_dir
     from narrows.edge.books.keys import create_key
     from narrows.edge.books.store import open_database
+    from narrows.sizes import size_bytes
 
+    share_bytes = None if share is None else size_bytes(share, "--share", least=1)
     folder = state_dir(state)
     with closing(open_database(folder)) as database:
-        key_id, text = create_key(database, name, int(time.time()), share)
+        key_id, text = create_key(database, name, int(time.time()), share_bytes)
     if as_json:
         typer.echo(json.dumps({"id": key_id, "name": name, "key": text}))
         return
@@ -78,19 +81,25 @@ def key_list(state: State = None, as_json: Json = False) -> None:
 
 
 def key_revoke(
-    number: Annotated[int, typer.Argument(help="The key's number, see narrows key list.")],
+    key: Annotated[
+        str, typer.Argument(metavar="NAME|NUMBER", help="The key, see narrows key list.")
+    ],
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke an API key, from the next request on. It stays listed."""
+    """Revoke an API key, from the next request on. It stays listed.
+
+    A name that several active keys have is refused: give the number then.
+    """
     import json
     import time
     from contextlib import closing
 
     from narrows.deploy.state import existing_state_dir
-    from narrows.edge.books.keys import revoke_key
+    from narrows.edge.books.keys import find_named, revoke_key
     from narrows.edge.books.store import open_database
 
     with closing(open_database(existing_state_dir(state))) as database:
+        number = find_named(database, key)
         revoke_key(database, number, int(time.time()))
     typer.echo(json.dumps({"revoked": number}) if as_json else f"key {number} is revoked")

@@ -1,11 +1,13 @@
 """The ``narrows`` command.
 
 A ``NarrowsError`` ends it with the message, all problems, the remedy and the error's exit
-code; anything else is a bug and keeps its traceback.
+code, and so does what the machine refuses (``machine``); anything else is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +16,7 @@ import typer
 from narrows import __version__
 from narrows.cli.dispatch import CommandTable
 from narrows.cli.extras import missing_extra
+from narrows.cli.machine import machine_error
 from narrows.errors import InputError, NarrowsError
 
 app = CommandTable(
@@ -39,9 +42,14 @@ app = CommandTable(
         "Examples:\n"
         "  narrows up                              serve at http://127.0.0.1:8400/v1\n"
         "  narrows status --watch                  what has left, what may still leave\n"
-        "  narrows plan --preset llama-3.1-405b    would a limit protect this model?"
+        "  narrows plan --preset llama-3.1-405b    would a limit protect this model?\n"
+        "\n"
+        "narrows help COMMAND, or COMMAND -h: what a command does and takes.\n"
+        "narrows --install-completion: the shell completes commands and options."
     ),
 )
+
+COMPLETE = "_NARROWS_COMPLETE"  # what the shell's completion, once installed, calls narrows with
 
 
 def report(error: NarrowsError) -> None:
@@ -60,16 +68,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         typer.echo(f"narrows {__version__}")
         return
     try:
-        app(words)
-    except NarrowsError as error:
-        report(error)
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        missing = missing_extra(error, words)
-        if missing is None:
+        if COMPLETE in os.environ or words[:1] in (["--install-completion"], ["--show-completion"]):
+            app.tree()(args=words, prog_name="narrows")
+        else:
+            app(words)
+    except Exception as error:
+        said = _said(error, words)
+        if said is None:
             raise
-        report(missing)
-        sys.exit(missing.exit_code)
+        report(said)
+        sys.exit(said.exit_code)
+
+
+def _said(error: Exception, words: list[str]) -> NarrowsError | None:
+    """The error to show in the place of ``error``; None for a bug."""
+    if isinstance(error, NarrowsError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error, words)
+    return machine_error(error)
 
 
 if __name__ == "__main__":

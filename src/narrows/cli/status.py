@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,26 +24,42 @@ def status(
 ) -> None:
     """Budget granted, spent and left; answers, their bytes and the link's.
 
-    Spent counts leases that are out: they return unless the gate dies.
+    Spent counts leases that are out: they return unless the gate dies. With --watch, what is no
+    terminal gets a table every second, or with --json a line.
     """
-    import json
+    import contextlib
 
     from narrows.deploy.state import existing_state_dir
 
     folder = existing_state_dir(state)
-    if as_json:
-        typer.echo(json.dumps(collect(folder, time.time())))
+    if not watch:
+        _show(collect(folder, time.time()), as_json)
         return
     from rich.console import Console
     from rich.live import Live
 
-    if not watch:
-        Console().print(table(collect(folder, time.time())))
-        return
-    with Live(refresh_per_second=2) as live:
-        while True:
-            live.update(table(collect(folder, time.time())))
-            time.sleep(1.0)
+    with contextlib.suppress(KeyboardInterrupt):
+        if as_json or not Console().is_terminal:
+            while True:
+                _show(collect(folder, time.time()), as_json)
+                time.sleep(1.0)
+        with Live(refresh_per_second=2) as live:
+            while True:
+                live.update(table(collect(folder, time.time())))
+                time.sleep(1.0)
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    """Once, and at once: who reads a pipe waits for it."""
+    import json
+
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        Console().print(table(figures))
+    sys.stdout.flush()
 
 
 def collect(folder: Path, now_s: float) -> dict[str, Any]:

@@ -11,22 +11,33 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(
-    epilog="Examples:  narrows up   |   narrows up --state ./try --budget 2000 --port 9000"
+    epilog="Examples:  narrows up   |   narrows up --state ./try --budget 2MB --port 9000   |   "
+    "narrows up --upstream-url http://127.0.0.1:8000/v1 --upstream-model llama-3.1-8b"
 )
 def up(
     config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
     state: Annotated[Path | None, typer.Option(help="State folder.")] = None,
     budget: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=1,
-            help="Bytes of the demonstration budget, for a state folder without a ledger. "
+            metavar="SIZE",
+            help="The demonstration budget (2000000, 2MB), for a state folder without a ledger. "
             "It never changes an existing one.",
         ),
     ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the API on 127.0.0.1.")
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address where the API listens; beyond loopback it needs API keys."),
     ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the API, on 127.0.0.1 without --host."),
+    ] = None,
+    upstream_url: Annotated[
+        str | None,
+        typer.Option(help="OpenAI-compatible server with the strong model, up to /v1."),
+    ] = None,
+    upstream_model: Annotated[str | None, typer.Option(help="Model name at that server.")] = None,
     isolated: Annotated[
         bool,
         typer.Option(
@@ -45,11 +56,16 @@ def up(
     http://127.0.0.1:PORT/v1, and the section enclave.isolated has its command and what it may
     read and use (docs/deploy.md). A server elsewhere would be a second neighbour and is refused.
     """
+    from narrows.sizes import size_bytes
+
+    budget_bytes = None if budget is None else size_bytes(budget, "--budget", least=1)
+    from narrows.deploy.local import Flags, LocalDeployment
+    from narrows.enclave.config import UpstreamFlags
+
+    flags = Flags(budget_bytes, host, port, UpstreamFlags(upstream_url, upstream_model))
     if isolated:
         from narrows.deploy.isolated import IsolatedDeployment
 
-        IsolatedDeployment.prepare(config, state, budget, port).run()
+        IsolatedDeployment.prepare(config, state, flags).run()
         return
-    from narrows.deploy.local import LocalDeployment
-
-    LocalDeployment.prepare(config, state, budget, port).run()
+    LocalDeployment.prepare(config, state, flags).run()

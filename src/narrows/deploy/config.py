@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from narrows.config import load_sections
+from narrows.config import fill_sections, toml_or_defaults
 from narrows.deploy.gate_section import files_in, tls_in
 from narrows.edge.config import EdgeConfig
-from narrows.enclave.config import EnclaveConfig
+from narrows.enclave.config import EnclaveConfig, UpstreamFlags
 from narrows.gate.config import GateConfig
+from narrows.homes import expanded
 
 _Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig)
 
@@ -23,11 +24,21 @@ class Config:
     edge: EdgeConfig
 
 
-def load_config(path: Path | None) -> Config:
+def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Config:
     """All sections; defaults where ``path`` is None. InputError names every mistake. Files that
-    the configuration names lie relative to it."""
+    the configuration names lie relative to it. ``upstream``: flags that go before the file.
+
+    An edge that is told no ``model_name`` goes by the upstream server's, where the same file or
+    the flags name one."""
     kinds = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig}
-    config = Config(**load_sections(path, kinds))
+    file = toml_or_defaults(path)
+    config = Config(**fill_sections(file, kinds))
+    if upstream is not None:
+        config = dataclasses.replace(config, enclave=upstream.over(config.enclave))
+    named = file.data.get("edge", {}).get("model_name")
+    if named is None and config.enclave.upstream is not None:
+        edge = dataclasses.replace(config.edge, model_name=config.enclave.upstream.model)
+        config = dataclasses.replace(config, edge=edge)
     if path is None:
         return config
     folder = path.parent.resolve()
@@ -42,4 +53,4 @@ def load_config(path: Path | None) -> Config:
 def _weak_in(section: _Holder, folder: Path) -> _Holder:
     if section.weak_folder is None:
         return section
-    return dataclasses.replace(section, weak_folder=folder / section.weak_folder.expanduser())
+    return dataclasses.replace(section, weak_folder=folder / expanded(section.weak_folder))

@@ -23,12 +23,14 @@ from typing import Any
 import tomli_w
 from rich.console import Console
 
+from narrows.deploy.awaited import Awaited, reached
 from narrows.deploy.config import Config, load_config
 from narrows.deploy.state import state_dir
 from narrows.deploy.supervise import Supervisor
 from narrows.durable import write_whole
 from narrows.edge.books.keys import any_key
 from narrows.edge.books.store import open_database
+from narrows.enclave.config import UpstreamFlags
 from narrows.errors import InputError
 from narrows.gate.config import PortConfig
 from narrows.ledger.office.demo import create_demo, demo_budget, demo_witness_key
@@ -43,6 +45,20 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
+class Flags:
+    """What the command says before its configuration. ``host``: where the API listens, and
+    ``port``: on 127.0.0.1 where no host is given."""
+
+    budget_bytes: int | None = None
+    host: str | None = None
+    port: int | None = None
+    upstream: UpstreamFlags | None = None
+
+
+NO_FLAGS = Flags()
+
+
+@dataclass(frozen=True)
 class LocalDeployment:
     """A prepared deployment: its folder, its configuration, whether the ledger is new."""
 
@@ -52,23 +68,26 @@ class LocalDeployment:
 
     @classmethod
     def prepare(
-        cls, config_path: Path | None, state: Path | None, budget: int | None, port: int | None
+        cls, config_path: Path | None, state: Path | None, flags: Flags = NO_FLAGS
     ) -> LocalDeployment:
         """Read the configuration, make the state folder and, where there is none, the ledger.
 
-        Raises InputError for a wrong file and for a ``budget`` that differs from the existing
+        Raises InputError for a wrong file and for a budget that differs from the existing
         ledger's: a flag never changes a budget."""
-        config = load_config(config_path)
+        config = load_config(config_path, flags.upstream)
         cls.check(config)
-        if port is not None:
-            edge = dataclasses.replace(config.edge, listen_host="127.0.0.1", listen_port=port)
-            config = dataclasses.replace(config, edge=edge)
+        edge = config.edge
+        if flags.port is not None:
+            edge = dataclasses.replace(edge, listen_host="127.0.0.1", listen_port=flags.port)
+        if flags.host is not None:
+            edge = dataclasses.replace(edge, listen_host=flags.host)
+        config = dataclasses.replace(config, edge=edge)
         folder = state_dir(state)
         private_folder(folder)
         # The isolated enclave reads it as another user.
         config = _with_weak_folder(config, private_folder(folder, "weak", shown=True))
         with _only_one(folder):
-            created_bytes = ensure_ledger(folder, budget)
+            created_bytes = ensure_ledger(folder, flags.budget_bytes)
         return cls(folder, config, created_bytes)
 
     @classmethod
@@ -86,8 +105,11 @@ class LocalDeployment:
             supervisor = Supervisor(private_folder(self.state, "log"))
             try:
                 port = self.start(supervisor)
-                self._greet(port)
-                dead = supervisor.watch(lambda: bool(stopped))
+                answers = Awaited(self.config, port, self.state, err)
+                dead = supervisor.watch(lambda: bool(stopped) or answers.look())
+                if dead is None and not stopped:
+                    self._greet(port)
+                    dead = supervisor.watch(lambda: bool(stopped))
                 if dead is not None:
                     err.print(f"narrows: the {dead.name} {dead.death()}; stopping the others")
                     err.print(dead.log_tail(), markup=False)
@@ -127,23 +149,24 @@ class LocalDeployment:
 
     def _greet(self, port: int) -> None:
         model = self.config.edge.model_name
+        url = f"http://{reached(self.config.edge.listen_host)}:{port}/v1"
         if self.created_budget_bytes is not None:
             err.print(
                 f"[bold]New ledger[/bold] with a demonstration budget of "
                 f"{self.created_budget_bytes:,} bytes for its lifetime: when they have left,\n"
                 "nothing more does. 'narrows budget --help' says how operators raise it."
             )
-        err.print(f"\n[bold green]Serving[/bold green] {model} at http://127.0.0.1:{port}/v1\n")
+        err.print(f"\n[bold green]Serving[/bold green] {model} at {url}\n")
         with closing(open_database(self.state)) as database:
             needs_key = any_key(database)
         key = "nk-..." if needs_key else "none"
         header = f"-H 'authorization: Bearer {key}' " if needs_key else ""
         err.print(
-            f"  curl -N http://127.0.0.1:{port}/v1/chat/completions {header}"
+            f"  curl -N {url}/chat/completions {header}"
             "-H 'content-type: application/json' \\\n"
             f'    -d \'{{"model": "{model}", "stream": true, "max_tokens": 200,\n'
             '         "messages": [{"role": "user", "content": "Why is the sky blue?"}]}\'\n\n'
-            f"  OpenAI(base_url='http://127.0.0.1:{port}/v1', api_key='{key}')    # Python\n"
+            f"  OpenAI(base_url='{url}', api_key='{key}')    # Python\n"
             f"  narrows status --state {self.state}\n\n"
             f"State and logs: {self.state}   Ctrl-C stops everything.",
             markup=False,

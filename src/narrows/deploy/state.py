@@ -7,20 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from narrows.errors import InputError
+from narrows.homes import expanded
 
 if TYPE_CHECKING:
     from narrows.ledger.stores.place import LedgerPlace
 
 
 def state_dir(given: Path | None) -> Path:
-    """The folder given, else NARROWS_STATE, else the user's state directory; not created."""
+    """The folder given, else NARROWS_STATE, else the user's state directory; not created.
+    ``InputError`` where none is named and the user has no home."""
     if given is not None:
-        return given.expanduser().resolve()
+        return expanded(given).resolve()
     if named := os.environ.get("NARROWS_STATE"):
-        return Path(named).expanduser().resolve()
+        return expanded(named).resolve()
     import platformdirs
 
-    return Path(platformdirs.user_state_dir("narrows", appauthor=False))
+    folder = Path(platformdirs.user_state_dir("narrows", appauthor=False))
+    if not folder.is_absolute():
+        raise InputError(
+            "this user has no home folder for the state", "name one: --state, or NARROWS_STATE"
+        )
+    return folder
 
 
 def existing_state_dir(given: Path | None) -> Path:

@@ -89,7 +89,9 @@ class EdgeConfig:
     port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
     ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
-    is down. ``resume_s``: how long an interrupted answer waits for a new link."""
+    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``probe``: the
+    edge asks the strong model for one token at the start, and after answers that failed inside,
+    so that /healthz tells whether it answers."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -109,6 +111,7 @@ class EdgeConfig:
     tick_ms: int = 10
     link_wait_s: float = 3.0
     resume_s: float = 10.0
+    probe: bool = True
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)

@@ -21,6 +21,7 @@ from narrows.edge import problems
 from narrows.edge.api.access import Access
 from narrows.edge.api.app import make_app
 from narrows.edge.api.granian_server import STOP_S, HttpServer, bind
+from narrows.edge.api.probe import StrongModelProbe
 from narrows.edge.api.service import Service
 from narrows.edge.books.drift import save_bounds
 from narrows.edge.books.stats import StatsRecorder
@@ -112,6 +113,9 @@ async def _run(
         service.stats.models_seen(shelf.offers)
 
     changed()
+    probe = StrongModelProbe(service)
+    service.link.heard = probe.heard
+    probing = asyncio.create_task(probe.run(), name="probe")
     watching = asyncio.create_task(watch(shelf, look, changed), name="weak models")
     link = asyncio.create_task(service.link.run(), name="link")
     over = asyncio.Event()
@@ -120,7 +124,7 @@ async def _run(
     stopping = asyncio.create_task(stop.wait())
     listening()
     try:
-        roles = {link, flushing, serving, watching}
+        roles = {link, flushing, serving, watching, probing}
         await asyncio.wait({*roles, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in roles:
             if task.done():
@@ -130,6 +134,7 @@ async def _run(
         service.link.fail_all(problems.shutting_down())
         stopping.cancel()
         watching.cancel()
+        probing.cancel()
         await asyncio.sleep(0.05)  # the errors are on their way before the sockets close
         server.stop()
         await asyncio.wait({serving}, timeout=2 * STOP_S)

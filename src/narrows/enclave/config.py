@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from narrows.config import out_of_range
@@ -87,6 +87,28 @@ class EnclaveConfig:
         if problems:
             raise InputError("the enclave's configuration is wrong", problems=tuple(problems))
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFlags:
+    """``--upstream-url`` and ``--upstream-model``; what they leave out, the file says."""
+
+    url: str | None = None
+    model: str | None = None
+
+    def over(self, config: EnclaveConfig) -> EnclaveConfig:
+        """``config`` with what the flags say. ``InputError`` for a model of no server."""
+        before = config.upstream
+        url = self.url if self.url is not None else before.url if before else None
+        if url is None:
+            if self.model is None:
+                return config
+            raise InputError("--upstream-model names the model of no server", "give --upstream-url")
+        if before is None:
+            upstream = UpstreamConfig(url, self.model or "default")
+        else:
+            upstream = replace(before, url=url, model=self.model or before.model)
+        return replace(config, upstream=upstream)
 
 
 def _enclave_problems(config: EnclaveConfig) -> list[str]:

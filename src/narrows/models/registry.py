@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from narrows.errors import InputError
+from narrows.homes import expanded
 from narrows.models.api import TokenModel
 from narrows.models.artifact import Artifact
 from narrows.models.checkpoint.fetch import SMOLLM2_135M, cache_dir, fetch_gguf, locked
@@ -69,7 +70,7 @@ def resolve(name: str | Path) -> Path:
         return builtin_artifact()
     if str(name) == "bytes" or (str(name) == "default" and not DEFAULT_ARTIFACT.exists()):
         raise InputError(f"{name!s} is the byte model; it has no artifact file")
-    path = DEFAULT_ARTIFACT if str(name) == "default" else Path(name).expanduser()
+    path = DEFAULT_ARTIFACT if str(name) == "default" else expanded(name)
     if not path.is_file():
         known = ", ".join(NAMES)
         raise InputError(f"no model {str(name)!r}", f"known names: {known}; or give a file")
@@ -107,7 +108,7 @@ def _import_builtin(path: Path) -> None:
 
 def load_source(src: str) -> SourceModel:
     """The checkpoint in a GGUF file, a Hugging Face folder, or under a hub id."""
-    path = Path(src).expanduser()
+    path = expanded(src)
     if path.is_file():
         from narrows.models.checkpoint.gguf_model import load_gguf
 

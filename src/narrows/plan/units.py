@@ -24,6 +24,7 @@ YEAR_DAYS = 365.25
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*)(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*(.*?)\s*")
 _PER = re.compile(r"\s*/\s*|\s+per\s+")
+_BITS = re.compile(r"([kKMGTPE]i?|)b", re.IGNORECASE)
 _BPS = re.compile(r"\b([kKMGT]?)bps\b")
 
 Table = dict[str, float]
@@ -159,10 +160,22 @@ def _factor(unit: str, table: Table, dimension: Dimension) -> float:
         return table[unit]
     if "," in unit or "'" in unit:
         raise UnitError("write numbers without thousands separators, or with '_'")
-    near = next((known for known in table if known.lower() == unit.lower() and known), "")
-    hint = f"; perhaps {near!r}" if near else ""
+    near = _nearest(unit, table)
+    hint = f"; perhaps {near}" if near else ""
     shown = f"unit {unit!r}" if unit else "a missing unit"
     raise UnitError(f"{shown} does not fit {dimension.noun}, as in {dimension.example!r}{hint}")
+
+
+def _nearest(unit: str, table: Table) -> str:
+    """What ``unit`` may have meant; empty where nothing is near. A small ``b`` is a bit, eight
+    times less than a byte: it is never taken for one."""
+    small = _BITS.fullmatch(unit)
+    if small is None or "bit" not in table:
+        return next((repr(known) for known in table if known.lower() == unit.lower() != ""), "")
+    prefix = next((p for p in (_DECIMAL | _BINARY) if p.lower() == small[1].lower()), "")
+    bits, bytes_ = f"{prefix}bit", f"{prefix}B"
+    by_case = unit.islower() and prefix.lower() != prefix  # who writes "gb" minds no capitals
+    return f"{bytes_!r} (bytes) or {bits!r} (bits)" if by_case else repr(bits)
 
 
 def _growth(value: float, unit: str, days: float) -> float:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError, InputError
+from narrows.homes import expanded
 from narrows.models.artifact import Artifact
 from narrows.models.checkpoint.fetch import SMOLLM2_135M, fetch_gguf
 from narrows.models.checkpoint.hf import hf_name
@@ -31,7 +32,7 @@ def load_base(base: str) -> SourceModel:
     An artifact holds eight-bit weights only: training on from these would round them twice, so
     InputError asks for the checkpoint. Others: ArtifactError, PeerError.
     """
-    path = Path(base).expanduser()
+    path = expanded(base)
     if base == SMOLLM2_135M.name:
         return load_source(str(fetch_gguf()))
     if path.is_dir() or _is_gguf(path):

@@ -100,9 +100,11 @@ def propose(
     from narrows.deploy.state import existing_place
     from narrows.ledger.auditors import PPT, NetLimits
     from narrows.ledger.changes import parse_change
+    from narrows.ledger.limits import Limits
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
     from narrows.ledger.office.propose import budget_document, write_change_file
+    from narrows.sizes import size_bytes
 
     accounts = dict(budget_limits.account(text) for text in account or [])
     if block is not None:
@@ -117,7 +119,9 @@ def propose(
             f"{missing} is missing", "see 'narrows budget show' for what there is; or --from FILE"
         )
     else:
-        limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
+        limits = Limits(
+            size_bytes(lifetime, "--lifetime"), budget_limits.windows(window or [], "--window")
+        )
     now = read_state(existing_place(state))
     if no_net and (net_lifetime is not None or net_window):
         raise InputError("--no-net and a net budget", "say one of them")
@@ -125,8 +129,8 @@ def propose(
         raise InputError("--net-window without --net-lifetime", "a net budget has a lifetime")
     net = now.nets[lineage].limits() if lineage in now.nets and not no_net else None
     if net_lifetime is not None:
-        words = [f"lifetime={net_lifetime}", *(net_window or [])]
-        net_limits = budget_limits.limits(words, "--net-lifetime, --net-window")
+        net_windows = budget_limits.windows(net_window or [], "--net-window")
+        net_limits = Limits(size_bytes(net_lifetime, "--net-lifetime"), net_windows)
         net = NetLimits(net_limits, round(net_delta * PPT))
     document = budget_document(
         now,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from narrows.errors import InputError
 from narrows.ledger.limits import Limits
 from narrows.ledger.log.canonical import MAX_INTEGER, is_name
+from narrows.sizes import size_bytes
 
-_SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _LENGTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _KEYS = ("lineage", "lifetime_bytes", "windows_bytes", "accounts")
 
@@ -32,17 +31,22 @@ def account(text: str) -> tuple[str, Limits]:
 
 def limits(words: list[str], where: str) -> Limits:
     """``lifetime=SIZE`` and ``LENGTH=SIZE`` words. Errors: ``InputError``."""
-    lifetime: int | None = None
-    windows: dict[int, int] = {}
+    lifetimes = [word for word in words if word.startswith("lifetime=")]
+    lifetime = None
+    for word in lifetimes:
+        lifetime = size_bytes(word.removeprefix("lifetime="), f"{where} lifetime")
+    return Limits(lifetime, windows([word for word in words if word not in lifetimes], where))
+
+
+def windows(words: list[str], where: str) -> tuple[tuple[int, int], ...]:
+    """``LENGTH=SIZE`` words, as ``Limits`` has them. Errors: ``InputError``."""
+    found: dict[int, int] = {}
     for word in words:
-        name, equals, size = word.partition("=")
+        length, equals, size = word.partition("=")
         if not equals:
-            raise InputError(f"{where}: {word!r} is not NAME=SIZE")
-        if name == "lifetime":
-            lifetime = _amount(size, _SIZES, where)
-        else:
-            windows[_amount(name, _LENGTHS, where)] = _amount(size, _SIZES, where)
-    return Limits(lifetime, tuple(sorted(windows.items())))
+            raise InputError(f"{where}: {word!r} is not LENGTH=SIZE", "write it as 1h=50MB")
+        found[_length_ms(length, where)] = size_bytes(size, f"{where} {length}")
+    return tuple(sorted(found.items()))
 
 
 def read_block(path: Path) -> BudgetBlock:
@@ -63,19 +67,20 @@ def read_block(path: Path) -> BudgetBlock:
     def bad(key: str, remedy: str) -> None:
         problems.append(f"{file.where(('budget', key))}: budget.{key}: {remedy}")
 
-    lineage, lifetime = block.get("lineage"), block.get("lifetime_bytes")
+    lineage, lifetime = block.get("lineage"), _size(block.get("lifetime_bytes"))
     if not _is_word(lineage):
         bad("lineage", 'must be a name, as in "base-1"')
-    if not _is_size(lifetime):
-        bad("lifetime_bytes", "must be whole bytes, as in 2000000000")
+    if lifetime is None:
+        bad("lifetime_bytes", 'must be whole bytes, as in 2000000000 or "2GB"')
     windows: dict[int, int] = {}
     table = block.get("windows_bytes", {})
-    for length, size in table.items() if isinstance(table, dict) else [("", None)]:
+    for length, written in table.items() if isinstance(table, dict) else [("", None)]:
+        size = _size(written)
         try:
-            length_ms = _amount(length, _LENGTHS, "windows")
+            length_ms = _length_ms(length, "windows")
         except InputError:
             length_ms = 0
-        if length_ms < 1 or length_ms in windows or not _is_size(size):
+        if length_ms < 1 or length_ms in windows or size is None:
             bad("windows_bytes", 'must be lengths to whole bytes, as in { "1h" = 50000000 }')
         else:
             windows[length_ms] = size
@@ -96,15 +101,21 @@ def _is_word(value: object) -> bool:
     return isinstance(value, str) and is_name(value)
 
 
-def _is_size(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= MAX_INTEGER
+def _size(value: object) -> int | None:
+    """Bytes, as a number or as text; None for what is neither."""
+    if isinstance(value, str):
+        try:
+            value = size_bytes(value, "size")
+        except InputError:
+            return None
+    return value if type(value) is int and 0 <= value <= MAX_INTEGER else None
 
 
-def _amount(text: str, units: dict[str, int], where: str) -> int:
-    """A whole number with a unit, decimal: 2GB is 2·10^9."""
-    digits = text.rstrip("".join(set("".join(units))))
+def _length_ms(text: str, where: str) -> int:
+    """A whole number with a unit of time."""
+    digits = text.rstrip("".join(set("".join(_LENGTHS))))
     unit = text[len(digits) :]
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 19 or unit not in units:
-        known = " ".join(unit for unit in units if unit)
-        raise InputError(f"{where}: {text!r} is not a whole number with a unit of {known}")
-    return int(digits) * units[unit]
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 19 or unit not in _LENGTHS:
+        known = " ".join(_LENGTHS)
+        raise InputError(f"{where}: {text!r} is no length of time, a whole number of {known}")
+    return int(digits) * _LENGTHS[unit]

@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False)
 )
 def receive(
     gate: Annotated[str, typer.Option(help="HOST:PORT of the gate's export port.")],
-    at_most: Annotated[int, typer.Option(min=1, help="Bytes that it may cost.")],
+    at_most: Annotated[str, typer.Option(metavar="SIZE", help="What it may cost: 16000000, 16MB.")],
     out: Annotated[Path, typer.Option(help="Artifact to write.")],
     config: Annotated[
         Path | None, typer.Option(help="Configuration with a section edge.tls.")
@@ -28,6 +28,9 @@ def receive(
 ) -> None:
     """Read an exported artifact from the gate, which charges every byte of it, and keep a
     receipt, with which 'narrows weak publish --paid' signs it."""
+    from narrows.sizes import size_bytes
+
+    at_most_bytes = size_bytes(at_most, "--at-most", least=1)
     import asyncio
     import dataclasses
     import json as json_module
@@ -44,7 +47,7 @@ def receive(
                 load_config(config).edge,
                 gate,
                 out,
-                at_most_bytes=at_most,
+                at_most_bytes=at_most_bytes,
                 state_dir=state_dir(state),
                 now_s=time.time(),
                 progress=progress,

@@ -75,11 +75,13 @@ class _Routes:
         gate = link.gate_state.state
         late_s = link.decoder_late_s()
         good = link.up and gate == "ok" and not self._service.stopping and late_s <= LATE_S
+        good = good and self._service.model == "ok"
         refusal = link.refusal.greeting.name if link.refusal else None
         body = {
             "status": "ok" if good else "unavailable",
             "link": "up" if link.up else "down",
             "gate": gate,
+            "model": self._service.model,
             "decoder": "ok" if late_s <= LATE_S else "late",
             "decoder_late_s": round(late_s, 1),
             "refusal": refusal,

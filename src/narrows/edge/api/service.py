@@ -20,7 +20,8 @@ from narrows.edge.link.upkeep import LinkClient
 
 @dataclass(slots=True)
 class Service:
-    """``wall_s``: seconds since the epoch. ``random_bytes``: the edge's trusted coins."""
+    """``wall_s``: seconds since the epoch. ``random_bytes``: the edge's trusted coins.
+    ``model``: whether the strong model answers, ``ok``, ``down`` or ``unknown``."""
 
     config: EdgeConfig
     link: LinkClient
@@ -30,6 +31,7 @@ class Service:
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     transcripts: TranscriptLog | None = None
+    model: str = "ok"
     stopping: bool = False
     answers: int = 0
     bodies_bytes: int = 0

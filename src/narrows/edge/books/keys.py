@@ -70,6 +70,21 @@ def create_key(
     return cursor.lastrowid, text
 
 
+def find_named(database: sqlite3.Connection, text: str) -> int:
+    """The number of the active key that ``text`` names: by its number, else by its name, which
+    several may have. Raises InputError where it names none, or more than one."""
+    remedy = "narrows key list shows them"
+    rows = database.execute("SELECT id, name FROM api_keys WHERE revoked_s IS NULL").fetchall()
+    by_number = [number for number, _ in rows if str(number) == text]
+    found = by_number or sorted(number for number, name in rows if name == text)
+    if not found:
+        raise InputError(f"no active key has the name or number {text[:MAX_NAME_CHARS]!r}", remedy)
+    if len(found) > 1:
+        numbers = ", ".join(map(str, found[:10]))
+        raise InputError(f"{text!r} may be any of the keys {numbers}", "give a number")
+    return int(found[0])
+
+
 def revoke_key(database: sqlite3.Connection, key_id: int, now_s: int) -> None:
     """Revoked keys stay listed. Takes effect with the next request. Raises InputError."""
     with transaction(database):

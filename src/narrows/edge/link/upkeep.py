@@ -87,6 +87,7 @@ class LinkClient:
         self._orphans = Orphans(config.resume_s, self._ended)
         self._last_error = ""
         self._backoff_s = FIRST_BACKOFF_S
+        self.heard: Callable[[EdgeAnswer], None] = lambda answer: None
         self.gate_state = PortState("ok")
         self.refusal: Refused | None = None
 
@@ -361,5 +362,6 @@ class LinkClient:
         self._backoff_s = min(limit_s, 2 * self._backoff_s)
 
     def _ended(self, answer: EdgeAnswer) -> None:
-        """An answer is over inside: its cost goes to its key."""
+        """An answer is over inside: its cost goes to its key, and ``heard`` hears of it."""
+        self.heard(answer)
         self._stats.key_used(answer.request.scope, 1, round(answer.bits))

@@ -26,7 +26,8 @@ from typing import BinaryIO
 import platformdirs
 
 from narrows.durable import replacing
-from narrows.errors import ArtifactError, PeerError
+from narrows.errors import ArtifactError, InputError, PeerError
+from narrows.homes import expanded
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -54,9 +55,14 @@ SMOLLM2_135M = WheelModel(
 
 
 def cache_dir() -> Path:
-    """Where fetched and imported models lie: NARROWS_CACHE, else the user's cache folder."""
-    override = os.environ.get("NARROWS_CACHE")
-    return Path(override) if override else platformdirs.user_cache_path("narrows")
+    """Where fetched and imported models lie: NARROWS_CACHE, else the user's cache folder.
+    ``InputError`` where the user has none."""
+    if override := os.environ.get("NARROWS_CACHE"):
+        return expanded(override)
+    folder = platformdirs.user_cache_path("narrows")
+    if not folder.is_absolute():
+        raise InputError("this user has no home folder for models", "name one: NARROWS_CACHE")
+    return folder
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from narrows.durable import copy_once
 from narrows.errors import InputError
+from narrows.homes import expanded
 from narrows.models.registry import NAMES
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja")  # all that loading one can read
@@ -48,7 +49,7 @@ class PrivateCopies:
 
     def model(self, name: str) -> str:
         """A copy of the artifact or checkpoint that ``name`` is the path of; else the name."""
-        path = Path(name).expanduser()
+        path = expanded(name)
         if name in NAMES or not path.exists():
             return name
         return str(self._copied(path, CHECKPOINT_FILES, follow_links=True)[0])

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.errors import ArtifactError, InputError, NarrowsError
+from narrows.homes import expanded
 from narrows.models.api import TokenModel
 from narrows.models.registry import NAMES, load_model
 from narrows.models.shelf.signed import check_loaded, read_signed, signed_path
@@ -217,10 +218,10 @@ class Shelf:
     def _load(self, name: str | Path, expect: bytes | None) -> tuple[TokenModel, Offer, int]:
         """Raises NarrowsError: not signed by an operator, damaged, other integers here."""
         if not self._source.operators or str(name) in NAMES:
-            order = 0 if str(name) in NAMES else _written_s(Path(name).expanduser())
+            order = 0 if str(name) in NAMES else _written_s(expanded(name))
             model = self._source.load(name, expect)
             return model, _offer(model), order
-        manifest = read_signed(Path(name).expanduser(), self._source.operators)
+        manifest = read_signed(expanded(name), self._source.operators)
         if expect is not None and manifest.digest != expect:
             raise ArtifactError(f"{name}: the artifact was replaced by another one")
         model = self._source.load(name, manifest.digest)

@@ -12,8 +12,22 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from dataclasses import replace
 
-from coding.test_hostile_link import CORPUS, MAX_TOKENS, honest_stream, hostile, kind_of
+from coding.link_fakes import Pair
+from coding.test_hostile_link import CORPUS, LIMITS, MAX_TOKENS, honest_stream, hostile, kind_of
+from narrows.coding.events import (
+    AnswerSpec,
+    Channel,
+    Coding,
+    Finish,
+    Finished,
+    Switch,
+    Tokens,
+    Usage,
+)
+from narrows.coding.link import items, source
+from narrows.coding.link.options import LinkOptions
 
 
 def mutated(rnd: random.Random) -> bytes:
@@ -32,6 +46,28 @@ def mutated(rnd: random.Random) -> bytes:
     return bytes(stream)
 
 
+def forged() -> dict[str, bytes]:
+    """Refusals that changed bytes hardly reach: an encoder without the limit writes them."""
+    loose = Pair(LinkOptions(limits=replace(LIMITS, max_switches=1024)), piece=1 << 20)
+    wide = Pair(LinkOptions(limits=LIMITS), piece=1 << 20)
+    limit = items.USAGE_LIMIT
+    items.USAGE_LIMIT = source.USAGE_LIMIT = limit + 1
+    try:
+        for pair in (loose, wide):
+            pair.request(AnswerSpec((1, 2), MAX_TOKENS))
+            pair.encoder.open(0, Coding.PLAIN)
+            pair.encoder.put(0, Tokens((3,)))
+        for _ in range(LIMITS.max_switches + 1):
+            loose.encoder.put(0, Switch(Channel.TOOL_NAME))
+        wide.encoder.put(0, Usage(2, limit))
+        for pair in (loose, wide):
+            pair.encoder.put(0, Finished(Finish.STOP))
+            pair.settle(0.0)
+    finally:
+        items.USAGE_LIMIT = source.USAGE_LIMIT = limit
+    return {kind_of(hostile(bytes(p.sent), 1)[1]): bytes(p.sent) for p in (loose, wide)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
@@ -39,6 +75,7 @@ def main() -> int:
     args = parser.parse_args()
     rnd = random.Random(args.seed)
     found = {f"accepted-honest-{seed}": (0, honest_stream(seed)) for seed in (0, 1)}
+    found |= {kind: (0, data) for kind, data in forged().items()}
     for _ in range(args.tries):
         data = mutated(rnd)
         events, error = hostile(data, 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from narrows.coding.events import Event, Text, Tokens
+from narrows.coding.events import Channel, Event, Switch, Text, Tokens
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
@@ -202,10 +202,15 @@ class Pair:
 
 
 def merge(events: list[Event]) -> list[Event]:
-    """Neighbouring texts and tokens joined; empty ones dropped."""
+    """Neighbouring texts and tokens joined; empty ones and switches that say nothing dropped."""
     result: list[Event] = []
+    channel = Channel.CONTENT
     for event in events:
         last = result[-1] if result else None
+        if isinstance(event, Switch):
+            if event.channel is channel is not Channel.TOOL_NAME:
+                continue
+            channel = event.channel
         if isinstance(event, Text) and isinstance(last, Text):
             result[-1] = Text(last.data + event.data)
         elif isinstance(event, Tokens) and isinstance(last, Tokens):

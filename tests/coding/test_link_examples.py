@@ -14,10 +14,12 @@ from narrows.coding.events import AnswerSpec, Coding, Event, Finish, Finished, T
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.ends import EncoderPort
+from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.coding.link.symbols import Bit, Choice, Code, Count, Signed
 from narrows.coding.range.coder import mark
 from narrows.coding.range.kernels import LOW, RANGE
 from narrows.coding.tokens.calibrate import Calibration
+from narrows.errors import InputError
 from narrows.measure.replay import ReplayCode, ReplayModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "link-format.md").read_text()
@@ -95,6 +97,31 @@ def test_symbols(kind: str, arguments: str, values: str, shares: str, sent: str)
     ]
     run(port.push())
     assert port.coder.take() == bytes.fromhex(sent)
+
+
+def power(text: str) -> int:
+    base, _, exponent = text.replace(",", "").partition("^")
+    return int(base) ** int(exponent or 1)
+
+
+def test_the_options_of_the_page() -> None:
+    """Each name with its default and its range; no option is left out."""
+    limits = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d^,]+) … ([\d^,]+) \|", PAGE, re.MULTILINE)
+    timing = re.findall(r"^\| `(\w+_ms)` \| (\d+) \|", PAGE, re.MULTILINE)
+    rows = [*limits, *((name, default, "0", "60,000") for name, default in timing)]
+    known = LinkOptions(limits=LinkLimits(max_cache_bytes=1)).to_wire()
+    assert {name for name, *_ in rows} == set(known)
+    assert "Each option is 0 … 60,000." in PAGE
+    for name, *numbers in rows:
+        default, low, high = map(power, numbers)
+        options = LinkOptions()
+        owner = options if name.endswith("_ms") else options.limits
+        assert getattr(owner, name) == default
+        for value in (low, high):
+            LinkOptions.from_wire({name: value})
+        for value in (low - 1, high + 1):
+            with pytest.raises(InputError):
+                LinkOptions.from_wire({name: value})
 
 
 def test_decided() -> None:

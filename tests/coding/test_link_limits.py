@@ -53,7 +53,7 @@ def alternations(count: int) -> list[Event]:
         (Coding.TEXT, [*alternations(511), Text(UNKNOWN), *[Text(b"x"), Text(UNKNOWN)] * 2], False),
         (Coding.PLAIN, [Tokens((EOS,) * 1024)], True),
         (Coding.PLAIN, [Tokens((EOS,) * 1025)], False),
-        (Coding.PLAIN, [Switch(Channel.REASONING)] * 1025, False),
+        (Coding.PLAIN, [Switch(Channel.TOOL_NAME)] * 1025, False),
         (Coding.TEXT, [Text(b"y" * 3000)], True),
         (Coding.TEXT, [Text(b"y" * 3001)], False),
         (Coding.PLAIN, [Tokens((5,) * 2001)], False),

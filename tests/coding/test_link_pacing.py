@@ -59,11 +59,11 @@ def hostile() -> bytes:
     return cheap_link(answers=3, tokens=2000)[0]
 
 
-def decoder(answers: int = 3) -> tuple[LinkDecoder, TinyModel]:
+def decoder(answers: int = 3, max_tokens: int = 2000) -> tuple[LinkDecoder, TinyModel]:
     model = TinyModel()
     result = LinkDecoder(model)
     for _ in range(answers):
-        result.request(AnswerSpec(PROMPT, 2000))
+        result.request(AnswerSpec(PROMPT, max_tokens))
     return result, model
 
 
@@ -114,8 +114,9 @@ def test_a_link_that_is_dropped_between_two_batches_gives_all_back(hostile: byte
 def test_many_answers_are_stepped_in_several_batches() -> None:
     data, _, encoder_model = cheap_link(answers=150, tokens=4)
     assert max(encoder_model.steps_at_once) <= BATCH_STEPS
-    paced, model = decoder(150)
-    paced.feed(data)
+    paced, model = decoder(150, max_tokens=4)
+    events = paced.feed(data)
+    assert [event for _, event in events].count(Finished(Finish.LENGTH)) == 150
     assert max(model.steps_at_once) <= BATCH_STEPS
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +101,32 @@ def test_tokens_that_the_model_lacks_are_no_context() -> None:
     one = Request("00" * 16, {"messages": SYSTEM}, "22" * 32, resume=[TinyModel().vocab_size])
     with pytest.raises(LinkError):
         answer_spec(one, TinyModel())
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "context.md").read_text()
+
+
+def test_the_pages_rounding() -> None:
+    rows = re.findall(r"^\| ([\d.]+) \| (\d+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 7
+    for number, q16 in rows:
+        body = json.loads(f'{{"messages": [], "temperature": {number}}}')
+        spec = answer_spec(Request("00" * 16, body, "22" * 32), TinyModel())
+        assert spec.temperature == int(q16)
+    null = {"messages": [], "temperature": None, "top_p": None}
+    spec = answer_spec(Request("00" * 16, null, "22" * 32), TinyModel())
+    assert (spec.temperature, spec.top_p) == (65536, 65536)
+    with pytest.raises(LinkError):
+        answer_spec(
+            Request("00" * 16, {"messages": [], "max_tokens": None}, "22" * 32), TinyModel()
+        )
+
+
+def test_the_pages_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = re.search(r"^```\nmessages (.*)\nlines    (.*)\nprompt   (.*)\n```$", PAGE, re.M)
+    assert found
+    messages, lines, prompt = map(json.loads, found.groups())
+    monkeypatch.setattr(TinyTokenizer, "words", ())
+    assert text(TinyModel(), messages) == lines
+    monkeypatch.setattr(TinyModel, "max_context", 34)
+    assert text(TinyModel(), messages) == prompt

@@ -84,6 +84,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
+    """To another channel than the answer is in, CONTENT at first; TOOL_NAME behind TOOL_NAME
+    begins another call. The encoder drops one that changes nothing."""
+
     channel: Channel
 
 

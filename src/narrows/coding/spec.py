@@ -2,7 +2,7 @@
 
 Enclave and edge call ``answer_spec`` with the same request and the same weak model, so they
 condition it on the same prompt. The strong model's own prompt handling is the backend's
-business and need not look like this.
+business and need not look like this. docs/context.md specifies it for others.
 
 Truncation rule: a rendered prompt longer than half the weak model's context keeps its last
 ``max_context // 2`` ids. A weak model without a chat template gets each message as

@@ -125,6 +125,9 @@ class ReplayCode:
     def update(self, token: int) -> None:
         """Nothing adapts."""
 
+    def skip(self) -> None:
+        """Nor has it a place: the model counts that."""
+
     def close(self) -> None:
         """Nothing was learned."""
 

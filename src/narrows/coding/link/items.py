@@ -138,6 +138,8 @@ class ItemGrammar:
     def _switch(self, answer: Answer, item: Item | None) -> ItemStep:
         value = None if item is None else item.value
         channel = yield from self._channel[answer.channel].code(self._port, value)
+        if not changes(answer.channel, Channel(channel)):
+            raise LinkError("an answer switches to the channel that it is in")
         answer.channel = Channel(channel)
         return Item(Kind.SWITCH, channel)
 
@@ -157,6 +159,7 @@ class ItemGrammar:
             raise LinkError("a literal token where none may be")
         yield from self._ready(answer)
         answer.rows.popleft()
+        answer.code.skip()
         return self._take(answer, token)
 
     # -- the end ---------------------------------------------------------------------------
@@ -199,6 +202,11 @@ class ItemGrammar:
         if not all(0 <= count < USAGE_LIMIT for count in counts):
             raise LinkError("a usage count is out of range")
         return Usage(*counts)
+
+
+def changes(channel: Channel, to: Channel) -> bool:
+    """Whether a switch says something: TOOL_NAME, said again, begins another tool call."""
+    return to != channel or to is Channel.TOOL_NAME
 
 
 def read_context(model: TokenModel, answer: Answer, pacer: Pacer) -> Step:

@@ -117,7 +117,9 @@ class Grammar:
             yield from self.port.push()
             self._round_marks.clear()
         else:
-            yield from self.port.raw(16, 0 if action is not None else None)
+            padding = yield from self.port.raw(16, 0 if action is not None else None)
+            if padding:
+                raise LinkError("padding that is not 0")
         self._refill()
 
     def keep(self) -> None:
@@ -292,8 +294,10 @@ class Grammar:
             return REST
         wanted = None if count is None else int(count == highest)
         if (yield from self.port.bit(self._full, wanted)):
-            return highest
-        extra = yield from self._extra.code(self.port, None if count is None else count - 2)
-        if extra + 2 >= highest:
+            several = highest
+        else:
+            extra = yield from self._extra.code(self.port, None if count is None else count - 2)
+            several = extra + 2 if extra + 2 < highest else 0
+        if several < 2:  # also max_run where that is 1, which is said as "not more than one"
             raise LinkError(f"more than {highest} items of one answer in a round")
-        return extra + 2
+        return several

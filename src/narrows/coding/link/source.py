@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from narrows.coding.events import (
+    Channel,
     Coding,
     Event,
     Failed,
@@ -23,7 +24,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.link.answer import Answer, End, Item, Kind
-from narrows.coding.link.items import USAGE_LIMIT
+from narrows.coding.link.items import USAGE_LIMIT, changes
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.link.text import Piece, TextTokens
 from narrows.errors import InputError
@@ -59,6 +60,7 @@ class Source:
         self._waiting_bytes = 0
         self._ended = False
         self._usage: Usage | None = None
+        self._channel = Channel.CONTENT
         self._room = 0
         self._switches_left = options.limits.max_switches
         self._eos = tokenizer.eos_ids
@@ -168,6 +170,9 @@ class Source:
             if self._text:
                 self._text.put(event.data, now_ms)
         elif isinstance(event, Switch):
+            if not changes(self._channel, event.channel):
+                return
+            self._channel = event.channel
             self._flush()
             self._append(Item(Kind.SWITCH, int(event.channel), came_ms=now_ms), now_ms)
         elif isinstance(event, Usage):

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from narrows.coding.range.coder import Mark, Sent
+from narrows.errors import LinkError
 from narrows.models.api import Logits
 
 TOTAL = 1 << 32
@@ -33,6 +34,8 @@ class Code(Protocol):
     def find(self, target: int) -> tuple[int, int, int]: ...
 
     def update(self, token: int) -> None: ...
+
+    def skip(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -135,7 +138,8 @@ class Count:
 
 
 class Signed:
-    """Differences: is it what it was last time, else sign and magnitude."""
+    """Differences: is it what it was last time, else sign and magnitude. LinkError for what an
+    encoder never says: -0, and the last value by its sign and magnitude."""
 
     __slots__ = ("last", "same", "sign", "size")
 
@@ -151,5 +155,8 @@ class Signed:
             return self.last
         negative = yield from port.bit(self.sign, None if value is None else int(value < 0))
         size = yield from self.size.code(port, None if value is None else abs(value))
-        self.last = -size if negative else size
-        return self.last
+        difference = -size if negative else size
+        if difference == self.last or (negative and not size):
+            raise LinkError("a difference is not said in its one form")
+        self.last = difference
+        return difference

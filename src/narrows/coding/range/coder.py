@@ -154,7 +154,8 @@ class RangeDecoder:
         self._have += len(data)
 
     def targets(self) -> tuple[int, int]:
-        """The cumulative frequencies that the next symbol may contain, ends included."""
+        """The cumulative frequencies that the next symbol may contain, ends included. 2**32 as
+        the last one: it may also be none, so no symbol is decided yet."""
         first, last = kernels.targets(self.state, self._data, self._have)
         if last < first:
             raise _impossible()

@@ -23,8 +23,10 @@ R = 2**64 - 1. By (1) one or two bytes beyond the carry-safe ones are enough: R 
 an aligned cell of 2**56, and R >= 2**56 one of 2**48.
 
 The decoder sees a prefix of the bytes, so V in a window [w, w + 2**(8 m)), m bytes missing of
-eight. A symbol is decided when the whole window, as far as it can lie in the interval, falls
-into one cell.
+eight. A symbol is decided when the whole window lies in one cell, and refused when all of it
+lies in none; a window that lies there in part decides nothing, so that what is refused, and
+where, depends on the bytes and not on how they were cut. With that the window of the bytes
+received lies in the interval before every symbol, but for the first and those behind a push.
 
 The digest absorbs every (cum, freq) coded: ends whose probabilities differ in one integer
 have different digests, whether or not they decode the same symbols. It guards against faults,
@@ -51,6 +53,7 @@ _FLOOR = np.uint64(1 << 56)
 _B8, _B56, _B32, _B29 = np.uint64(8), np.uint64(56), np.uint64(32), np.uint64(29)
 _ZERO, _ONE, _FF = np.uint64(0), np.uint64(1), np.uint64(255)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_TOTAL = np.uint64(1 << TOTAL_BITS)
 
 State = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
@@ -172,7 +175,8 @@ def determined(state, out, sent):  # type: ignore[no-untyped-def] # numba infers
 
 @njit(cache=True, nogil=True)
 def targets(state, data, have):  # type: ignore[no-untyped-def] # numba infers
-    """(lowest, highest) of the cumulative frequencies that V can have; highest < lowest: none.
+    """(lowest, highest) of the cumulative frequencies that V can have; highest < lowest: none;
+    highest 2**32: V may also be where no symbol is, so that none is decided.
 
     ``data[TAIL:have]`` are the received bytes of the window."""
     low, size = state[LOW], state[RANGE]
@@ -181,20 +185,18 @@ def targets(state, data, have):  # type: ignore[no-untyped-def] # numba infers
     tail = np.int64(state[TAIL])
     known = min(have - tail, 8)
     if known <= 0:
-        return _ZERO, top // share
+        return _ZERO, _TOTAL
     window = _ZERO
     for index in range(known):
         window |= np.uint64(data[tail + index]) << np.uint64(56 - 8 * index)
     spread = (_ONE << np.uint64(64 - 8 * known)) - _ONE
     first = window - low
     last = first + spread
-    if last < first:  # the window straddles low from below (or all of the number line)
-        if first < size:
-            return _ZERO, top // share
-        first = _ZERO
+    if last < first:  # the window reaches to low from below, or all around
+        return _ZERO, _TOTAL
     if first > top:
         return _ONE, _ZERO
-    return first // share, min(last, top) // share
+    return first // share, _TOTAL if last > top else last // share
 
 
 @njit(cache=True, nogil=True)
@@ -227,8 +229,8 @@ def decide_bit(state, data, have, freq_one):  # type: ignore[no-untyped-def] # n
     if last < freq_one:
         consume(state, _ZERO, freq_one)
         return 1
-    if first >= freq_one:
-        consume(state, freq_one, (_ONE << _B32) - freq_one)
+    if first >= freq_one and last < _TOTAL:
+        consume(state, freq_one, _TOTAL - freq_one)
         return 0
     return -1
 

@@ -6,6 +6,7 @@ Use, the same at both ends, for every token::
     low, share = code.interval(token)         # encoder
     token, low, share = code.find(target)     # decoder: the share that holds the target
     code.update(token)                        # both, always, before the next prepare
+    code.skip()                               # instead of the four, for a token coded apart
     ...
     code.close()                              # once, at the answer's end or cancellation
 
@@ -189,6 +190,11 @@ class TokenCode:
         self._length += 1
         self._position += 1
         self._tokens += 1
+
+    def skip(self) -> None:
+        """A token of the answer was coded apart: nothing is learned from it, but the sampler has
+        spent the noise of its position."""
+        self._position += 1
 
     def cost_bits(self, token: int) -> float:
         """What ``token`` costs now, in bits. A float: for reports and choices of the encoder

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.gguf import GgufFile, read_gguf
 from narrows.models.checkpoint.gguf_tokenizer import tokenizer_data
-from narrows.models.checkpoint.source import ModelConfig, RopeScaling, SourceModel, tensor_shapes
+from narrows.models.checkpoint.source import (
+    ModelConfig,
+    RopeScaling,
+    SourceModel,
+    llama3_divisors,
+    tensor_shapes,
+)
 
 _LAYER_NAMES = {
     "attn_norm": "attn_norm.weight",
@@ -143,15 +149,6 @@ def _rope_scaling(file: GgufFile, theta: float, head_dim: int) -> RopeScaling | 
     if not np.allclose(divisors, llama3_divisors(scaling, theta, head_dim), rtol=1e-4):
         raise ArtifactError(f"{_ROPE_FREQS} is not that of a Llama 3 model")
     return scaling
-
-
-def llama3_divisors(scaling: RopeScaling, theta: float, head_dim: int) -> NDArray[np.float64]:
-    """What each rope frequency is divided by, float64 [head_dim / 2] (Llama 3.1 model card)."""
-    wavelength = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    turns = scaling.original_max_position / wavelength
-    span = scaling.high_freq_factor - scaling.low_freq_factor
-    smooth = np.clip((turns - scaling.low_freq_factor) / span, 0, 1)
-    return np.asarray(1 / ((1 - smooth) / scaling.factor + smooth))
 
 
 def _check_tensors(file: GgufFile, config: ModelConfig) -> None:

@@ -349,6 +349,8 @@ def test_what_says_two_things_is_refused(tmp_path: Path, arch: str, name: str) -
 def test_no_second_setting_hides_it(tmp_path: Path, name: str) -> None:
     """Every refusal stays one beside every other setting."""
     for other, _ in RIGHT.values():
+        if REFUSED[name][0].keys() & other.keys():
+            continue  # the same setting: no pair
         write(tmp_path, "llama", REFUSED[name][0] | other, REFUSED[name][0])
         with pytest.raises(ArtifactError):
             load_hf(tmp_path)

@@ -25,9 +25,15 @@ def interleaved(value: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def write_gguf(
-    path: Path, source: SourceModel, pre: str = "gpt-2", **keys: bool | int | float | str
+    path: Path,
+    source: SourceModel,
+    pre: str = "gpt-2",
+    *,
+    unused: int = 0,
+    **keys: bool | int | float | str,
 ) -> None:
-    """``keys`` are written too, with ``__`` for a dot."""
+    """The last ``unused`` tokens only fill up the rows. ``keys`` are written too, with ``__``
+    for a dot."""
     c = source.config
     w = gguf.GGUFWriter(path, c.architecture)
     for key, value in keys.items():
@@ -48,9 +54,10 @@ def write_gguf(
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre(pre)
     w.add_token_list(tokens)
-    w.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
+    w.add_token_types([3] * 3 + [1] * (len(tokens) - 3 - unused) + [5] * unused)
     w.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    w.add_eos_token_id(2)
+    if "tokenizer__ggml__eos_token_id" not in keys:
+        w.add_eos_token_id(2)
     w.add_chat_template(TEMPLATE)
     for name in source.tensors():
         if name == "head" and c.tied_embeddings:

@@ -60,21 +60,16 @@ _TOKENIZER = {
     "tokenizer.huggingface.json",
     "tokenizer.chat_template",
     "tokenizer.chat_templates",
-    *(
-        f"tokenizer.ggml.{name}"
-        for name in [
-            "model",
-            "pre",
-            "tokens",
-            "token_type",
-            "token_type_count",
-            "scores",
-            "merges",
-            "add_bos_token",
-            "add_eos_token",
-            "add_sep_token",
-        ]
-    ),
+    "tokenizer.ggml.model",
+    "tokenizer.ggml.pre",
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.token_type",
+    "tokenizer.ggml.token_type_count",
+    "tokenizer.ggml.scores",
+    "tokenizer.ggml.merges",
+    "tokenizer.ggml.add_bos_token",
+    "tokenizer.ggml.add_eos_token",
+    "tokenizer.ggml.add_sep_token",
 }
 _TOKENIZER_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tokenizer.ggml.add_space_prefix": (False,),

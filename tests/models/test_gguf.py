@@ -16,7 +16,7 @@ from narrows.errors import ArtifactError
 from narrows.models.checkpoint.gguf import read_gguf
 from narrows.models.checkpoint.gguf_blocks import ENCODINGS
 from narrows.models.checkpoint.gguf_model import gguf_name, load_gguf
-from narrows.models.checkpoint.source import SourceModel
+from narrows.models.checkpoint.source import RopeScaling, SourceModel, llama3_divisors
 
 
 def interleaved(value: np.ndarray, head_dim: int) -> np.ndarray:
@@ -66,6 +66,9 @@ def write_gguf(
         if c.architecture == "llama" and name.rsplit(".")[-1] in ("q", "k"):
             value = interleaved(value, c.head_dim)
         w.add_tensor(gguf_name(name), value)
+    if c.rope_scaling is not None:
+        divisors = llama3_divisors(c.rope_scaling, c.rope_theta, c.head_dim)
+        w.add_tensor("rope_freqs.weight", divisors.astype(np.float32))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -81,6 +84,26 @@ def test_a_checkpoint_comes_back(tmp_path: Path, arch: str) -> None:
     assert loaded.tokenizer.eos_ids == (0, 2)
     for name in source.tensors():
         assert np.array_equal(loaded.tensor(name), source.tensor(name)), name
+
+
+@pytest.mark.parametrize(
+    ("arch", "scaling", "message"),
+    [
+        ("llama", RopeScaling(32.0, 1.0, 4.0, 8192.0), ""),
+        ("llama", RopeScaling(32.0, 1.0, 4.0, 4096.0), "not that of a Llama 3 model"),
+        ("qwen2", RopeScaling(32.0, 1.0, 4.0, 8192.0), "rope_freqs.weight"),
+    ],
+)
+def test_rope_divisors_are_llama_3s_or_refused(
+    tmp_path: Path, arch: str, scaling: RopeScaling, message: str
+) -> None:
+    source = tiny_source(arch, rope_scaling=scaling, rope_theta=500000.0)
+    write_gguf(tmp_path / "m.gguf", source)
+    if message:
+        with pytest.raises(ArtifactError, match=message):
+            load_gguf(tmp_path / "m.gguf")
+    else:
+        assert load_gguf(tmp_path / "m.gguf").config == source.config
 
 
 def test_unknown_pre_tokenizer_and_infinite_weights(tmp_path: Path) -> None:

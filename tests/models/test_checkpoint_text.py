@@ -127,6 +127,7 @@ def _both(path: Path, file: Path) -> Any:
             "normalizer 'Prepend' changes",
         ),
         ({"tokenizer": {"normalizer": {"type": "NFKC"}}}, "normalizer 'NFKC' changes"),
+        ({"tokenizer_config": {"add_prefix_space": True}}, "add_prefix_space changes text"),
         ({"tokenizer": {"decoder": {"type": "Metaspace"}}}, "decoder is not byte-level"),
         (
             {"tokenizer": {"added_tokens": [{"id": 0, "content": "<x>", "lstrip": True}]}},

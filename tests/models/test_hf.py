@@ -188,3 +188,57 @@ def test_a_head_that_equals_the_tied_embeddings(tmp_path: Path) -> None:
     save_file({"lm_head.weight": head}, tmp_path / "model-2.safetensors")
     with pytest.raises(ArtifactError, match=r"tie_word_embeddings is True, lm_head\.weight is"):
         load_hf(tmp_path)
+
+
+FILES = {
+    "config.json": [
+        *("rope_theta", "rope_parameters", "rope_scaling", "rms_norm_eps", "head_dim"),
+        *("tie_word_embeddings", "architectures", "model_type", "layer_types", "eos_token_id"),
+        *("num_attention_heads", "num_hidden_layers", "vocab_size", "attention_multiplier"),
+        *("quantization_config", "sliding_window", "attention_bias", "no_rope_layers"),
+    ],
+    "tokenizer_config.json": [
+        *("eos_token", "bos_token", "chat_template", "added_tokens_decoder", "add_bos_token"),
+        *("additional_special_tokens", "extra_special_tokens", "add_prefix_space"),
+    ],
+    "generation_config.json": ["eos_token_id"],
+    "special_tokens_map.json": ["eos_token", "additional_special_tokens"],
+    "added_tokens.json": ["<x>"],
+    "chat_template.json": ["chat_template"],
+    "tokenizer.json": ["added_tokens", "normalizer", "decoder", "model", "post_processor"],
+    "model.safetensors.index.json": ["weight_map"],
+}
+WORDS = ["rope_type", "type", "factor", "content", "name", "template", "default", "llama3", "0"]
+WORDS += ["rope_theta", "normalizers", "Sequence", "NFC", "quant_method", "<|im_end|>"]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 400)
+    | st.sampled_from([10**400, 1e300, 0.5, 1.0, ""])
+    | st.sampled_from(WORDS),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([(f, k) for f, keys in FILES.items() for k in keys]), VALUES)
+def test_any_value_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str, str], value: object
+) -> None:
+    """Whatever stands in a file: a checkpoint or an error of ours, nothing else."""
+    folder = tmp_path_factory.getbasetemp() / "any_value"
+    if not folder.exists():
+        folder.mkdir()
+        write_folder(folder, tiny_source(n_layers=1))
+    path = folder / place[0]
+    before = path.read_text() if path.exists() else None
+    path.write_text(json.dumps(json.loads(before or "{}") | {place[1]: value}))
+    try:
+        load_hf(folder)
+    except ArtifactError:
+        pass
+    finally:
+        path.unlink() if before is None else path.write_text(before)

@@ -73,7 +73,8 @@ def test_the_index_decides(tmp_path: Path) -> None:
     part(tmp_path / "consolidated.safetensors", "x", "y")
     part(tmp_path / "model.safetensors", "a", "b")
     gguf(tmp_path / "m.gguf", "a")
-    beside = ["consolidated.safetensors", "model.safetensors", "m.gguf"]
+    (tmp_path / "pytorch_model.bin").write_bytes(RAW)
+    beside = ["consolidated.safetensors", "model.safetensors", "m.gguf", "pytorch_model.bin"]
     assert counted(tmp_path) == (2 * BYTES, 2, beside)
 
 

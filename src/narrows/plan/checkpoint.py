@@ -33,6 +33,8 @@ from narrows.models.checkpoint.safetensors_files import (
     whole_group,
 )
 
+_OTHERS = ("*.gguf", "*.bin", "*.pt", "*.pth")  # what else may hold weights in a folder
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
@@ -161,8 +163,8 @@ def read_model(path: Path) -> Model:
         chosen = choose_safetensors(path)
         if not chosen.files:
             return _gguf_folder(path)
-        copies = tuple(sorted(path.glob("*.gguf"))[:MAX_FILES])
-        return _one(replace(chosen, left_out=(*chosen.left_out, *copies)))
+        others = sorted(other for pattern in _OTHERS for other in path.glob(pattern))
+        return _one(replace(chosen, left_out=(*chosen.left_out, *others[:MAX_FILES])))
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if _is_gguf(path):

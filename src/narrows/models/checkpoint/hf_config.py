@@ -109,9 +109,13 @@ def _whole(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
 def _number(place: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ArtifactError(f"{place} is {value!r:.40}, not a number")
-    if not math.isfinite(value):
-        raise ArtifactError(f"{place} is {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ArtifactError(f"{place} is {value!r:.40}, not finite")
+    return number
 
 
 def _truth(raw: Mapping[str, Any], key: str) -> bool:

@@ -37,6 +37,8 @@ def tokenizer_data(folder: Path, config: Mapping[str, Any]) -> TokenizerData:
     content = read_json(folder / "tokenizer.json")
     said = {name: _optional(folder / name) for name in (_TOKENIZER_CONFIG, _SPECIALS)}
     _check_pipeline(content)
+    if said[_TOKENIZER_CONFIG].get("add_prefix_space"):
+        raise ArtifactError(f"{_TOKENIZER_CONFIG}: add_prefix_space changes text: not supported")
     added = _added(content)
     _check_added(folder, added, said)
     vocab = _vocabulary(content) | {text: number for text, (number, _) in added.items()}
@@ -77,7 +79,7 @@ def _kinds(node: object, parts: str) -> list[str]:
         return []
     row = node if isinstance(node, dict) else {}
     inner = row.get(parts) if row.get("type") == "Sequence" else [row]
-    rows = [part if isinstance(part, dict) else {} for part in inner or []]
+    rows = [part if isinstance(part, dict) else {} for part in _items(inner, parts)]
     return [str(part.get("type")) for part in rows]
 
 
@@ -91,7 +93,7 @@ def _vocabulary(content: Mapping[str, Any]) -> dict[str, int]:
 
 def _added(content: Mapping[str, Any]) -> _Added:
     added: _Added = {}
-    for row in content.get("added_tokens") or []:
+    for row in _items(content.get("added_tokens"), "tokenizer.json: added_tokens"):
         match row:
             case {"id": int(number), "content": str(text), **rest} if text:
                 added[text] = (number, rest.get("special") is True)
@@ -119,7 +121,9 @@ def _check_added(folder: Path, added: _Added, said: Mapping[str, Mapping[str, An
                 )
 
     table = said[_TOKENIZER_CONFIG].get("added_tokens_decoder") or {}
-    for key, row in table.items() if isinstance(table, dict) else ():
+    if not isinstance(table, dict):
+        raise ArtifactError(f"{_TOKENIZER_CONFIG}: added_tokens_decoder is {table!r:.40}")
+    for key, row in table.items():
         fields = row if isinstance(row, dict) else {}
         number = int(key) if key.isdecimal() and len(key) < 10 else key
         special = fields.get("special", False)
@@ -128,9 +132,16 @@ def _check_added(folder: Path, added: _Added, said: Mapping[str, Mapping[str, An
         check("added_tokens.json", text, number, None)
     for name, file in said.items():
         for key in ("additional_special_tokens", "extra_special_tokens"):
-            value = file.get(key) or []
-            for item in value.values() if isinstance(value, dict) else value:
+            value = file.get(key)
+            value = list(value.values()) if isinstance(value, dict) else value
+            for item in _items(value, f"{name}: {key}"):
                 check(f"{name}: {key}", _content(item), None, True)
+
+
+def _items(value: object, place: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise ArtifactError(f"{place} is {value!r:.40}, no list")
+    return value or []
 
 
 def _content(value: object) -> object:

@@ -77,7 +77,7 @@ bool stale[GATES] = true;
 byte cosigned[GATES] = ASK;
 byte pending[GATES];
 bool live[IDS];            /* handed out and not settled: may be sent from */
-byte owed[IDS];            /* Ledger._unsettled: 0 or 1 + bytes used */
+byte owed[IDS];            /* Owed._leases: 0 or 1 + bytes used */
 byte sent[IDS];            /* bytes that left; the gate knows its own count of them too */
 byte size[IDS];
 /* random ids never come back, so these do not either */
@@ -534,7 +534,7 @@ dead:                                              /* Ledger.recover_dead_leases
     fi
   };
 
-settlements:                                       /* Ledger._append_settlements */
+settlements:                                       /* Owed.write */
   atomic {
     d_step {
       was = rep[g].size; replay(rep[g]); y = 1;

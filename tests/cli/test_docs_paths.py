@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import re
 import shlex
@@ -47,8 +48,8 @@ def prose(page: Path) -> str:
 def test_files_are_there(page: Path) -> None:
     text = prose(page)
     new = set(re.findall(r"Write `([^`]+)`", text))  # a recipe makes it
-    named = set(re.findall(r"`([\w./-]+\.(?:py|pml))`", text)) - new
-    assert not {name for name in named if not any(path.endswith(f"/{name}") for path in TREE)}
+    named = set(re.findall(r"`([\w./*-]+\.(?:py|pml))`", text)) - new
+    assert not {name for name in named if not fnmatch.filter(TREE, f"*/{name}")}
 
 
 def commands_in(page: Path) -> Iterator[list[str]]:

@@ -20,6 +20,7 @@ from narrows.ledger.limits import Limits
 from narrows.ledger.office.admin import apply_change
 from narrows.ledger.office.propose import budget_document
 from narrows.ledger.office.setup import open_witness
+from narrows.ledger.stores.place import LedgerPlace
 
 Chains = Callable[..., Chain]
 PATIENCE_S = 60.0
@@ -30,7 +31,7 @@ def change(chain: Chain, limits: Limits) -> None:
     """A signed change of the demonstration's budget, while everything runs."""
     witness = open_witness(chain.state)
     try:
-        ledger = Ledger.open(chain.state, witness=witness, gate="operator")
+        ledger = Ledger.open(LedgerPlace(chain.state), witness=witness, gate="operator")
         try:
             operator = load_private(chain.state / "ledger" / "operators" / "demo.key")
             accounts = {"answers": Limits(None)}

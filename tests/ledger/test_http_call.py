@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ledger.ledger_helpers import make_keys
 from ledger.peers import listening, read_request
-from narrows.ledger.http_call import Answer, CallError, Connection, printable
+from narrows.ledger.http_call import CallError, Connection, HttpReply, printable
 from narrows.ledger.log import note
 from narrows.ledger.stores.etcd_http import EtcdClient, EtcdConfig
 from narrows.ledger.stores.store import StoreError
@@ -226,7 +226,7 @@ def test_fuzzed_answers_are_an_answer_or_a_call_error() -> None:
             except CallError:
                 return
             connection.close()
-            assert isinstance(found, Answer)
+            assert isinstance(found, HttpReply)
             assert 200 <= found.status < 600
             assert len(found.body) <= 64
 

@@ -1,6 +1,6 @@
 """What a budget allows, and the meter that counts against it. Pure: time is an argument.
 
-A ``Meter`` belongs to a lineage or to an account. It holds
+A ``BudgetMeter`` belongs to a lineage or to an account. It holds
 
     spent_bytes         settled or dead: gone for ever against the lifetime cap
     outstanding_bytes   leased and not settled: counted in full, everywhere
@@ -142,7 +142,7 @@ class Room:
     free_at_ms: int | None = None
 
 
-class Meter:
+class BudgetMeter:
     """Counts against one set of limits."""
 
     def __init__(self, limits: Limits) -> None:
@@ -193,8 +193,8 @@ class Meter:
             if used_bytes:
                 window.add(time_ms, used_bytes)
 
-    def copy(self) -> Meter:
-        meter = Meter(self.limits)
+    def copy(self) -> BudgetMeter:
+        meter = BudgetMeter(self.limits)
         meter.outstanding_bytes, meter.spent_bytes = self.outstanding_bytes, self.spent_bytes
         meter.windows = {length: window.copy() for length, window in self.windows.items()}
         return meter
@@ -208,7 +208,7 @@ class Meter:
         }
 
     @classmethod
-    def parse(cls, document: object) -> Meter:
+    def parse(cls, document: object) -> BudgetMeter:
         """Only for snapshots whose digest was checked: types are checked, sums are derived."""
         fields = Fields(document, "meter")
         meter = cls(parse_limits(fields.take("limits"), "limits", lifetime_required=False))

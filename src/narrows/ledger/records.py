@@ -10,7 +10,7 @@ from typing import Self
 
 from narrows.ledger.changes import Operators
 from narrows.ledger.keys import public_of_hex
-from narrows.ledger.limits import Meter
+from narrows.ledger.limits import BudgetMeter
 from narrows.ledger.log.canonical import Document, decode, encode
 
 MAX_SNAPSHOT_BYTES = 64 << 20
@@ -19,7 +19,7 @@ MAX_SNAPSHOT_BYTES = 64 << 20
 @dataclass(slots=True)
 class Account:
     lineage: str
-    meter: Meter
+    meter: BudgetMeter
     closed: bool = False  # removed from its budget: counts on, grants nothing
 
 
@@ -58,7 +58,7 @@ class StateData:
         self.anchor = Anchor("", 0, 0)  # of a ledger on one machine
         self.anchors: dict[str, Anchor] = {}  # by gate, where gates have machines of their own
         self.last_change: tuple[int, bytes] = (0, bytes(32))
-        self.lineages: dict[str, Meter] = {}
+        self.lineages: dict[str, BudgetMeter] = {}
         self.accounts: dict[str, Account] = {}
         self.leases: dict[str, Held] = {}
 
@@ -118,9 +118,9 @@ def _fill(state: StateData, d: Document) -> None:
     state.anchor = Anchor(*d["anchor"])
     state.anchors = {gate: Anchor(*anchor) for gate, anchor in d.get("anchors", {}).items()}
     state.last_change = (d["last_change"][0], bytes.fromhex(d["last_change"][1]))
-    state.lineages = {name: Meter.parse(m) for name, m in d["lineages"].items()}
+    state.lineages = {name: BudgetMeter.parse(m) for name, m in d["lineages"].items()}
     state.accounts = {
-        name: Account(lineage, Meter.parse(m), closed)
+        name: Account(lineage, BudgetMeter.parse(m), closed)
         for name, (lineage, closed, m) in d["accounts"].items()
     }
     state.leases = {lease_id: Held(*row) for lease_id, row in d["leases"].items()}

@@ -37,7 +37,7 @@ from narrows.ledger.changes import (
     signers,
 )
 from narrows.ledger.keys import public_of_hex
-from narrows.ledger.limits import Limits, Meter, Room, fair_bytes
+from narrows.ledger.limits import BudgetMeter, Limits, Room, fair_bytes
 from narrows.ledger.log.canonical import Document, Fields, decode, encode
 from narrows.ledger.log.merkle import leaf_hash
 from narrows.ledger.records import (
@@ -177,7 +177,7 @@ class State(StateData):
         for meter in self._meters(held.account):
             meter.settle(self.time_ms, held.size_bytes, used)
 
-    def _meters(self, account: str) -> tuple[Meter, Meter]:
+    def _meters(self, account: str) -> tuple[BudgetMeter, BudgetMeter]:
         entry = self.accounts[account]
         return entry.meter, self.lineages[entry.lineage]
 
@@ -225,14 +225,14 @@ class State(StateData):
             if account.lineage == change.lineage:
                 account.closed = name not in change.accounts
         for name, limits in change.accounts.items():
-            account = self.accounts.setdefault(name, Account(change.lineage, Meter(limits)))
+            account = self.accounts.setdefault(name, Account(change.lineage, BudgetMeter(limits)))
             account.meter.set_limits(limits)
 
-    def _lineage(self, name: str) -> Meter:
+    def _lineage(self, name: str) -> BudgetMeter:
         """The lineage's meter; a new one grants nothing."""
         if name not in self.lineages and len(self.lineages) >= MAX_LINEAGES:
             raise RuleError("too many lineages in one ledger")
-        return self.lineages.setdefault(name, Meter(Limits(0)))
+        return self.lineages.setdefault(name, BudgetMeter(Limits(0)))
 
     def _recover(self, recovery: Recovery) -> None:
         """Every outstanding lease is dead (its settlement may lie in the gap), and the gap

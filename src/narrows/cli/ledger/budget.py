@@ -31,11 +31,10 @@ def show(state: StateOption = None, as_json: JsonOption = False) -> None:
     import dataclasses
     import json
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.balances import read_balances
 
-    folder = existing_state_dir(state)
-    balances = read_balances(folder, etcd=ledger_etcd(folder))
+    balances = read_balances(existing_place(state))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(balances)))
     else:
@@ -72,7 +71,7 @@ def propose(
     import time
 
     from narrows.cli.ledger import limits as budget_limits
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
@@ -92,8 +91,7 @@ def propose(
         )
     else:
         limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
-    folder = existing_state_dir(state)
-    now = read_state(folder, ledger_etcd(folder))
+    now = read_state(existing_place(state))
     document = budget_document(
         now,
         lineage,
@@ -153,12 +151,12 @@ def apply_file(
     from contextlib import closing
 
     from narrows.cli.ledger.options import open_ledger
-    from narrows.deploy.state import existing_state_dir
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.admin import apply_change
     from narrows.ledger.office.propose import read_change_file
 
     document, signatures = read_change_file(file)
-    with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
+    with closing(open_ledger(existing_place(state), witness)) as ledger:
         position = apply_change(ledger, document, signatures)
     typer.echo(json.dumps({"position": position}) if as_json else f"applied as leaf {position}")
 
@@ -170,12 +168,10 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
     import json
     from contextlib import closing
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office import describe
-    from narrows.ledger.stores.place import open_store
 
-    folder = existing_state_dir(state)
-    with closing(open_store(folder, ledger_etcd(folder), read_only=True)) as store:
+    with closing(existing_place(state).read()) as store:
         changes = describe.history(store)
     if as_json:
         typer.echo(json.dumps({"changes": [dataclasses.asdict(change) for change in changes]}))
@@ -188,13 +184,13 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
 
 
 def _describe(document: Document, state: Path | None) -> list[str]:
-    from narrows.deploy.state import has_ledger, ledger_etcd, state_dir
+    from narrows.deploy.state import ledger_place, state_dir
     from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
 
-    folder = state_dir(state)
-    known = read_state(folder, ledger_etcd(folder)) if has_ledger(folder) else None
+    place = ledger_place(state_dir(state))
+    known = read_state(place) if place.exists() else None
     change = parse_change(document)
     if known is not None and known.origin != change.origin:
         known = None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from narrows.ledger.clock import Clock, LedgerTime, SystemClock
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.limits import Meter
+from narrows.ledger.limits import BudgetMeter
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
-from narrows.ledger.stores.etcd_http import EtcdConfig
-from narrows.ledger.stores.place import open_store
+from narrows.ledger.stores.place import LedgerPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +108,19 @@ def current_balances(ledger: Ledger) -> Balances:
         return balances_of(session.state, session.now_ms())
 
 
-def read_state(state_dir: Path, etcd: EtcdConfig | None = None) -> State:
-    """The state of the ledger of ``state_dir``, while a gate may be using it. Checks the
-    log's signature, not the witness. Errors: ``BudgetError``."""
-    store = open_store(state_dir, etcd, read_only=True)
-    try:
-        key = load_private(state_dir / "ledger" / "log.key")
-        replica = Replica(store, public_of(key), None)
+def read_state(place: LedgerPlace) -> State:
+    """The state of the ledger at ``place``, while a gate may be using it. Checks the log's
+    signature, not the witness. Errors: ``BudgetError``."""
+    with closing(place.read()) as store:
+        replica = Replica(store, public_of(load_private(place.key_file)), None)
         replica.reload()
-    finally:
-        store.close()
     return replica.state
 
 
-def read_balances(
-    state_dir: Path, clock: Clock | None = None, etcd: EtcdConfig | None = None
-) -> Balances:
-    """The balances of the ledger of ``state_dir``, as ``read_state``; at its newest leaf's time
+def read_balances(place: LedgerPlace, clock: Clock | None = None) -> Balances:
+    """The balances of the ledger at ``place``, as ``read_state``; at its newest leaf's time
     on a machine where no gate has started since it booted."""
-    state, clock = read_state(state_dir, etcd), clock or SystemClock()
+    state, clock = read_state(place), clock or SystemClock()
     boot_id = clock.boot_id()
     for anchor in (state.anchor, *state.anchors.values()):
         if anchor.boot_id == boot_id:
@@ -135,7 +128,7 @@ def read_balances(
     return balances_of(state, state.time_ms)
 
 
-def _windows(meter: Meter, time_ms: int) -> tuple[WindowBalance, ...]:
+def _windows(meter: BudgetMeter, time_ms: int) -> tuple[WindowBalance, ...]:
     rows = []
     for window in meter.windows.values():
         used = meter.outstanding_bytes + window.settled_at(time_ms)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,10 @@ def _both(path: Path, file: Path) -> Any:
             "normalizer 'Prepend' changes",
         ),
         ({"tokenizer": {"normalizer": {"type": "NFKC"}}}, "normalizer 'NFKC' changes"),
+        (
+            {"tokenizer_config": {"pad_token": "<|pad|>", "chat_template": "{{ pad_token }}x"}},
+            r"template uses pad_token.*tokenizer_config.json: pad_token is '<\|pad\|>'",
+        ),
         ({"tokenizer_config": {"add_prefix_space": True}}, "add_prefix_space changes text"),
         ({"tokenizer": {"decoder": {"type": "Metaspace"}}}, "decoder is not byte-level"),
         (
@@ -294,3 +300,33 @@ def test_the_fixed_day_is_a_day() -> None:
         assert strftime_now(f"%{name}") == day.strftime(f"%{name}"), name
     for name in ("-d", "-m", "-H", "-I", "-j"):
         assert strftime_now(f"%{name}") == day.strftime(f"%{name}"), name
+
+
+def test_the_command_says_it_in_one_sentence(tmp_path: Path) -> None:
+    """``narrows weak import`` and ``narrows plan weights`` as people run them: both statements
+    or the missing file, no traceback, nothing written."""
+    thetas = {"rope_theta": 500.0, "rope_parameters": {"rope_theta": 1e4}}
+    path = folder(tmp_path / "hf", config=thetas)
+    out = tmp_path / "m.narrows"
+    index = {"weight_map": {"w": "model-00001-of-00002.safetensors"}}
+    for words, said in (
+        (
+            ["weak", "import", str(path), "--out", str(out)],
+            "rope_theta is 500.0, rope_parameters.rope_theta is 10000.0",
+        ),
+        (
+            ["plan", "weights", str(path)],
+            "names model-00001-of-00002.safetensors, which is missing",
+        ),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", "narrows.cli.main", *words],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert ended.returncode == ArtifactError.exit_code
+        assert said in " ".join(ended.stderr.split())
+        assert "Traceback" not in ended.stderr
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert not out.exists()

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def tokenizer_data(folder: Path, config: Mapping[str, Any]) -> TokenizerData:
     if not ends:
         raise ArtifactError("the checkpoint names no end-of-text token")
     template = _template(folder, said[_TOKENIZER_CONFIG])
+    _check_names(template, said)
     if not template and _adds_bos(content, said[_TOKENIZER_CONFIG], texts["bos"]):
         template = "{{ bos_token }}" + PLAIN_TEMPLATE
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -198,6 +200,17 @@ def _template(folder: Path, said: Mapping[str, Any]) -> str:
         places.append((path.name, text))
     # Jinja drops one line end at the end of a template, and editors add one.
     return agreed((place, text and text.removesuffix("\n")) for place, text in places) or ""
+
+
+def _check_names(template: str, said: Mapping[str, Mapping[str, Any]]) -> None:
+    """An artifact keeps bos_token and eos_token; a template that writes another would miss it."""
+    for name in ("pad", "unk", "sep", "cls", "mask"):
+        for place, text in _texts(said, name):
+            if text is not None and re.search(rf"\b{name}_token\b", template):
+                raise ArtifactError(
+                    f"the chat template uses {name}_token, which is not supported; {place} "
+                    f"is {text!r:.40}"
+                )
 
 
 def _named(value: object) -> str | None:

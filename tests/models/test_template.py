@@ -32,6 +32,7 @@ BOMBS = [
     "{{ ('x ' * 1000000)|wordwrap(1, wrapstring='y' * 1000000) }}",
     "{{ ('x' * 1000000).translate({120: 'y' * 1000000}) }}",
     "{{ 2 ** 1000000 }}",
+    "{{ ([[0] * 1000000] * 1000000)|sum(start=[]) }}",
     "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
     "{% endfor %}{{ '{0!r}'.format(n.x) }}",
     "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
@@ -78,6 +79,7 @@ WORKS = [
     ("{{ '%s is %05.1f%%' % ('x', 2.25) }}{{ '%(k)s' % {'k': 1} }}", "x is 002.2%1"),
     ("{{ '%s!'|format('x') }}{{ 'a'|center(3) }}", "x! a "),
     ("{{ 'a\nb'|indent(2) }}{{ '-' * 3 }}{{ [1] * 2 }}", "a\n  b---[1, 1]"),
+    ("{{ [1, 2]|sum }}{{ [{'a': 2}]|sum('a', 1) }}", "33"),
     ("{{ 'aa bb'|wordwrap(2) }}", "aa\nbb"),
     ("{{ 2 ** 3 }}{{ 7 % 4 }}{{ 'a'.join(['x', 'y']) }}", "83xay"),
     (

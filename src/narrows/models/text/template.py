@@ -90,6 +90,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters |= {"tojson": to_json, "string": bounded_text, "join": _join}
         self.filters |= {"replace": _replace, "format": _format, "indent": _indent}
         self.filters |= {"center": _center, "wordwrap": _wordwrap(self.filters["wordwrap"])}
+        self.filters["sum"] = _sum(self.filters["sum"])
         self.globals.pop("lipsum", None)
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": strftime_now}
         self.globals[_JOINED] = lambda *parts: _concat([bounded_text(part) for part in parts])
@@ -187,3 +188,15 @@ def _wordwrap(wrap: Any) -> Any:
         return str(wrap(environment, whole, *args, **kwargs))
 
     return measured
+
+
+def _sum(add: Any) -> Any:
+    @jinja2.pass_environment
+    def numbers(
+        environment: jinja2.Environment, values: Any, attribute: Any = None, start: Any = 0
+    ) -> Any:
+        if not isinstance(start, int | float):
+            raise SecurityError("templates may sum numbers only")
+        return add(environment, values, attribute, start)
+
+    return numbers

@@ -2,8 +2,9 @@
 
 Only byte-level BPE is accepted: there every token is a fixed byte string and text survives
 encoding unchanged. Of a ``tokenizer.json`` we use the vocabulary, the merges and the
-pre-tokenizer. Normalizers (Qwen's NFC) and post-processors would change the text and are
-left out; added tokens are handled here, so no text can become one by accident.
+pre-tokenizer. Normalizers (Qwen's NFC; an import refuses any other) and post-processors would
+change the text and are left out; added tokens are handled here, so no text can become one by
+accident. An added token that merges make too, and that is not special, is ordinary text.
 
 Invariants
 - ``encode(data)``: the ids' bytes concatenate to ``data`` exactly; none is in ``special_ids``.

@@ -55,7 +55,8 @@ def test_files_are_there(page: Path) -> None:
 def commands_in(page: Path) -> Iterator[list[str]]:
     """The words behind ``narrows`` of each command line in a fenced block or between backticks."""
     spans = re.findall(r"`(narrows [^`]+)`", prose(page))
-    spans = [span for span in spans if not span.startswith("narrows change v1")]  # what is signed
+    signed = ("narrows change v1", "narrows credit v1")
+    spans = [span for span in spans if not span.startswith(signed)]
     for block in [*(block for _, block in FENCED.findall(page.read_text())), *spans]:
         for line in block.replace("\\\n", " ").splitlines():
             found = re.match(r"\s*(?:\$ |sudo |exec )*(?:[\w./-]+/)?narrows( .*|$)", line)

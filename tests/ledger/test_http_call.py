@@ -120,8 +120,6 @@ def test_a_witness_that_sends_nonsense_is_an_error_in_bounded_time(kind: str) ->
 
 @pytest.mark.parametrize("kind", NONSENSE)
 def test_an_etcd_that_sends_nonsense_is_an_error_in_bounded_time(kind: str) -> None:
-    if kind == "a body too large":
-        pytest.skip("32 MiB: in test_etcd_store")
     with listening(NONSENSE[kind]) as url:
         client = EtcdClient(EtcdConfig((url,), "n", TIMEOUT_S))
         found = _within(lambda: client.write("/v3/kv/txn", {"x": "y" * (1 << 23)}))
@@ -282,3 +280,21 @@ def test_a_witness_at_a_size_in_superscript_is_an_error() -> None:
         assert type(found) is WitnessError
         assert found.size is None
         client.close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST / HTT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"]
+)
+def test_a_test_peer_ends_with_a_client_that_hangs_up(sent: bytes) -> None:
+    ended = threading.Event()
+
+    def answer(client: socket.socket) -> None:
+        try:
+            read_request(client)
+        finally:
+            ended.set()
+
+    with listening(answer) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+            client.sendall(sent)
+        assert ended.wait(PATIENCE_S)

@@ -17,6 +17,7 @@ A window forgets in granules of 1/1024 of its length, rounded *up*: a settlement
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +102,7 @@ class Window:
         return window
 
     def add(self, time_ms: int, used_bytes: int) -> None:
-        granule_ms = max(1, self.length_ms // GRANULES_PER_WINDOW)
-        leaves_at_ms = -(-time_ms // granule_ms) * granule_ms + self.length_ms
+        leaves_at_ms = self._leaves_at_ms(time_ms)
         if self.entries and self.entries[-1][0] == leaves_at_ms:
             self.entries[-1][1] += used_bytes
         else:
@@ -121,6 +121,21 @@ class Window:
                 break
             settled -= used_bytes
         return settled
+
+    def take_out(self, settled_ms: int, size_bytes: int) -> None:
+        """``size_bytes`` of what was settled at ``settled_ms`` count no more. Nothing happens
+        to what has left the window, or came before it was there."""
+        leaves_at_ms = self._leaves_at_ms(settled_ms)
+        index = bisect_left(self.entries, leaves_at_ms, key=lambda entry: entry[0])
+        if index < len(self.entries) and self.entries[index][0] == leaves_at_ms:
+            taken = min(size_bytes, self.entries[index][1])
+            # A copy of this window may share the entry, so it is replaced, not changed.
+            self.entries[index] = [leaves_at_ms, self.entries[index][1] - taken]
+            self.settled_bytes -= taken
+
+    def _leaves_at_ms(self, settled_ms: int) -> int:
+        granule_ms = max(1, self.length_ms // GRANULES_PER_WINDOW)
+        return -(-settled_ms // granule_ms) * granule_ms + self.length_ms
 
     def free_at_ms(self, needed_bytes: int) -> int | None:
         """When ``needed_bytes`` of what settled will have left the window."""
@@ -192,6 +207,13 @@ class BudgetMeter:
             window.forget(time_ms)
             if used_bytes:
                 window.add(time_ms, used_bytes)
+
+    def credit(self, time_ms: int, settled_ms: int, size_bytes: int) -> None:
+        """``size_bytes`` of what was settled at ``settled_ms`` are explained (net budgets)."""
+        self.spent_bytes -= size_bytes
+        for window in self.windows.values():
+            window.forget(time_ms)
+            window.take_out(settled_ms, size_bytes)
 
     def copy(self) -> BudgetMeter:
         meter = BudgetMeter(self.limits)

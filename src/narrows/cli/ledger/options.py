@@ -24,6 +24,7 @@ WitnessOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+ValidDays = Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)]
 PassphraseOption = Annotated[
     Path | None,
     typer.Option("--passphrase-file", help="File whose first line is the key's passphrase."),

@@ -240,6 +240,8 @@ def prepare_rows(model: TokenModel, answers: list[Answer]) -> None:
 
 
 def keep_rows(answers: list[Answer]) -> None:
+    """Copy those that hold only until the model's next call: of an answer, its newest at most,
+    since rows are added behind rows that are kept."""
     for answer in answers:
-        for rows, _ in answer.rows:
-            rows.keep()
+        if answer.rows:
+            answer.rows[-1][0].keep()

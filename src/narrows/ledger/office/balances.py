@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 
+from narrows.ledger.auditors import PPT
 from narrows.ledger.clock import Clock, LedgerTime, SystemClock
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import BudgetMeter
+from narrows.ledger.net import Net
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
 from narrows.ledger.stores.place import LedgerPlace
@@ -39,7 +41,35 @@ class AccountBalance:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditBalance:
+    """Who audits one account of a gate. ``creditable_bytes``: settled, and not yet credited."""
+
+    gate: str
+    account: str
+    auditor: str
+    epoch: str
+    credited_bytes: int
+    creditable_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetBalance:
+    """The net budget of a lineage: what left, less what auditors explained. ``delta_left``:
+    what is left of the pool of error probability."""
+
+    granted_bytes: int
+    spent_bytes: int
+    outstanding_bytes: int
+    left_bytes: int
+    windows: tuple[WindowBalance, ...]
+    delta_left: float
+    audits: tuple[AuditBalance, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LineageBalance:
+    """``net``: None where the lineage has no net budget."""
+
     lineage: str
     granted_bytes: int
     spent_bytes: int
@@ -47,6 +77,7 @@ class LineageBalance:
     left_bytes: int
     windows: tuple[WindowBalance, ...]
     accounts: tuple[AccountBalance, ...]
+    net: NetBalance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +117,14 @@ def balances_of(state: State, time_ms: int) -> Balances:
         windows = _windows(meter, time_ms)
         lineages.append(
             LineageBalance(
-                name, granted, meter.spent_bytes, meter.outstanding_bytes, left, windows, accounts
+                name,
+                granted,
+                meter.spent_bytes,
+                meter.outstanding_bytes,
+                left,
+                windows,
+                accounts,
+                _net(state.nets[name], time_ms) if name in state.nets else None,
             )
         )
     return Balances(
@@ -98,6 +136,30 @@ def balances_of(state: State, time_ms: int) -> Balances:
         sum(line.outstanding_bytes for line in lineages),
         sum(line.left_bytes for line in lineages),
         tuple(lineages),
+    )
+
+
+def _net(net: Net, time_ms: int) -> NetBalance:
+    granted = net.meter.limits.lifetime_bytes or 0
+    audits = tuple(
+        AuditBalance(
+            gate,
+            account,
+            net.auditors[gate].key,
+            net.auditors[gate].epoch,
+            chain.total,
+            sum(used_bytes for _, used_bytes in chain.leases.values()),
+        )
+        for gate, account, chain in net.creditable()
+    )
+    return NetBalance(
+        granted,
+        net.meter.spent_bytes,
+        net.meter.outstanding_bytes,
+        max(0, granted - net.meter.committed_bytes()),
+        _windows(net.meter, time_ms),
+        max(0, net.delta_ppt - net.taken_ppt) / PPT,
+        audits,
     )
 
 

@@ -43,7 +43,7 @@ def test_parts_none_and_no_template() -> None:
         "{{ 'a' * 100000000000 }}",
         "{{ messages.append(1) }}",
         "{{ ''.__class__.__mro__ }}",
-        "{{ strftime_now('%Y') }}",
+        "{{ no_such_function('%Y') }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'aaaaaaaa' }}"
         "{% endfor %}{% endfor %}",
     ],

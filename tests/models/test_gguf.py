@@ -16,7 +16,7 @@ from narrows.errors import ArtifactError
 from narrows.models.checkpoint.gguf import read_gguf
 from narrows.models.checkpoint.gguf_blocks import ENCODINGS
 from narrows.models.checkpoint.gguf_model import gguf_name, load_gguf
-from narrows.models.checkpoint.source import SourceModel
+from narrows.models.checkpoint.source import RopeScaling, SourceModel, llama3_divisors
 
 
 def interleaved(value: np.ndarray, head_dim: int) -> np.ndarray:
@@ -24,9 +24,21 @@ def interleaved(value: np.ndarray, head_dim: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(value.shape)
 
 
-def write_gguf(path: Path, source: SourceModel, pre: str = "gpt-2") -> None:
+def write_gguf(
+    path: Path,
+    source: SourceModel,
+    pre: str = "gpt-2",
+    *,
+    unused: int = 0,
+    **keys: bool | int | float | str,
+) -> None:
+    """The last ``unused`` tokens only fill up the rows. ``keys`` are written too, with ``__``
+    for a dot."""
     c = source.config
     w = gguf.GGUFWriter(path, c.architecture)
+    for key, value in keys.items():
+        add = {bool: w.add_bool, int: w.add_uint32, float: w.add_float32, str: w.add_string}
+        add[type(value)](key.replace("__", "."), value)
     w.add_block_count(c.n_layers)
     w.add_context_length(c.context_length)
     w.add_embedding_length(c.d_model)
@@ -42,9 +54,10 @@ def write_gguf(path: Path, source: SourceModel, pre: str = "gpt-2") -> None:
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre(pre)
     w.add_token_list(tokens)
-    w.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
+    w.add_token_types([3] * 3 + [1] * (len(tokens) - 3 - unused) + [5] * unused)
     w.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    w.add_eos_token_id(2)
+    if "tokenizer__ggml__eos_token_id" not in keys:
+        w.add_eos_token_id(2)
     w.add_chat_template(TEMPLATE)
     for name in source.tensors():
         if name == "head" and c.tied_embeddings:
@@ -53,6 +66,9 @@ def write_gguf(path: Path, source: SourceModel, pre: str = "gpt-2") -> None:
         if c.architecture == "llama" and name.rsplit(".")[-1] in ("q", "k"):
             value = interleaved(value, c.head_dim)
         w.add_tensor(gguf_name(name), value)
+    if c.rope_scaling is not None:
+        divisors = llama3_divisors(c.rope_scaling, c.rope_theta, c.head_dim)
+        w.add_tensor("rope_freqs.weight", divisors.astype(np.float32))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -70,6 +86,26 @@ def test_a_checkpoint_comes_back(tmp_path: Path, arch: str) -> None:
         assert np.array_equal(loaded.tensor(name), source.tensor(name)), name
 
 
+@pytest.mark.parametrize(
+    ("arch", "scaling", "message"),
+    [
+        ("llama", RopeScaling(32.0, 1.0, 4.0, 8192.0), ""),
+        ("llama", RopeScaling(32.0, 1.0, 4.0, 4096.0), "not that of a Llama 3 model"),
+        ("qwen2", RopeScaling(32.0, 1.0, 4.0, 8192.0), "rope_freqs.weight"),
+    ],
+)
+def test_rope_divisors_are_llama_3s_or_refused(
+    tmp_path: Path, arch: str, scaling: RopeScaling, message: str
+) -> None:
+    source = tiny_source(arch, rope_scaling=scaling, rope_theta=500000.0)
+    write_gguf(tmp_path / "m.gguf", source)
+    if message:
+        with pytest.raises(ArtifactError, match=message):
+            load_gguf(tmp_path / "m.gguf")
+    else:
+        assert load_gguf(tmp_path / "m.gguf").config == source.config
+
+
 def test_unknown_pre_tokenizer_and_infinite_weights(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", tiny_source(), pre="martian")
     with pytest.raises(ArtifactError, match="martian"):
@@ -84,7 +120,83 @@ def test_unknown_pre_tokenizer_and_infinite_weights(tmp_path: Path) -> None:
         load_gguf(tmp_path / "n.gguf").tensor("layers.1.up")
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2, 3, 8, 12, 14, 30])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"llama__rope__scaling__factor": 4.0},
+            r"llama.rope.scaling.factor is 4.0, llama.rope.scaling.type is 'absent",
+        ),
+        (
+            {"llama__rope__scaling__factor": 4.0, "llama__rope__scaling__type": "none"},
+            r"llama.rope.scaling.factor is 4.0, llama.rope.scaling.type is 'none'",
+        ),
+        ({"llama__rope__scale_linear": 4.0}, r"llama.rope.scale_linear is 4.0"),
+        ({"llama__rope__scaling__type": "yarn"}, r"rope.scaling.type is 'yarn'"),
+        ({"llama__rope__scaling__attn_factor": 2.0}, r"attn_factor = 2.0"),
+        ({"llama__rope__freq_base_swa": 1e4}, r"rope.freq_base_swa"),
+        ({"llama__rope__dimension_count": 8}, r"rope.dimension_count differs"),
+        ({"llama__attention__scale": 0.5}, r"attention.scale = 0.5"),
+        ({"llama__attention__sliding_window": 64}, r"attention.sliding_window = 64"),
+        ({"llama__attention__layer_norm_epsilon": 1e-5}, r"attention.layer_norm_epsilon"),
+        ({"llama__attention__causal": False}, r"attention.causal = False"),
+        ({"llama__final_logit_softcapping": 30.0}, r"final_logit_softcapping = 30.0"),
+        ({"llama__logit_scale": 0.5}, r"logit_scale = 0.5"),
+        ({"llama__expert_count": 8}, r"expert_count = 8"),
+        ({"llama__martian": 1}, r"llama.martian = 1"),
+        ({"llama__vocab_size": 399}, r"vocab_size is 399, rows of token_embd.weight is 4"),
+        ({"qwen2__rope__freq_base": 1e6}, r"qwen2.rope.freq_base is .*architecture is 'llama'"),
+        ({"general__quantization_version": 1}, r"quantization_version is 1"),
+        ({"general__type": "adapter"}, r"general.type is 'adapter'"),
+        ({"tokenizer__ggml__add_space_prefix": True}, r"add_space_prefix = True"),
+        ({"tokenizer__ggml__precompiled_charsmap": "x"}, r"precompiled_charsmap"),
+        ({"tokenizer__ggml__normalizer__lowercase": True}, r"normalizer.lowercase = True"),
+    ],
+)
+def test_a_setting_that_is_not_followed_is_refused(
+    tmp_path: Path, keys: dict[str, bool | int | float | str], message: str
+) -> None:
+    write_gguf(tmp_path / "m.gguf", tiny_source(), **keys)
+    with pytest.raises(ArtifactError, match=message):
+        load_gguf(tmp_path / "m.gguf")
+
+
+def test_settings_that_change_nothing(tmp_path: Path) -> None:
+    source = tiny_source()
+    write_gguf(
+        tmp_path / "m.gguf",
+        source,
+        llama__rope__scaling__type="linear",
+        llama__rope__scaling__factor=1.0,
+        llama__attention__scale=0.25,
+        llama__logit_scale=0.0,
+        llama__expert_count=0,
+        llama__attention__sliding_window=512,
+        llama__vocab_size=source.config.vocab_size,
+        general__quantization_version=2,
+        tokenizer__ggml__add_space_prefix=False,
+    )
+    assert load_gguf(tmp_path / "m.gguf").config == source.config
+
+
+@pytest.mark.parametrize(
+    ("arch", "changes"),
+    [
+        ("qwen2", {"qkv_bias": False}),
+        ("qwen3", {"qk_norm": False}),
+        ("llama", {"qk_norm": True}),
+        ("qwen3", {"qkv_bias": True}),
+    ],
+)
+def test_tensors_of_another_architecture(
+    tmp_path: Path, arch: str, changes: dict[str, bool]
+) -> None:
+    write_gguf(tmp_path / "m.gguf", tiny_source(arch, **changes))
+    with pytest.raises(ArtifactError, match=f"general.architecture is '{arch}', the tensors is"):
+        load_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 30])
 def test_decoding_equals_the_reference(kind: int) -> None:
     encoding = ENCODINGS[kind]
     shape = (400, encoding.block_bytes)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from models.tiny import LLAMA3_SCALING, TEMPLATE, tiny_source
 from narrows.errors import ArtifactError
@@ -100,3 +100,145 @@ def test_an_impossible_shape_without_elements_is_refused(tmp_path: Path) -> None
     target.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
     with pytest.raises(ArtifactError, match="impossible shape"):
         load_hf(tmp_path)
+
+
+def stored(folder: Path, **changes: tuple[str, np.ndarray] | None) -> None:
+    """The folder's tensors again in one file, some in another dtype (a name of the format and
+    its bytes as an array) or, with None, absent."""
+    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    for path in sorted(folder.glob("model-*.safetensors")):
+        for name, value in load_file(path).items():
+            tensors[name] = ("F32", value.shape, value.tobytes())
+        path.unlink()
+    for key, change in changes.items():
+        name = hf_name(key.replace("__", "."))
+        shape = tensors.pop(name)[1]
+        if change is not None:
+            tensors[name] = (change[0], shape, change[1].tobytes())
+    header, data = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        at = [len(data), len(data) + len(raw)]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": at}
+        data += raw
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_every_float_is_read_and_every_other_number_named(tmp_path: Path) -> None:
+    source = tiny_source(n_layers=1)
+    write_folder(tmp_path, source)
+    value = source.tensor("layers.0.up")
+    half = (value.view(np.uint32) >> 16).astype(np.uint16)
+    name = "layers__0__up"
+    for dtype, raw, wanted in (
+        ("F64", value.astype(np.float64), value),
+        ("F16", value.astype(np.float16), value.astype(np.float16).astype(np.float32)),
+        ("BF16", half, (half.astype(np.uint32) << 16).view(np.float32)),
+    ):
+        write_folder(tmp_path, source)
+        stored(tmp_path, **{name: (dtype, raw)})
+        assert np.array_equal(load_hf(tmp_path).tensor("layers.0.up"), wanted), dtype
+    small = np.zeros(value.shape, np.uint8)
+    for dtype in ("F8_E4M3", "F8_E5M2", "I8", "U8"):
+        write_folder(tmp_path, source)
+        stored(tmp_path, **{name: (dtype, small)})
+        with pytest.raises(ArtifactError, match=f"up_proj.weight is stored as {dtype}; quantised"):
+            load_hf(tmp_path)
+    write_folder(tmp_path, source)
+    stored(tmp_path, **{name: ("F64", np.full(value.shape, 1e300))})
+    with pytest.raises(ArtifactError, match="infinite"):
+        load_hf(tmp_path).tensor("layers.0.up")
+
+
+def test_which_files_are_the_model(tmp_path: Path) -> None:
+    """As transformers reads a folder, or refused: a copy with other names beside the index, the
+    index beside one whole file, a shard that is missing, an adapter."""
+    source = tiny_source("qwen3", n_layers=1)
+    write_folder(tmp_path, source)
+    table = {
+        name: path.name
+        for path in sorted(tmp_path.glob("model-*.safetensors"))
+        for name in load_file(path)
+    }
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": table}))
+    save_file({"tok_embeddings.weight": np.ones((2, 2), np.float32)}, tmp_path / "c.safetensors")
+    assert load_hf(tmp_path).config == source.config
+    save_file({"w": np.ones((2, 2), np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"index.json is .*reads first is 'model.safetensors'"):
+        load_hf(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json"):
+        load_hf(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    (tmp_path / "model-1.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"names model-1\.safetensors, which is missing"):
+        load_hf(tmp_path)
+
+
+def test_a_head_that_equals_the_tied_embeddings(tmp_path: Path) -> None:
+    """Stored although tied: accepted where it is the same, in whichever precision."""
+    source = tiny_source(n_layers=1)
+    write_folder(tmp_path, source)
+    head = source.tensor("embed").astype(np.float64)
+    save_file({"lm_head.weight": head}, tmp_path / "model-2.safetensors")
+    assert load_hf(tmp_path).config == source.config
+    head[-1, -1] += 1
+    save_file({"lm_head.weight": head}, tmp_path / "model-2.safetensors")
+    with pytest.raises(ArtifactError, match=r"tie_word_embeddings is True, lm_head\.weight is"):
+        load_hf(tmp_path)
+
+
+FILES = {
+    "config.json": [
+        *("rope_theta", "rope_parameters", "rope_scaling", "rms_norm_eps", "head_dim"),
+        *("tie_word_embeddings", "architectures", "model_type", "layer_types", "eos_token_id"),
+        *("num_attention_heads", "num_hidden_layers", "vocab_size", "attention_multiplier"),
+        *("quantization_config", "sliding_window", "attention_bias", "no_rope_layers"),
+    ],
+    "tokenizer_config.json": [
+        *("eos_token", "bos_token", "chat_template", "added_tokens_decoder", "add_bos_token"),
+        *("additional_special_tokens", "extra_special_tokens", "add_prefix_space"),
+    ],
+    "generation_config.json": ["eos_token_id"],
+    "special_tokens_map.json": ["eos_token", "additional_special_tokens"],
+    "added_tokens.json": ["<x>"],
+    "chat_template.json": ["chat_template"],
+    "tokenizer.json": ["added_tokens", "normalizer", "decoder", "model", "post_processor"],
+    "model.safetensors.index.json": ["weight_map"],
+}
+WORDS = ["rope_type", "type", "factor", "content", "name", "template", "default", "llama3", "0"]
+WORDS += ["rope_theta", "normalizers", "Sequence", "NFC", "quant_method", "<|im_end|>"]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 400)
+    | st.sampled_from([10**400, 1e300, 0.5, 1.0, ""])
+    | st.sampled_from(WORDS),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([(f, k) for f, keys in FILES.items() for k in keys]), VALUES)
+def test_any_value_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str, str], value: object
+) -> None:
+    """Whatever stands in a file: a checkpoint or an error of ours, nothing else."""
+    folder = tmp_path_factory.getbasetemp() / "any_value"
+    if not folder.exists():
+        folder.mkdir()
+        write_folder(folder, tiny_source(n_layers=1))
+    path = folder / place[0]
+    before = path.read_text() if path.exists() else None
+    path.write_text(json.dumps(json.loads(before or "{}") | {place[1]: value}))
+    try:
+        load_hf(folder)
+    except ArtifactError:
+        pass
+    finally:
+        path.unlink() if before is None else path.write_text(before)

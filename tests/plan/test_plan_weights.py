@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from narrows.errors import NarrowsError
-from narrows.plan.checkpoint import stored_tensors
+from narrows.plan.checkpoint import read_model
 from narrows.plan.weights import BITS, as_json, entropy_bits, measure, quantise
 
 
@@ -79,7 +79,7 @@ def test_float8_decodes_to_its_values(tmp_path: Path) -> None:
     write_safetensors(
         path, {"a": ("F8_E4M3", (1, 64), raw), "b": ("F8_E5M2", (1, 64), b"\x3c" * 64)}
     )
-    first, second = stored_tensors([path])
+    first, second = read_model(path).tensors
     assert first.decode is not None
     assert second.decode is not None
     values = first.decode(first.sample(1000)).reshape(-1)[:4]

@@ -57,7 +57,7 @@ def text(model: TinyModel, messages: list[dict[str, Any]]) -> str:
         (ALTERNATING, TOOLS),
         ("{{ messages[9]['content'] }}", SYSTEM),
         ("{{ messages[0]['content'].no_such() }}", SYSTEM),
-        ("{{ strftime_now('%Y') }}", SYSTEM),
+        ("{{ no_such('%Y') }}", SYSTEM),
         ("{{ 1 / 0 }}", SYSTEM),
         ("{{ '' }}", SYSTEM),
     ],

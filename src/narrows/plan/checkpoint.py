@@ -1,29 +1,39 @@
-"""Tensors of a checkpoint, one at a time: raw bytes for entropy, float32 for quantisation.
+"""The tensors of one model, one at a time: raw bytes for entropy, float32 for quantisation.
 
-GGUF goes through the weak-model importer's reader. A safetensors file is eight bytes of header
-length, a JSON header of names, dtypes, shapes and offsets, and the data; the header is checked
-before anything is allocated for it: size and count bounded, every tensor inside the file, its
-bytes exactly shape × dtype, none overlapping. A folder is all its ``*.safetensors`` or ``*.gguf``.
+Both formats go through the weak-model importer's readers. What is counted is a *model*: a folder
+may hold a second copy of it, in one file, under another index or as a GGUF, and a file may be one
+part of several. ``choose_safetensors`` says which safetensors files count; of GGUF files all
+parts of one split do. Files that do not count are named, never added.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError, InputError
+from narrows.models.checkpoint.gguf import GgufFile, read_gguf
+from narrows.models.checkpoint.safetensors_files import (
+    DTYPE_BITS,
+    MAX_FILES,
+    PART,
+    Chosen,
+    StoredRow,
+    check_index,
+    choose_safetensors,
+    index_map,
+    indexed_files,
+    part_groups,
+    read_safetensors,
+    whole_group,
+)
 
-MAX_HEADER_BYTES = 100_000_000
-MAX_ELEMENTS = 1 << 40
-MAX_TENSORS = 1 << 18
-MAX_FILES = 4096
+_OTHERS = ("*.gguf", "*.bin", "*.pt", "*.pth")  # what else may hold weights in a folder
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -92,85 +102,35 @@ def _table(values: Floats) -> Callable[[Bytes], Floats]:
     return lambda raw: values[raw]
 
 
-_DTYPES: dict[str, tuple[int, Callable[[Bytes], Floats] | None]] = {
-    "F64": (8, _viewed("<f8")),
-    "F32": (4, _viewed("<f4")),
-    "F16": (2, _viewed("<f2")),
-    "BF16": (2, _bfloat16),
-    "F8_E4M3": (1, _table(_float8(4, 3, 7, has_inf=False))),
-    "F8_E5M2": (1, _table(_float8(5, 2, 15, has_inf=True))),
-    "I64": (8, None),
-    "U64": (8, None),
-    "I32": (4, None),
-    "U32": (4, None),
-    "I16": (2, None),
-    "U16": (2, None),
-    "I8": (1, None),
-    "U8": (1, None),
-    "BOOL": (1, None),
+_DECODERS: dict[str, Callable[[Bytes], Floats]] = {
+    "F64": _viewed("<f8"),
+    "F32": _viewed("<f4"),
+    "F16": _viewed("<f2"),
+    "BF16": _bfloat16,
+    "F8_E4M3": _table(_float8(4, 3, 7, has_inf=False)),
+    "F8_E5M2": _table(_float8(5, 2, 15, has_inf=True)),
 }
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Parsed header, where the data begins, and the file's size."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                raise ArtifactError(f"{path.name} is no safetensors file: header of {length} bytes")
-            text = file.read(length)
-        header = json.loads(text)
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path.name} is no safetensors file: bad header") from error
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
-        raise ArtifactError(f"{path.name}: the header is no table of tensors")
-    return header, 8 + length, size
+def _stored(row: StoredRow) -> StoredTensor:
+    """``row`` has bytes. Elements of less than a byte are counted by the bytes they fill."""
+    bits = DTYPE_BITS[row.dtype]
+    block_bytes = math.lcm(bits, 8) // 8
+    return StoredTensor(
+        row.path,
+        row.name,
+        row.dtype,
+        row.shape,
+        row.start,
+        row.size_bytes,
+        block_bytes,
+        block_bytes * 8 // bits,
+        _DECODERS.get(row.dtype),
+    )
 
 
-def _integers(value: object, most: int) -> tuple[int, ...] | None:
-    if not isinstance(value, list) or len(value) > most:
-        return None
-    if any(type(n) is not int or n < 0 for n in value):
-        return None
-    return tuple(value)
-
-
-def _too_large(shape: tuple[int, ...]) -> bool:
-    """Also without elements: numpy multiplies the other sizes too."""
-    return math.prod(n or 1 for n in shape) > MAX_ELEMENTS
-
-
-def _safetensors(path: Path) -> Iterator[StoredTensor]:
-    header, start, size = _header(path)
-    header.pop("__metadata__", None)
-    end = 0
-    rows = []
-    for name, entry in header.items():
-        fields = entry if isinstance(entry, dict) else {}
-        offsets = _integers(fields.get("data_offsets"), 2)
-        shape = _integers(fields.get("shape"), 8)
-        dtype = fields.get("dtype")
-        if not isinstance(dtype, str) or dtype not in _DTYPES:
-            raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no known dtype")
-        if offsets is None or len(offsets) != 2 or shape is None or _too_large(shape):
-            raise ArtifactError(f"{path.name}: tensor {name!r:.80} has no shape and place")
-        rows.append((offsets, shape, name, dtype))
-    for (low, high), shape, name, dtype in sorted(rows):
-        width, decode = _DTYPES[dtype]
-        if low < end or high > size - start or high - low != math.prod(shape) * width:
-            raise ArtifactError(f"{path.name}: tensor {name!r:.80} lies outside or overlaps")
-        end = high
-        if high > low:
-            yield StoredTensor(path, name, dtype, shape, start + low, high - low, width, 1, decode)
-
-
-def _gguf(path: Path) -> Iterator[StoredTensor]:
-    from narrows.models.checkpoint.gguf import read_gguf
-
-    for tensor in read_gguf(path).tensors.values():
+def _gguf(path: Path, read: GgufFile) -> Iterator[StoredTensor]:
+    for tensor in read.tensors.values():
         kind = tensor.encoding
         yield StoredTensor(
             path,
@@ -185,28 +145,136 @@ def _gguf(path: Path) -> Iterator[StoredTensor]:
         )
 
 
-def checkpoint_files(path: Path) -> list[Path]:
-    """The files of a checkpoint. Raises InputError where there are none."""
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model's tensors, each once; ``left_out`` names files that are copies or no part of
+    it."""
+
+    files: tuple[Path, ...]
+    tensors: tuple[StoredTensor, ...]
+    left_out: tuple[Path, ...]
+
+
+def read_model(path: Path) -> Model:
+    """The model at ``path``: a file, all parts of the file's set, or a folder's model. Raises
+    InputError where there is none or several different ones, ArtifactError for a part that is
+    missing and for a file that breaks its format."""
     if path.is_dir():
-        for pattern in ("*.safetensors", "*.gguf"):
-            files = sorted(path.glob(pattern))[: MAX_FILES + 1]
-            if len(files) > MAX_FILES:
-                raise InputError(f"{path} holds over {MAX_FILES} files")
-            if files:
-                return files
-        raise InputError(f"{path} holds no .safetensors or .gguf file")
+        chosen = choose_safetensors(path)
+        if not chosen.files:
+            return _gguf_folder(path)
+        others = sorted(other for pattern in _OTHERS for other in path.glob(pattern))
+        return _one(replace(chosen, left_out=(*chosen.left_out, *others[:MAX_FILES])))
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    return [path]
+    if _is_gguf(path):
+        return _gguf_model(_gguf_set(path))
+    return _one(_set_of(path))
 
 
-def stored_tensors(files: list[Path]) -> list[StoredTensor]:
-    """Every tensor of ``files``. Raises ArtifactError for a file that breaks its format."""
-    found: list[StoredTensor] = []
-    for file in files:
-        with file.open("rb") as opened:
-            magic = opened.read(4)
-        found += _gguf(file) if magic == b"GGUF" else _safetensors(file)
-    if not found:
+def _set_of(path: Path) -> Chosen:
+    """The files that belong with a safetensors file: those of its index, or its parts."""
+    for index in sorted(path.parent.glob("*.safetensors.index.json")):
+        files = set(index_map(index).values())
+        if path.name in files and len(files) > 1:
+            return Chosen(tuple(indexed_files(index)), index=index)
+    if match := PART.fullmatch(path.name):
+        key = (match["name"], int(match["parts"]), match["ext"])
+        groups = part_groups(path.parent.glob("*" + match["ext"]))
+        return Chosen(tuple(whole_group(key, groups.get(key, {}), path.parent)))
+    return Chosen((path,))
+
+
+def _one(chosen: Chosen) -> Model:
+    """The tensors of safetensors files; a file with the same ones as another is its copy."""
+    kept: dict[str, StoredRow] = {}
+    files, left_out = [], list(chosen.left_out)
+    for path in chosen.files:
+        rows = read_safetensors(path)
+        again = [row for row in rows if row.name in kept]
+        if rows and len(again) == len(rows) and all(_alike(row, kept[row.name]) for row in rows):
+            left_out.append(path)
+            continue
+        if again:
+            first = kept[again[0].name]
+            raise InputError(
+                f"{first.path.name} and {path.name}, no copies, both hold {first.name!r:.80}",
+                "name the file or folder of one model",
+            )
+        files.append(path)
+        kept |= {row.name: row for row in rows}
+    if chosen.index is not None:
+        check_index(chosen.index, kept.values())
+    tensors = tuple(_stored(row) for row in kept.values() if row.size_bytes)
+    if not tensors:
+        raise ArtifactError(f"{chosen.files[0].name} holds no tensors")
+    return Model(tuple(files), tensors, tuple(left_out))
+
+
+def _alike(one: StoredRow, other: StoredRow) -> bool:
+    return (one.dtype, one.shape) == (other.dtype, other.shape)
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _gguf_folder(folder: Path) -> Model:
+    """The one model in a folder of GGUF files; files of the same tensors are copies."""
+    paths = sorted(folder.glob("*.gguf"))[: MAX_FILES + 1]
+    if not paths:
+        raise InputError(f"{folder} holds no .safetensors or .gguf file")
+    if len(paths) > MAX_FILES:
+        raise InputError(f"{folder} holds over {MAX_FILES} files")
+    sets = list(dict.fromkeys(_gguf_set(path) for path in paths))
+    first, *others = [_gguf_model(files) for files in sets]
+    for other in others:
+        if _outline(other) != _outline(first):
+            raise InputError(
+                f"{folder} holds two models: {first.files[0].name} and {other.files[0].name}",
+                "name the file of one",
+            )
+    return Model(
+        first.files, first.tensors, tuple(file for other in others for file in other.files)
+    )
+
+
+def _outline(model: Model) -> set[tuple[str, str, tuple[int, ...]]]:
+    return {(tensor.name, tensor.dtype, tensor.shape) for tensor in model.tensors}
+
+
+def _gguf_set(path: Path) -> tuple[Path, ...]:
+    """All parts of the split that a GGUF file is of. llama.cpp names them by number."""
+    count = read_gguf(path).metadata.get("split.count", 0)
+    match = PART.fullmatch(path.name)
+    parts = int(match["parts"]) if match else 1
+    if type(count) is not int or max(count, 1) != parts:
+        raise ArtifactError(f"{path.name}: split.count is {count!r:.40}, the name says {parts}")
+    if match is None:
+        return (path,)
+    key = (match["name"], parts, match["ext"])
+    found = part_groups(path.parent.glob("*" + match["ext"])).get(key, {})
+    return tuple(whole_group(key, found, path.parent))
+
+
+def _gguf_model(files: tuple[Path, ...]) -> Model:
+    tensors: dict[str, StoredTensor] = {}
+    total = None
+    for number, path in enumerate(files):
+        read = read_gguf(path)
+        said = read.metadata.get("split.no", 0)
+        if said != number:
+            raise ArtifactError(f"{path.name}: split.no is {said!r:.40}, the name says {number}")
+        total = read.metadata.get("split.tensors.count", total)
+        for tensor in _gguf(path, read):
+            if tensor.name in tensors:
+                raise ArtifactError(f"{path.name} holds {tensor.name!r:.80} again")
+            tensors[tensor.name] = tensor
+    if len(files) > 1 and total is not None and total != len(tensors):
+        raise ArtifactError(
+            f"{files[0].name}: split.tensors.count is {total!r:.40}, {len(tensors)} are there"
+        )
+    if not tensors:
         raise ArtifactError(f"{files[0].name} holds no tensors")
-    return found
+    return Model(files, tuple(tensors.values()), ())

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from narrows.plan import show
-from narrows.plan.checkpoint import Bytes, Floats, StoredTensor, checkpoint_files, stored_tensors
+from narrows.plan.checkpoint import Bytes, Floats, StoredTensor, read_model
 
 BITS = (8, 4, 3, 2)
 GROUP = 64
@@ -58,6 +58,7 @@ class WeightsReport:
     path: str
     files: int
     tensors: tuple[TensorReport, ...]
+    left_out: tuple[str, ...] = ()  # files beside the model that are not counted
 
     @property
     def size_bytes(self) -> int:
@@ -180,15 +181,16 @@ def measure_tensor(tensor: StoredTensor, most_bytes: int) -> TensorReport:
 def measure(path: Path, most_bytes_per_tensor: int = 64_000_000) -> WeightsReport:
     """Measure a checkpoint. Raises InputError or ArtifactError. One tensor in memory at a time;
     a progress bar on stderr where that is a terminal."""
-    files = checkpoint_files(path)
-    tensors: Iterable[StoredTensor] = stored_tensors(files)
+    model = read_model(path)
+    tensors: Iterable[StoredTensor] = model.tensors
     console = Console(stderr=True)
     if console.is_terminal:
         from rich.progress import track
 
         tensors = track(list(tensors), "measuring", console=console, transient=True)
     reports = tuple(measure_tensor(tensor, most_bytes_per_tensor) for tensor in tensors)
-    return WeightsReport(str(path), len(files), reports)
+    left_out = tuple(file.name for file in model.left_out)
+    return WeightsReport(str(path), len(model.files), reports, left_out)
 
 
 def as_json(report: WeightsReport) -> dict[str, object]:
@@ -197,6 +199,7 @@ def as_json(report: WeightsReport) -> dict[str, object]:
     return {
         "path": report.path,
         "files": report.files,
+        "not_counted": list(report.left_out),
         "tensors": len(report.tensors),
         "parameters": report.parameters,
         "bytes": size,
@@ -251,6 +254,9 @@ def render(report: WeightsReport, console: Console, per_tensor: bool) -> None:
             f"({show.share(share)} measured)."
         )
     )
+    if report.left_out:
+        names = ", ".join(report.left_out[:4]) + (" and more" if report.left_out[4:] else "")
+        console.print(Text(f"Not counted, no part of this model: {names}."))
     console.print()
     table = _table("to move", "size", "÷ stored", "bits/parameter", "‖W − Ŵ‖ ÷ ‖W‖")
     rows: list[tuple[str, float, float]] = [

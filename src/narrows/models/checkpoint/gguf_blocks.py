@@ -67,8 +67,37 @@ def _q4_1(block: Bytes) -> Floats:
     return _nibbles(block[:, 4:]).astype(np.float32) * _half(block, 0) + _half(block, 2)
 
 
+def _fifth_bits(packed: Bytes) -> Bytes:
+    """Bit i of a block's 32 as 16 or 0 at weight i."""
+    bits = np.unpackbits(np.ascontiguousarray(packed), axis=-1, bitorder="little")
+    return bits << np.uint8(4)
+
+
+def _q5_0(block: Bytes) -> Floats:
+    codes = _nibbles(block[:, 6:]) | _fifth_bits(block[:, 2:6])
+    return (codes.astype(np.float32) - np.float32(16)) * _half(block, 0)
+
+
+def _q5_1(block: Bytes) -> Floats:
+    codes = _nibbles(block[:, 8:]) | _fifth_bits(block[:, 4:8])
+    return codes.astype(np.float32) * _half(block, 0) + _half(block, 2)
+
+
 def _q4_k(block: Bytes) -> Floats:
     """Eight groups of 32; 6-bit scales and minima, packed in 12 bytes."""
+    return _groups_of_32(block, _nibbles(block[:, 16:].reshape(-1, 4, 32)))
+
+
+def _q5_k(block: Bytes) -> Floats:
+    """As Q4_K, with bit g of 32 bytes as the fifth bit of group g."""
+    groups = np.arange(8, dtype=np.uint8)[:, None]
+    fifth = ((block[:, None, 16:48] >> groups) & np.uint8(1)) << np.uint8(4)
+    low = _nibbles(block[:, 48:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
+    return _groups_of_32(block, low | fifth)
+
+
+def _groups_of_32(block: Bytes, codes: Bytes) -> Floats:
+    """Codes times scale minus minimum, group by group: the head of Q4_K and Q5_K."""
     count = len(block)
     packed = block[:, 4:16].reshape(count, 3, 4)
     scale, minimum, rest = packed[:, 0], packed[:, 1], packed[:, 2]
@@ -81,8 +110,7 @@ def _q4_k(block: Bytes) -> Floats:
     )
     d = (_half(block, 0) * scales.astype(np.float32))[:, :, None]
     m = (_half(block, 2) * minima.astype(np.float32))[:, :, None]
-    codes = _nibbles(block[:, 16:].reshape(count, 4, 32)).reshape(count, 8, 32)
-    return (d * codes.astype(np.float32) - m).reshape(count, 256)
+    return (d * codes.reshape(count, 8, 32).astype(np.float32) - m).reshape(count, 256)
 
 
 def _q6_k(block: Bytes) -> Floats:
@@ -102,8 +130,11 @@ ENCODINGS = {
     1: Encoding("F16", 1, 2, _f16),
     2: Encoding("Q4_0", 32, 18, _q4_0),
     3: Encoding("Q4_1", 32, 20, _q4_1),
+    6: Encoding("Q5_0", 32, 22, _q5_0),
+    7: Encoding("Q5_1", 32, 24, _q5_1),
     8: Encoding("Q8_0", 32, 34, _q8_0),
     12: Encoding("Q4_K", 256, 144, _q4_k),
+    13: Encoding("Q5_K", 256, 176, _q5_k),
     14: Encoding("Q6_K", 256, 210, _q6_k),
     30: Encoding("BF16", 1, 2, _bf16),
 }

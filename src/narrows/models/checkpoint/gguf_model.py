@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.gguf import GgufFile, read_gguf
+from narrows.models.checkpoint.gguf_settings import check_settings
 from narrows.models.checkpoint.gguf_tokenizer import tokenizer_data
-from narrows.models.checkpoint.source import ModelConfig, RopeScaling, SourceModel, tensor_shapes
+from narrows.models.checkpoint.source import (
+    ModelConfig,
+    RopeScaling,
+    SourceModel,
+    llama3_divisors,
+    tensor_shapes,
+)
+from narrows.models.checkpoint.statements import two_statements
 
 _LAYER_NAMES = {
     "attn_norm": "attn_norm.weight",
@@ -51,6 +59,7 @@ def load_gguf(path: Path) -> SourceModel:
     """The checkpoint in a GGUF file. ArtifactError: malformed, unknown or unsupported."""
     file = read_gguf(path)
     config = _config(file)
+    check_settings(file.metadata, config)
     _check_tensors(file, config)
 
     def load(name: str) -> NDArray[np.float32]:
@@ -100,9 +109,10 @@ def _config(file: GgufFile) -> ModelConfig:
     for key in ("attention.value_length", "rope.dimension_count"):
         if _number(meta, f"{arch}.{key}", int, head_dim) != head_dim:
             raise ArtifactError(f"{arch}.{key} differs from the {head_dim} of a head")
-    scaling = _number(meta, f"{arch}.rope.scaling.type", str, "none")
-    if scaling != "none":
-        raise ArtifactError(f"rope scaling {scaling!r} is not supported")
+    rows = embed.shape[0]
+    said = _number(meta, f"{arch}.vocab_size", int, rows)
+    if said != rows:
+        raise two_statements((f"{arch}.vocab_size", said), ("rows of token_embd.weight", rows))
     theta = _number(meta, f"{arch}.rope.freq_base", float, 10000.0)
     return ModelConfig(
         architecture=arch,
@@ -112,14 +122,14 @@ def _config(file: GgufFile) -> ModelConfig:
         n_kv_heads=_number(meta, f"{arch}.attention.head_count_kv", int, heads),
         head_dim=head_dim,
         d_ff=_number(meta, f"{arch}.feed_forward_length", int),
-        vocab_size=embed.shape[0],
+        vocab_size=rows,
         rope_theta=theta,
         norm_eps=_short(_number(meta, f"{arch}.attention.layer_norm_rms_epsilon", float)),
         tied_embeddings="output.weight" not in file.tensors,
         qkv_bias="blk.0.attn_q.bias" in file.tensors,
         qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
         context_length=_number(meta, f"{arch}.context_length", int),
-        rope_scaling=_rope_scaling(file, theta, head_dim),
+        rope_scaling=_rope_scaling(file, theta, head_dim) if arch == "llama" else None,
     )
 
 
@@ -145,15 +155,6 @@ def _rope_scaling(file: GgufFile, theta: float, head_dim: int) -> RopeScaling | 
     return scaling
 
 
-def llama3_divisors(scaling: RopeScaling, theta: float, head_dim: int) -> NDArray[np.float64]:
-    """What each rope frequency is divided by, float64 [head_dim / 2] (Llama 3.1 model card)."""
-    wavelength = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    turns = scaling.original_max_position / wavelength
-    span = scaling.high_freq_factor - scaling.low_freq_factor
-    smooth = np.clip((turns - scaling.low_freq_factor) / span, 0, 1)
-    return np.asarray(1 / ((1 - smooth) / scaling.factor + smooth))
-
-
 def _check_tensors(file: GgufFile, config: ModelConfig) -> None:
     """Every tensor that the model needs has its shape; there is no other one."""
     expected = {gguf_name(name): shape for name, shape in tensor_shapes(config).items()}
@@ -164,7 +165,9 @@ def _check_tensors(file: GgufFile, config: ModelConfig) -> None:
         if info is None or info.shape != shape:
             got = "missing" if info is None else f"{info.shape}"
             raise ArtifactError(f"{file.path.name}: tensor {name} is {got}, expected {shape}")
-    unknown = sorted(set(file.tensors) - set(expected) - {_ROPE_FREQS})
+    unknown = set(file.tensors) - set(expected)
+    if config.rope_scaling is not None:
+        unknown.discard(_ROPE_FREQS)
     if unknown:
-        shown = json.dumps(unknown[:4])
+        shown = json.dumps(sorted(unknown)[:4])
         raise ArtifactError(f"{file.path.name} has tensors that this architecture lacks: {shown}")

@@ -8,11 +8,11 @@ from typing import Any
 
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.source import TokenizerData
+from narrows.models.checkpoint.statements import END_TEXTS
+from narrows.models.text.chat import PLAIN_TEMPLATE
 
-_CONTROL, _USER_DEFINED = 3, 4
-
-# Ends of an answer that files often do not name; each counts where it is a control token.
-_END_TEXTS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
+_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+_TYPES = range(1, 7)
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -47,6 +47,7 @@ _PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "qwen2": _split(_QWEN2),
 }
 _WHOLE_WORDS = ("llama-bpe",)  # a word that is a token needs no merges
+_ADD_BOS = ("llama-bpe",)  # llama.cpp's default where the file does not say
 
 
 def tokenizer_data(metadata: Mapping[str, Any], vocab_size: int) -> TokenizerData:
@@ -66,6 +67,9 @@ def tokenizer_data(metadata: Mapping[str, Any], vocab_size: int) -> TokenizerDat
     types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     if not isinstance(types, list) or len(types) != len(tokens):
         raise ArtifactError("token types and tokens differ in number")
+    if any(type(kind) is not int or kind not in _TYPES for kind in types):
+        raise ArtifactError("a token has an unknown type")
+    unused = {i for i, kind in enumerate(types) if kind == _UNUSED}  # names of empty rows
     control = {i for i, kind in enumerate(types) if kind == _CONTROL}
     eos = _end_ids(metadata, tokens, control)
     added = [
@@ -102,18 +106,33 @@ def tokenizer_data(metadata: Mapping[str, Any], vocab_size: int) -> TokenizerDat
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": pre in _WHOLE_WORDS,
-            "vocab": {token: i for i, token in enumerate(tokens)},
+            "vocab": {token: i for i, token in enumerate(tokens) if i not in unused},
             "merges": _merges(metadata),
         },
     }
-    template = metadata.get("tokenizer.chat_template", "")
+    bos = _token_text(metadata, "bos", tokens)
     return TokenizerData(
         json_text=json.dumps(content, ensure_ascii=False, separators=(",", ":")),
         eos_ids=tuple(sorted(eos)),
-        chat_template=template if isinstance(template, str) else "",
-        bos_token=_token_text(metadata, "bos", tokens),
+        chat_template=_template(metadata, bos, pre),
+        bos_token=bos,
         eos_token=_token_text(metadata, "eos", tokens),
     )
+
+
+def _template(metadata: Mapping[str, Any], bos: str, pre: str) -> str:
+    """The chat template, or plain lines behind the token that every text of the model has."""
+    template = metadata.get("tokenizer.chat_template")
+    if template is None and metadata.get("tokenizer.chat_templates"):
+        raise ArtifactError("of several chat templates none is tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ArtifactError(f"tokenizer.chat_template is {template!r:.40}, no text")
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", pre in _ADD_BOS)
+    if not isinstance(adds_bos, bool):
+        raise ArtifactError(f"tokenizer.ggml.add_bos_token is {adds_bos!r:.40}")
+    if template or not (bos and adds_bos):
+        return template or ""
+    return "{{ bos_token }}" + PLAIN_TEMPLATE
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
@@ -146,7 +165,7 @@ def _token_text(metadata: Mapping[str, Any], name: str, tokens: list[str]) -> st
 
 def _end_ids(metadata: Mapping[str, Any], tokens: list[str], control: set[int]) -> set[int]:
     named = {_id(metadata, name, len(tokens)) for name in ("eos", "eot", "eom")}
-    known = {i for i in control if tokens[i] in _END_TEXTS}
+    known = {i for i in control if tokens[i] in END_TEXTS}
     ends = {i for i in named if i is not None} | known
     if not ends:
         raise ArtifactError("the file names no end-of-text token")

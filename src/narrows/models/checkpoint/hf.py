@@ -3,28 +3,34 @@ JSON and safetensors only, sizes bounded before reading, shapes checked against 
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError, InputError, PeerError
 from narrows.models.checkpoint.gguf_blocks import bf16_to_float32
+from narrows.models.checkpoint.hf_config import model_config
+from narrows.models.checkpoint.hf_tokenizer import tokenizer_data
+from narrows.models.checkpoint.safetensors_files import (
+    StoredRow,
+    check_index,
+    choose_safetensors,
+    read_safetensors,
+)
 from narrows.models.checkpoint.source import (
     ModelConfig,
-    RopeScaling,
     SourceModel,
-    TokenizerData,
+    llama3_divisors,
     tensor_shapes,
 )
+from narrows.models.checkpoint.statements import read_json, two_statements
 
-MAX_JSON_BYTES = 1 << 26
-MAX_ELEMENTS = 1 << 36
-_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_ROWS_AT_ONCE = 4096
 _PARTS = {
     "attn_norm": "input_layernorm.weight",
     "ffn_norm": "post_attention_layernorm.weight",
@@ -38,6 +44,10 @@ _FIXED = {
     "final_norm": "model.norm.weight",
     "head": "lm_head.weight",
 }
+# Float buffers that models compute for themselves and once stored.
+_BUFFERS = re.compile(r"(^|\.)(rotary_emb\.(cos_cached|sin_cached)|masked_bias)$")
+_INV_FREQ = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+_FLOATS = re.compile("B?F|C64")
 
 
 def hf_name(name: str) -> str:
@@ -67,166 +77,125 @@ def load_hub(model_id: str) -> SourceModel:
 
 
 def load_hf(folder: Path) -> SourceModel:
-    """The checkpoint in a folder. ArtifactError: malformed, unknown or unsupported."""
-    raw = _json(folder / "config.json")
-    config = _config(raw)
+    """The checkpoint in a folder. ArtifactError: malformed, unknown or unsupported, or two of
+    its statements differ."""
+    raw = read_json(folder / "config.json")
+    config = model_config(raw)
     table = _tensor_table(folder)
+    names = {name: hf_name(name) for name in tensor_shapes(config)}
+    if config.tied_embeddings:
+        names["head"] = hf_name("embed")
     for name, shape in tensor_shapes(config).items():
-        stored = "embed" if name == "head" and config.tied_embeddings else name
-        row = table.get(hf_name(stored))
-        if row is None or row[2] != shape:
-            got = "missing" if row is None else row[2]
-            raise ArtifactError(f"tensor {hf_name(stored)} is {got}, expected {shape}")
+        _check_row(names[name], table.get(names[name]), shape, config)
+    _check_tied(config, table)
+    _check_unused(config, table, set(names.values()))
 
     def load(name: str) -> NDArray[np.float32]:
-        stored = "embed" if name == "head" and config.tied_embeddings else name
-        return _read(*table[hf_name(stored)])
+        return _read(table[names[name]])
 
     metadata = {"name": folder.resolve().name, "source": folder.resolve().name}
-    return SourceModel(config, _tokenizer(folder, raw), load, metadata)
+    return SourceModel(config, tokenizer_data(folder, raw), load, metadata)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-        value = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"cannot read {path.name}: {error!s:.120}") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path.name} is too large or no JSON object")
-    return value
-
-
-def _config(raw: Mapping[str, Any]) -> ModelConfig:
-    arch = raw.get("model_type")
-    refused = {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
-    refused |= {"partial_rotary_factor": 1.0, "hidden_act": "silu"}  # type: ignore[dict-item]  # one table of mixed values
-    for key, only in refused.items():
-        if raw.get(key, only) not in (only, None):
-            raise ArtifactError(f"config.json: {key} = {raw[key]!r:.40} is not supported")
-    rope = raw.get("rope_parameters") or {}
-    scaling = raw.get("rope_scaling") or rope
-    try:
-        theta = float(raw.get("rope_theta") or rope.get("rope_theta") or 10000.0)
-        heads = raw["num_attention_heads"]
-        return ModelConfig(
-            architecture=str(arch),
-            n_layers=raw["num_hidden_layers"],
-            d_model=raw["hidden_size"],
-            n_heads=heads,
-            n_kv_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-            d_ff=raw["intermediate_size"],
-            vocab_size=raw["vocab_size"],
-            rope_theta=theta,
-            norm_eps=float(raw["rms_norm_eps"]),
-            tied_embeddings=raw.get("tie_word_embeddings", False) is True,
-            qkv_bias=arch == "qwen2",
-            qk_norm=arch == "qwen3",
-            context_length=raw["max_position_embeddings"],
-            rope_scaling=_scaling(scaling),
+def _tensor_table(folder: Path) -> dict[str, StoredRow]:
+    if (folder / "adapter_config.json").exists():
+        raise ArtifactError(
+            f"{folder.name} holds adapter_config.json: an adapter changes the weights beside it",
+            "merge the adapter into the weights first",
         )
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise ArtifactError(f"config.json is malformed: {error!r:.120}") from error
-
-
-def _scaling(raw: Mapping[str, Any]) -> RopeScaling | None:
-    kind = raw.get("rope_type", raw.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ArtifactError(f"rope scaling {kind!r:.40} is not supported")
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return RopeScaling(*(float(raw[key]) for key in keys))
-
-
-_Row = tuple[Path, str, tuple[int, ...], int]
-
-
-def _tensor_table(folder: Path) -> dict[str, _Row]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not 1 <= len(files) <= 1024:
-        raise ArtifactError(f"{folder.name} has {len(files)} safetensors files")
-    table: dict[str, _Row] = {}
-    for path in files:
-        for name, row in _safetensors(path).items():
-            if name in table:
-                raise ArtifactError(f"tensor {name:.80} is in two files")
-            table[name] = row
+    chosen = choose_safetensors(folder)
+    single = folder / "model.safetensors"
+    if chosen.index is not None and single in chosen.left_out:
+        raise two_statements(
+            (chosen.index.name, [path.name for path in chosen.files[:2]]),
+            ("the file that transformers reads first", single.name),
+        )
+    if not chosen.files:
+        raise ArtifactError(f"{folder.name} has no safetensors files")
+    table: dict[str, StoredRow] = {}
+    for path in chosen.files:
+        for row in read_safetensors(path):
+            if row.name in table:
+                raise ArtifactError(f"tensor {row.name:.80} is in two files")
+            table[row.name] = row
+    if chosen.index is not None:
+        check_index(chosen.index, table.values())
     return table
 
 
-def _safetensors(path: Path) -> dict[str, _Row]:
-    """Header of one file: 8 bytes of length, JSON, then data; every extent checked."""
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MAX_JSON_BYTES, size - 8):
-            raise ArtifactError(f"{path.name} is truncated or lies about its header")
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        rows = {name: _row(path, size, 8 + length, value) for name, value in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ArtifactError(f"{path.name}: malformed header: {error!r:.120}") from error
-    end = 8 + length
-    for _, dtype, shape, start in sorted(rows.values(), key=lambda row: row[3]):
-        if start < end:
-            raise ArtifactError(f"{path.name}: tensors overlap")
-        end = start + math.prod(shape) * _DTYPES[dtype]
-    return rows
+def _check_row(
+    name: str, row: StoredRow | None, shape: tuple[int, ...], config: ModelConfig
+) -> None:
+    if row is None:
+        tied = ", and tie_word_embeddings is false" if name == _FIXED["head"] else ""
+        raise ArtifactError(
+            f"tensor {name} is missing: config.json says {config.n_layers} layers of "
+            f"{config.architecture}{tied}"
+        )
+    if row.shape != shape:
+        raise ArtifactError(f"tensor {name} is {row.shape}, expected {shape}")
+    if row.dtype not in _DTYPES:
+        raise ArtifactError(
+            f"tensor {name} is stored as {row.dtype}; quantised weights are not read",
+            f"read: {', '.join(_DTYPES)}",
+        )
 
 
-def _row(path: Path, size: int, base: int, value: Mapping[str, Any]) -> _Row:
-    dtype, shape = value["dtype"], tuple(value["shape"])
-    start, stop = value["data_offsets"]
-    if any(type(n) is not int or n < 0 for n in (*shape, start, stop)) or len(shape) > 4:
-        raise ValueError("impossible shape or offsets")
-    if math.prod(n or 1 for n in shape) > MAX_ELEMENTS:  # numpy multiplies what is not 0, too
-        raise ValueError("impossible shape")
-    if stop - start != math.prod(shape) * _DTYPES[dtype] or base + stop > size:
-        raise ValueError("a tensor's bytes do not fit its shape or the file")
-    return path, dtype, shape, base + start
+def _check_tied(config: ModelConfig, table: Mapping[str, StoredRow]) -> None:
+    head = table.get(_FIXED["head"])
+    if not config.tied_embeddings or head is None:
+        return
+    if not _equal(head, table[_FIXED["embed"]]):
+        stored = f"stored apart from {_FIXED['embed']} and another"
+        raise two_statements(("tie_word_embeddings", True), (_FIXED["head"], stored))
 
 
-def _read(path: Path, dtype: str, shape: tuple[int, ...], start: int) -> NDArray[np.float32]:
-    kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[dtype]
-    raw = np.fromfile(path, kind, math.prod(shape), offset=start)
+def _equal(left: StoredRow, right: StoredRow) -> bool:
+    if left.shape != right.shape or left.dtype not in _DTYPES:
+        return False
+    steps = range(0, left.shape[0], _ROWS_AT_ONCE)
+    return all(np.array_equal(_read(left, start), _read(right, start)) for start in steps)
+
+
+def _check_unused(config: ModelConfig, table: Mapping[str, StoredRow], used: set[str]) -> None:
+    """What the model does not read is a buffer that says nothing new, or the checkpoint is of
+    another model. ArtifactError names the tensor."""
+    for name, row in table.items():
+        if name in used or name == _FIXED["head"] or _BUFFERS.search(name):
+            continue
+        if _INV_FREQ.search(name):
+            _check_frequencies(config, row)
+        elif _FLOATS.match(row.dtype) or name.endswith(("weight", "bias")):
+            raise ArtifactError(
+                f"tensor {name:.80} is stored, and a {config.architecture} model of "
+                f"{config.n_layers} layers as config.json says has none"
+            )
+
+
+def _check_frequencies(config: ModelConfig, row: StoredRow) -> None:
+    """Old checkpoints store the rope frequencies that their settings made."""
+    pairs = config.head_dim // 2
+    powers = np.arange(pairs) / pairs
+    wanted = config.rope_theta**-powers
+    if config.rope_scaling is not None:
+        wanted /= llama3_divisors(config.rope_scaling, config.rope_theta, config.head_dim)
+    stored = _read(row) if row.dtype in _DTYPES and row.shape == (pairs,) else None
+    # 16-bit formats keep three digits, and float16 nothing below 6e-8.
+    if stored is None or not np.allclose(stored, wanted, rtol=5e-3, atol=1e-7):
+        shown = "other frequencies" if stored is not None else f"{row.dtype} {row.shape}"
+        raise two_statements(("rope_theta", config.rope_theta), (row.name, shown))
+
+
+def _read(row: StoredRow, start: int | None = None) -> NDArray[np.float32]:
+    """A tensor, or _ROWS_AT_ONCE of its rows from ``start``."""
+    kind = np.dtype(_DTYPES[row.dtype])
+    shape, offset = row.shape, row.start
+    if start is not None:
+        shape = (min(_ROWS_AT_ONCE, shape[0] - start), *shape[1:])
+        offset += start * math.prod(shape[1:]) * kind.itemsize
+    raw = np.fromfile(row.path, kind, math.prod(shape), offset=offset)
     if raw.size != math.prod(shape):
-        raise ArtifactError(f"{path.name} changed while it was read")
-    value = bf16_to_float32(raw) if dtype == "BF16" else raw.astype(np.float32)
+        raise ArtifactError(f"{row.path.name} changed while it was read")
+    with np.errstate(over="ignore"):  # what leaves float32 is refused as infinite
+        value = bf16_to_float32(raw) if row.dtype == "BF16" else raw.astype(np.float32)
     return value.reshape(shape)
-
-
-def _tokenizer(folder: Path, config: Mapping[str, Any]) -> TokenizerData:
-    path = folder / "tokenizer.json"
-    text = json.dumps(_json(path), ensure_ascii=False, separators=(",", ":"))
-    extra: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "generation_config.json"):
-        if (folder / name).exists():
-            extra |= _json(folder / name)
-    eos = extra.get("eos_token_id", config.get("eos_token_id"))
-    ids = eos if isinstance(eos, list) else [eos]
-    if not ids or any(type(i) is not int for i in ids):
-        raise ArtifactError("the checkpoint names no end-of-text token")
-    template = extra.get("chat_template") or ""
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default") or ""
-    jinja = folder / "chat_template.jinja"
-    if jinja.exists() and jinja.stat().st_size <= 1 << 20:
-        template = jinja.read_text("utf-8")
-    return TokenizerData(
-        text,
-        tuple(sorted(set(map(int, ids)))),
-        str(template),
-        _text(extra, "bos"),
-        _text(extra, "eos"),
-    )
-
-
-def _text(extra: Mapping[str, Any], name: str) -> str:
-    value = extra.get(f"{name}_token") or ""
-    return str(value.get("content", "")) if isinstance(value, dict) else str(value)

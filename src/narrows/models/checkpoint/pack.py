@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from narrows.errors import ArtifactError
 from narrows.models.artifact import Artifact, write_artifact
 from narrows.models.checkpoint.source import SourceModel
 from narrows.models.text.chat import ChatRenderer
@@ -57,7 +58,13 @@ def pack(
         "bos_token": data.bos_token,
         "eos_token": data.eos_token,
     }
-    ChatRenderer(data.chat_template, tokenizer)  # refuses what cannot be rendered later
+    renderer = ChatRenderer(
+        data.chat_template, tokenizer, bos_token=data.bos_token, eos_token=data.eos_token
+    )
+    renderer.rehearse()  # a template that can never render is refused here, not at a request
+    if ordinary := set(data.eos_ids) - tokenizer.special_ids:
+        said = tokenizer.token_bytes(min(ordinary))
+        raise ArtifactError(f"end token {min(ordinary)} is also the ordinary text {said!r:.40}")
     part, tensors = quantize(_counted(source, progress))
     header = dict(part) | {
         "name": name,

@@ -139,6 +139,15 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
     return shapes | {"final_norm": (d,), "head": (config.vocab_size, d)}
 
 
+def llama3_divisors(scaling: RopeScaling, theta: float, head_dim: int) -> NDArray[np.float64]:
+    """What each rope frequency is divided by, float64 [head_dim / 2] (Llama 3.1 model card)."""
+    wavelength = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    turns = scaling.original_max_position / wavelength
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    smooth = np.clip((turns - scaling.low_freq_factor) / span, 0, 1)
+    return np.asarray(1 / ((1 - smooth) / scaling.factor + smooth))
+
+
 @dataclass(frozen=True)
 class TokenizerData:
     """What an artifact keeps of a tokenizer. ``json_text`` is a ``tokenizer.json``;

@@ -1,9 +1,8 @@
 """Chat messages to token ids with the model's own template, the same on both ends.
 
 The template runs in jinja2's immutable sandbox with the settings that Hugging Face gives it
-(trim_blocks, lstrip_blocks, loop controls, ``raise_exception``, ``tojson``). The clock is not
-there (``strftime_now`` is undefined: enclave and edge must render alike; Llama templates then
-print their own fixed date).
+(trim_blocks, lstrip_blocks, loop controls, ``raise_exception``, ``tojson``). There is no clock:
+``strftime_now`` tells one fixed day, since enclave and edge must render alike.
 
 Only the template writes control tokens. What a message says is plain text, whatever it looks
 like:
@@ -41,11 +40,8 @@ PLAIN_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
 _FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
+_REHEARSED = (["user"], ["system", "user"], ["user", "assistant", "user"])
 _LAST_PLANE = range(0x10FFFD, 0x100000 - 1, -1)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.exceptions.TemplateError(message)
 
 
 class ChatRenderer:
@@ -61,7 +57,6 @@ class ChatRenderer:
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise ArtifactError("the chat template is larger than any may be")
         environment = TemplateSandbox()
-        environment.globals["raise_exception"] = _raise_exception
         try:
             self._template = environment.from_string(template or PLAIN_TEMPLATE)
         except (jinja2.exceptions.TemplateError, RecursionError) as error:
@@ -93,12 +88,31 @@ class ChatRenderer:
             raise InputError("the chat template made nothing of the messages")
         return ids
 
+    def rehearse(self) -> None:
+        """Render a few short chats. ArtifactError: one fails, or the template refuses all; that
+        it refuses some (no system turn, say) is its right."""
+        refused: list[InputError] = []
+        for roles in _REHEARSED:
+            try:
+                self.render([{"role": role, "content": "Hello."} for role in roles])
+            except InputError as error:
+                # What raise_exception raises; jinja2's own faults are subclasses of it.
+                if type(error.__cause__) is not jinja2.exceptions.TemplateError:
+                    raise ArtifactError(f"the chat template cannot be used: {error}") from error
+                refused.append(error)
+        if len(refused) == len(_REHEARSED):
+            raise ArtifactError(f"the chat template refuses every chat: {refused[0]}")
+
     def _text(self, messages: Any) -> str:
         parts: list[str] = []
         size = 0
         try:
             for part in self._template.generate(
-                messages=messages, add_generation_prompt=True, tools=None, **self._names
+                messages=messages,
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._names,
             ):
                 size += len(part)
                 if size > MAX_CHARACTERS:

@@ -1,28 +1,41 @@
 """A sandbox for chat templates: they come with a checkpoint, so someone else wrote them.
 
-Beside Jinja's own sandbox (no attribute that starts with an underscore, nothing mutable) every
-way that makes a text or a list larger is measured *before* it happens, and what only pads is
-not there: a template of a few bytes must not make gigabytes. Nothing is folded at compile time,
-since the compiler would do it without these checks. Loops are bounded by Jinja's range limit
-and by ``MAX_CHARACTERS`` of output; how long a template may compute is not bounded, so an
-artifact is still something that an operator vouches for.
+It has what transformers gives its templates (loop controls, ``raise_exception``, ``tojson``,
+``strftime_now``, ``generation`` blocks, the methods of text). Beside Jinja's own sandbox (no
+attribute that starts with an underscore, nothing mutable) every way that makes a text or a list
+larger is measured *before* it happens: a template of a few bytes must not make gigabytes.
+Nothing is folded at compile time, since the compiler would do it without these checks. Loops
+are bounded by Jinja's range limit and by ``MAX_CHARACTERS`` of output; how long a template may
+compute is not bounded, so an artifact is still something that an operator vouches for.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_CHARACTERS = 1 << 24
-_NO_FILTERS = ("batch", "center", "format", "indent", "pprint", "slice", "urlize", "wordwrap")
-_NO_METHODS = frozenset(
-    ["center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"]
+from narrows.models.text.template_text import (
+    MAX_CHARACTERS,
+    METHODS,
+    call_text_method,
+    check_size,
+    check_width,
+    percent,
+    replace,
+    strftime_now,
+    to_json,
 )
+
+__all__ = ["MAX_CHARACTERS", "TemplateSandbox"]
+
+_NO_FILTERS = ("batch", "pprint", "slice", "urlize")
 _JOINED = "narrows_joined"
 
 
@@ -35,17 +48,8 @@ def bounded_text(value: Any) -> str:
     return str(value)
 
 
-def to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    """JSON of at most ``MAX_CHARACTERS``. Raises SecurityError beyond."""
-    if indent is not None and not 0 <= indent <= 16:
-        raise SecurityError("a template indents too far")
-    parts: list[str] = []
-    size = 0
-    for part in json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(value):
-        size += len(part)
-        parts.append(part)
-        _check(size + 16 * len(parts))
-    return "".join(parts)
+def _raise_exception(message: str) -> None:
+    raise jinja2.exceptions.TemplateError(message)
 
 
 class _Joins(NodeTransformer):
@@ -57,6 +61,17 @@ class _Joins(NodeTransformer):
         return nodes.Call(name, node.nodes, [], None, None, lineno=node.lineno)
 
 
+class _Generation(Extension):
+    """``{% generation %}`` marks what an assistant wrote; it changes no text."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja's own attribute
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
 class TemplateSandbox(ImmutableSandboxedEnvironment):
     """The environment that chat templates are compiled and rendered in."""
 
@@ -66,15 +81,18 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols"],
+            extensions=["jinja2.ext.loopcontrols", _Generation],
             optimized=False,
             finalize=bounded_text,
         )
         for name in _NO_FILTERS:
             self.filters.pop(name, None)
         self.filters |= {"tojson": to_json, "string": bounded_text, "join": _join}
-        self.filters["replace"] = _replace
+        self.filters |= {"replace": _replace, "format": _format, "indent": _indent}
+        self.filters |= {"center": _center, "wordwrap": _wordwrap(self.filters["wordwrap"])}
+        self.filters["sum"] = _sum(self.filters["sum"])
         self.globals.pop("lipsum", None)
+        self.globals |= {"raise_exception": _raise_exception, "strftime_now": strftime_now}
         self.globals[_JOINED] = lambda *parts: _concat([bounded_text(part) for part in parts])
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
@@ -83,42 +101,47 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int | float) and isinstance(right, int | float):
-            if operator == "**" or max(abs(left), abs(right)) > 1 << 62:
+            if max(abs(left), abs(right)) > 1 << 62:
+                raise SecurityError("a template computes too large numbers")
+            if operator == "**" and not (abs(left) <= 1 << 16 and abs(right) <= 64):
                 raise SecurityError("a template computes too large numbers")
         elif operator == "+":
-            _check(_length(left) + _length(right))
+            check_size(_length(left) + _length(right))
+        elif operator == "%" and isinstance(left, str):
+            return percent(left, right)
+        elif operator == "*":
+            _check_repeated(left, right)
         else:
             raise SecurityError(f"templates may use {operator} on numbers only")
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Any:
-        if isinstance(getattr(value, "__self__", None), str) and value.__name__ in _NO_METHODS:
-            raise SecurityError(f"templates may not use {value.__name__}")
-        return super().wrap_str_format(value)
+        """Text methods found as attributes stay as they are: ``call`` measures them."""
+        return None
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str):
-            if name in _NO_METHODS:
-                raise SecurityError(f"templates may not call {name}")
-            if name == "replace" and args:
-                return _replace(owner, *args)
+            if name in METHODS:
+                return call_text_method(__self, owner, name, args, kwargs)
             if name == "join":
                 return _join(list(*args), owner)
         return super().call(__context, __obj, *args, **kwargs)
-
-
-def _check(size: int) -> None:
-    if size > MAX_CHARACTERS:
-        raise SecurityError("a template makes too much text")
 
 
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, str | list | tuple | dict) else 32
 
 
+def _check_repeated(left: Any, right: Any) -> None:
+    whole, times = (right, left) if isinstance(left, int) else (left, right)
+    if not isinstance(times, int) or not isinstance(whole, str | list | tuple):
+        raise SecurityError("templates may use * on numbers, and on text with a number")
+    check_size(len(whole) * max(0, times))
+
+
 def _concat(parts: list[str]) -> str:
-    _check(sum(map(len, parts)))
+    check_size(sum(map(len, parts)))
     return "".join(parts)
 
 
@@ -127,12 +150,53 @@ def _join(value: Any, d: str = "", attribute: Any = None) -> str:
     if attribute is not None:
         items = [item.get(attribute, "") for item in items if isinstance(item, dict)]
     texts = [bounded_text(item) for item in items]
-    _check(sum(map(len, texts)) + len(texts) * len(d))
+    check_size(sum(map(len, texts)) + len(texts) * len(d))
     return d.join(texts)
 
 
-def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
+    return replace(bounded_text(text), old, new, count)
+
+
+def _format(text: Any, *args: Any, **kwargs: Any) -> str:
+    return percent(bounded_text(text), kwargs or args)
+
+
+def _center(text: Any, width: int = 80) -> str:
+    check_width(width)
+    return bounded_text(text).center(width)
+
+
+def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    """Jinja's ``indent``, measured."""
     whole = bounded_text(text)
-    found = whole.count(old) if count is None or count < 0 else min(count, whole.count(old))
-    _check(len(whole) + found * len(new))
-    return whole.replace(old, new, -1 if count is None else count)
+    if isinstance(width, int):
+        check_width(width)
+    space = width if isinstance(width, str) else " " * width
+    lines = (whole + "\n").splitlines()
+    check_size(len(whole) + len(lines) * (len(space) + 1))
+    rest = [space + line if line or blank else line for line in lines[1:]]
+    return "\n".join([(space if first else "") + lines[0], *rest])
+
+
+def _wordwrap(wrap: Any) -> Any:
+    @jinja2.pass_environment
+    def measured(environment: jinja2.Environment, text: Any, *args: Any, **kwargs: Any) -> str:
+        mark = kwargs.get("wrapstring") or (args[2] if len(args) > 2 else None) or ""
+        whole = bounded_text(text)
+        check_size(len(whole) * (1 + len(mark)))
+        return str(wrap(environment, whole, *args, **kwargs))
+
+    return measured
+
+
+def _sum(add: Any) -> Any:
+    @jinja2.pass_environment
+    def numbers(
+        environment: jinja2.Environment, values: Any, attribute: Any = None, start: Any = 0
+    ) -> Any:
+        if not isinstance(start, int | float):
+            raise SecurityError("templates may sum numbers only")
+        return add(environment, values, attribute, start)
+
+    return numbers

@@ -2,8 +2,9 @@
 
 Only byte-level BPE is accepted: there every token is a fixed byte string and text survives
 encoding unchanged. Of a ``tokenizer.json`` we use the vocabulary, the merges and the
-pre-tokenizer. Normalizers (Qwen's NFC) and post-processors would change the text and are
-left out; added tokens are handled here, so no text can become one by accident.
+pre-tokenizer. Normalizers (Qwen's NFC; an import refuses any other) and post-processors would
+change the text and are left out; added tokens are handled here, so no text can become one by
+accident. An added token that merges make too, and that is not special, is ordinary text.
 
 Invariants
 - ``encode(data)``: the ids' bytes concatenate to ``data`` exactly; none is in ``special_ids``.
@@ -79,7 +80,7 @@ class BpeTokenizer:
         content = _parse(json_text)
         self._vocab_size = vocab_size
         self._added = _added_tokens(content, vocab_size)
-        plain = _plain_bpe(content, set(self._added))
+        plain = _plain_bpe(content, self._added)
         vocab = plain["model"]["vocab"]
         plain_text = canonical_json(plain)
         self._bpe = _library_tokenizer(plain_text)
@@ -245,8 +246,11 @@ def _library_tokenizer(plain_text: bytes) -> tokenizers.Tokenizer:
         raise ArtifactError(f"the tokenizer cannot be used: {error!s:.200}") from error
 
 
-def _plain_bpe(content: dict[str, Any], added: set[str]) -> dict[str, Any]:
-    """The ``tokenizer.json`` without added tokens and without anything that changes text."""
+def _plain_bpe(content: dict[str, Any], added: dict[str, tuple[int, bool]]) -> dict[str, Any]:
+    """The ``tokenizer.json`` without added tokens and without anything that changes text.
+
+    An added token that the vocabulary has too: one that is not special and that merges make is
+    ordinary text as well and stays; any other leaves the vocabulary, with its merges."""
     model = content["model"]
     steps = list(_pre_tokenizers(content.get("pre_tokenizer")))
     if steps[-1]["type"] != "ByteLevel" or any(step.get("add_prefix_space") for step in steps):
@@ -259,7 +263,19 @@ def _plain_bpe(content: dict[str, Any], added: set[str]) -> dict[str, Any]:
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
         raise ArtifactError("the tokenizer's vocabulary is malformed")
-    vocab = {token: i for token, i in vocab.items() if token not in added}
+    for text, (number, _) in added.items():
+        if vocab.get(text, number) != number:
+            raise ArtifactError(
+                f"the tokenizer says two things: added token {text!r:.40} is id {number}, "
+                f"in the vocabulary {vocab[text]}"
+            )
+    merges = [_pair(merge) for merge in model.get("merges") or []]
+    made = {left + right for left, right in merges}
+    apart = {text for text, (_, special) in added.items() if special or text not in made}
+    vocab = {token: i for token, i in vocab.items() if token not in apart}
+    kept = [pair for pair in merges if not apart & {*pair, "".join(pair)}]
+    if len(kept) != len(merges):
+        model = model | {"merges": [list(pair) for pair in kept]}
     return {
         "version": "1.0",
         "added_tokens": [],
@@ -271,16 +287,28 @@ def _plain_bpe(content: dict[str, Any], added: set[str]) -> dict[str, Any]:
     }
 
 
+def _pair(merge: object) -> tuple[str, str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    match parts:
+        case [str(left), str(right)]:
+            return left, right
+    raise ArtifactError(f"the tokenizer has a malformed merge: {merge!r:.80}")
+
+
 def _table(
     vocab: dict[str, int], added: dict[str, tuple[int, bool]], vocab_size: int
 ) -> list[bytes]:
     """Bytes of every id; empty where an id means nothing."""
     table: list[bytes | None] = [None] * vocab_size
     rows = [(i, _literal(token)) for token, i in vocab.items()]
-    rows += [(i, text.encode("utf-8", "surrogatepass")) for text, (i, _) in added.items()]
+    for text, (i, _) in added.items():
+        if text not in vocab:
+            rows.append((i, text.encode("utf-8", "surrogatepass")))
     for i, value in rows:
-        if not 0 <= i < vocab_size or table[i] is not None:
-            raise ArtifactError(f"token id {i} is outside the embedding or there twice")
+        if not 0 <= i < vocab_size:
+            raise ArtifactError(f"token id {i} is outside the embedding of {vocab_size} rows")
+        if table[i] is not None:
+            raise ArtifactError(f"token id {i} stands for two texts")
         if value is None:
             raise ArtifactError(f"token {i} is not made of bytes")
         table[i] = value

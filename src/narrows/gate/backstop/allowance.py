@@ -26,12 +26,14 @@ segments with more TCP options than that (selective acknowledgements, at most 28
 Explained, every second, of ``links`` and ``control``:
     passed + dropped <= sum (bytes_sent + data_segs_out * headers) + 28 * long + bound
     the same in packets, where one segment is one packet
-    sum (bytes_sent - bytes_retrans) <= bytes paid                       (links; no tolerance)
+    sum (bytes_sent - bytes_retrans) <= bytes paid + payload dropped     (links; no tolerance)
     frames that the device sent <= frames that passed the hook           (no tolerance)
 The bound is ``BOUND_PACKETS``. Frames without payload explain nothing and are no alarm: any
 host can have the kernel send them, and not all of them are counted at a socket. Beyond their
 quota they are dropped.
 Sockets are read after the counters, so traffic in between makes no difference seem larger.
+A new segment that a quota drops never left; TCP sends it again and adds it to ``bytes_sent``
+each time, to ``bytes_retrans`` never. The drop may be read later than the socket.
 """
 
 from __future__ import annotations
@@ -157,7 +159,7 @@ def difference(now: Reading, start: Reading, name: str) -> Difference:
     return Difference(size_bytes - explained, packets - tcp.segments, bound_bytes, BOUND_PACKETS)
 
 
-def broken_law(now: Reading, last: Reading, limits: Mapping[str, int], paid_bytes: int) -> str:
+def broken_law(now: Reading, last: Reading, limits: Mapping[str, int]) -> str:
     """What no second reading could explain; empty if nothing. ``last``: the one before."""
     if now.broken:
         return now.broken
@@ -168,15 +170,24 @@ def broken_law(now: Reading, last: Reading, limits: Mapping[str, int], paid_byte
         if flow.size_bytes > limits[name]:
             over = flow.size_bytes - limits[name]
             return f"{over} bytes of {name} passed beyond the kernel's limit"
-    tcp = now.tcp.get("links", Tcp())
-    unpaid = tcp.sent_bytes - tcp.retransmitted_bytes - paid_bytes
-    if unpaid > 0:
-        return f"{unpaid} bytes were sent on links that no lease paid"
     return ""
 
 
-def unexplained(now: Reading, start: Reading) -> str:
-    """What a second reading may still explain: a socket whose last figures are on their way."""
+def unpaid_bytes(now: Reading, start: Reading, paid_bytes: int) -> int:
+    """What links' sockets sent for the first time, less what was paid and what the kernel
+    dropped; above 0 only in a gate that sends what it has not paid."""
+    tcp, flow, then = now.tcp.get("links", Tcp()), now.flows["links"], start.flows["links"]
+    dropped = flow.dropped_bytes - then.dropped_bytes
+    dropped -= IPV4_HEADERS_BYTES * (flow.dropped_packets - then.dropped_packets)
+    return tcp.sent_bytes - tcp.retransmitted_bytes - paid_bytes - dropped
+
+
+def unexplained(now: Reading, start: Reading, paid_bytes: int) -> str:
+    """What a second reading may still explain: figures of a socket, or of a drop, that are on
+    their way."""
+    unpaid = unpaid_bytes(now, start, paid_bytes)
+    if unpaid > 0:
+        return f"{unpaid} bytes were sent on links that no lease paid"
     passed = sum(now.flows[name].packets - start.flows[name].packets for name in CLASSES)
     hidden = now.device_packets - start.device_packets - passed
     if hidden > 0:

@@ -224,11 +224,12 @@ class Backstop:
         try:
             last, self._last = self._last, self._kernel.read()
             reading = self._last
-            law = broken_law(reading, last, self._limits, self.paid_bytes())
+            law = broken_law(reading, last, self._limits)
             if law:
                 self._stop(law)
                 return ""
-            fault = unexplained(reading, self._start)
+            # Paid is read last: what the loop sends meanwhile it has paid before.
+            fault = unexplained(reading, self._start, self.paid_bytes())
             if not fault:
                 self._refill()
                 self._raise()

@@ -42,13 +42,13 @@ test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.test-ready
-	$(BIN)/ruff check src tests spin
-	$(BIN)/ruff format --check src tests spin
-	$(BIN)/mypy src
+	$(BIN)/ruff check src tests spin engines
+	$(BIN)/ruff format --check src tests spin engines
+	$(BIN)/mypy
 
 format: $(VENV)/.test-ready
-	$(BIN)/ruff check --fix src tests spin
-	$(BIN)/ruff format src tests spin
+	$(BIN)/ruff check --fix src tests spin engines
+	$(BIN)/ruff format src tests spin engines
 
 torture: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -m torture -p no:xdist --timeout 0 $(ARGS)

@@ -24,6 +24,7 @@ from narrows.models.checkpoint.source import (
 
 MAX_JSON_BYTES = 1 << 26
 MAX_ELEMENTS = 1 << 36
+MAX_CONTEXT = 1 << 24
 _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 _PARTS = {
     "attn_norm": "input_layernorm.weight",
@@ -84,6 +85,17 @@ def load_hf(folder: Path) -> SourceModel:
 
     metadata = {"name": folder.resolve().name, "source": folder.resolve().name}
     return SourceModel(config, _tokenizer(folder, raw), load, metadata)
+
+
+def load_hf_text(folder: Path) -> tuple[TokenizerData, int, int]:
+    """Tokenizer, rows of the vocabulary and longest context of the checkpoint in a folder, whose
+    architecture need not be one of ours and whose weights are not looked at. ArtifactError."""
+    raw = _json(folder / "config.json")
+    vocab_size, context = raw.get("vocab_size"), raw.get("max_position_embeddings")
+    for number, what in ((vocab_size, "vocab_size"), (context, "max_position_embeddings")):
+        if type(number) is not int or not 1 <= number <= MAX_CONTEXT:
+            raise ArtifactError(f"config.json: {what} is {number!r:.40}")
+    return _tokenizer(folder, raw), int(vocab_size or 0), int(context or 0)
 
 
 def _json(path: Path) -> dict[str, Any]:

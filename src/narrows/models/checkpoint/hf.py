@@ -26,6 +26,13 @@ MAX_JSON_BYTES = 1 << 26
 MAX_ELEMENTS = 1 << 36
 MAX_CONTEXT = 1 << 24
 _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+_TEXT_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 _PARTS = {
     "attn_norm": "input_layernorm.weight",
     "ffn_norm": "post_attention_layernorm.weight",
@@ -85,6 +92,11 @@ def load_hf(folder: Path) -> SourceModel:
 
     metadata = {"name": folder.resolve().name, "source": folder.resolve().name}
     return SourceModel(config, _tokenizer(folder, raw), load, metadata)
+
+
+def text_files(folder: Path) -> list[Path]:
+    """What ``load_hf_text`` reads, as far as it is there."""
+    return [path for name in _TEXT_FILES if (path := folder / name).exists()]
 
 
 def load_hf_text(folder: Path) -> tuple[TokenizerData, int, int]:

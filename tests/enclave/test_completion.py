@@ -80,7 +80,7 @@ def test_what_was_delivered_before_counts_for_stops_and_usage(tokenizer: Tokeniz
 
 
 def test_the_request_says_all_that_a_server_may_have_its_own_default_for() -> None:
-    shaping = {"temperature": 0.5, "stop": ["x"], "tools": [1], "seed": None, "max_tokens": 9}
+    shaping = {"temperature": 0.5, "stop": ["x"], "tools": [1], "seed": 4, "max_tokens": 9}
     body = json.loads(Asked((1, 2), 7, shaping, KEY, 3).body("m"))
     assert body == {
         "model": "m",
@@ -94,7 +94,9 @@ def test_the_request_says_all_that_a_server_may_have_its_own_default_for() -> No
         "spaces_between_special_tokens": False,
         "vllm_xargs": {"narrows_key": KEY.hex(), "narrows_position": 3},
     }
-    assert "vllm_xargs" not in json.loads(Asked((1,), 1, {}).body("m"))
+    plain = json.loads(Asked((1,), 1, shaping).body("m"))
+    assert "vllm_xargs" not in plain
+    assert plain["seed"] == 4
 
 
 @pytest.mark.parametrize(

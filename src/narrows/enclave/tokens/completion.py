@@ -49,6 +49,9 @@ class Asked:
         if self.shaping.get("ignore_eos"):
             sent["ignore_eos"] = True
         if self.key is not None:
+            sent.pop(
+                "seed", None
+            )  # the key decides; a seed costs the server a generator of its own
             sent["vllm_xargs"] = {
                 "narrows_key": self.key.hex(),
                 "narrows_position": self.position,

@@ -62,8 +62,9 @@ class Standing:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def require(self, wait_s: float) -> None:
-        """PeerError unless answers cross as ids, coupled where that is wanted, once the server
-        has been reached, which may take ``wait_s``."""
+        """PeerError unless answers cross as ids, coupled where that is wanted. The server may
+        take ``wait_s`` longer than the first probe to be there."""
+        await self._known.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while not self._verdict.reached:

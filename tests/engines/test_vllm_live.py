@@ -149,7 +149,7 @@ def test_hostile_fields_are_a_400_and_the_engine_lives(url: str) -> None:
     fields += [{"narrows_key": key, "narrows_position": v} for v in odd if v != 0]
     fields += [{"narrows_position": value} for value in odd]
     fields += [{"narrows_key": key, f"narrows_{n}": v} for n in range(13) for v in odd]
-    others = [{"n": 2}, {"temperature": 0}, {"temperature": 1e-6}]
+    others = [{"n": 2}, {"n": 8}, {"temperature": 0}]
     bodies = [{"vllm_xargs": one} for one in fields]
     bodies += [{"vllm_xargs": {"narrows_key": key}} | other for other in others]
     assert len(bodies) >= 190

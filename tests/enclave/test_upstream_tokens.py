@@ -199,6 +199,19 @@ def test_what_ids_cannot_carry_goes_as_text(url: str, strong: StrongText) -> Non
     run(Case(url, "coupled", strong), check)
 
 
+def test_the_servers_prefix_cache_is_each_scopes_own(url: str, strong: StrongText) -> None:
+    async def check(case: Case) -> None:
+        salts = []
+        for scope in (1, 1, 2):
+            request = replace(case.request(max_tokens=1), scope=scope)
+            assert [event async for event in case.backend.generate(request)]
+            salts.append(seen(url)[-1]["cache_salt"])
+        assert salts[0] == salts[1] != salts[2]
+        assert len(salts[0]) == 64
+
+    run(Case(url, "coupled", strong), check)
+
+
 def test_greedy_takes_no_key_and_noise_none_no_probe_of_it(url: str, strong: StrongText) -> None:
     async def greedy(case: Case) -> None:
         events = await case.answer(temperature=0, max_tokens=5)

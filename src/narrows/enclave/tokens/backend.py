@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +56,7 @@ class TokenBackend:
         self._strong = strong
         self._standing = standing
         self._text = UpstreamBackend(config, server)
+        self._secret = secrets.token_bytes(32)
         self._answers = dict.fromkeys(Coding, 0)
 
     @property
@@ -120,8 +123,13 @@ class TokenBackend:
             body,
             request.noise_key if verdict.coupled and warm else None,
             start,
+            self._salt(request.scope),
         )
         return _Plan(asked, tuple(stop_strings(body)), request.resume)
+
+    def _salt(self, scope: int) -> str:
+        """Of the server's prefix cache: whose request it is, in words that nobody can guess."""
+        return hashlib.sha256(self._secret + str(scope).encode()).hexdigest()
 
     async def _completion(self, plan: _Plan) -> AsyncGenerator[Event, None]:
         asked = plan.asked

@@ -22,13 +22,15 @@ ECHO_BYTES_PER_ID = 12
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One completion. ``prompt``: with what was delivered before; ``max_tokens``: of what comes.
-    ``key``: None asks for an uncoupled one. ``position``: of its first token."""
+    ``key``: None asks for an uncoupled one. ``position``: of its first token. ``salt``: prompts
+    that the server has read under another one are not felt by this one; empty for none."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     shaping: Mapping[str, Any]
     key: bytes | None = None
     position: int = 0
+    salt: str = ""
 
     def body(self, model: str) -> bytes:
         """The request."""
@@ -48,6 +50,8 @@ class Asked:
         }
         if self.shaping.get("ignore_eos"):
             sent["ignore_eos"] = True
+        if self.salt:
+            sent["cache_salt"] = self.salt
         if self.key is not None:
             sent.pop(
                 "seed", None

@@ -15,7 +15,7 @@ from narrows.errors import PeerError
 
 log = logging.getLogger("narrows.enclave.upstream")
 
-FIRST_WAIT_S = 15.0
+FIRST_WAIT_S = 60.0
 """How long an answer waits for the first verdict, before it goes as text."""
 PAUSE_S = 2.0  # between two probes, at least
 RETRY_S = 5.0  # while the server is not there; doubles

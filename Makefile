@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip --disable-pip-version-check --quiet
 
 
-.PHONY: release lock up test engines-test lint format bench torture check-model weak-default clean help
+# A worker waits for processes, ticks and leases most of the time: two to a core.
+WORKERS ?= 4
+
+.PHONY: release lock up test engines-test kernels lint format bench torture check-model weak-default clean help
 
 help:
 	@echo "make up            serve a model at http://127.0.0.1:8400/v1 (ARGS='--port 9000')"
 	@echo "make test          run every test"
+	@echo "make kernels       compile the numeric kernels"
 	@echo "make lint          ruff and mypy --strict"
 	@echo "make bench         measure the parts (ANSWERS=file.jsonl adds the codec)"
 	@echo "make torture       the hours-long fault tests"
@@ -33,14 +37,18 @@ $(VENV)/.run-ready: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.test-ready: $(VENV)/.run-ready
 	@echo "installing what tests and benchmarks compare with into $(VENV) ..."
-	@$(PIP) install --editable '.[all,dev,bench,train,plots]'
+	@$(PIP) install --no-compile --editable '.[all,dev,bench,train,plots]'
 	@touch $@
 
 up: $(VENV)/.run-ready
 	@$(BIN)/narrows up $(ARGS)
 
-test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+test: kernels
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+# Compiled once, not by every process of a test at the same time; numba keeps what it has.
+kernels: $(VENV)/.test-ready
+	@$(BIN)/python tests/compile_kernels.py
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check src tests spin engines

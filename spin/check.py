@@ -131,6 +131,17 @@ def _call(words: Sequence[str], place: Path) -> None:
 
 ANY = CRASHES | STORE | WITNESS | RESTORES | RECOVERIES | CLOSES
 WINDOW_SHORT = ("-DTICKS=5",)
+CREDIT_SHORT = (
+    "-DLEASES=2",
+    "-DSIZE=1",
+)  # budget: raw, want: net, faults: whether the auditors are the thief's
+
+
+def _credits(
+    name: str, mutant: int, taken: int = 0, raw: int = 2, spin: tuple[str, ...] = CREDIT_SHORT
+) -> Check:
+    return Check(name, raw, 1, faults=taken, model="credit.pml", spin=spin, mutant=mutant)
+
 
 SHORT = (
     Check("crashes, store, witness", faults=2, budget=1, kinds=CRASHES | STORE | WITNESS),
@@ -138,6 +149,8 @@ SHORT = (
     Check("the file is put back", kinds=CRASHES | RESTORES),
     Check("and recovered", budget=1, kinds=CRASHES | RESTORES | RECOVERIES),
     Check("windows", model="window.pml", spin=WINDOW_SHORT),
+    Check("credits", 2, 1, faults=0, model="credit.pml", spin=CREDIT_SHORT),
+    Check("every auditor taken over", 2, 1, faults=1, model="credit.pml", spin=CREDIT_SHORT),
 )
 
 MUTANTS = (
@@ -162,6 +175,16 @@ MUTANTS = (
     Check("outstanding leases not counted", model="window.pml", spin=WINDOW_SHORT, mutant=3),
     Check("dated by its lease", want=2, model="window.pml", spin=WINDOW_SHORT, mutant=4),
     Check("a clock that catches up", model="window.pml", spin=WINDOW_SHORT, mutant=5),
+    _credits("a credit twice", 1),
+    _credits("a dead lease credited", 2),
+    _credits("a revoked auditor's credit", 3),
+    _credits("an outstanding lease credited", 4),
+    _credits("a gap that net does not count", 5),
+    _credits("a credit to the raw budget", 6, raw=1),
+    _credits("a new epoch credits again", 7),
+    _credits("a recovery that keeps its auditor", 8),
+    _credits("more than the lease used", 9, taken=1, spin=("-DLEASES=2",)),
+    _credits("a lease credited twice", 10, taken=1),
 )
 
 LONG = (
@@ -179,6 +202,14 @@ LONG = (
         states=COMPACT,
     ),
     Check("windows, longer", model="window.pml"),
+    Check(
+        "credits of leases of two bytes", 4, 3, faults=0, model="credit.pml", spin=("-DLEASES=2",),
+        states=COMPACT,
+    ),
+    Check(
+        "credits of three leases", 3, 2, faults=0, model="credit.pml", spin=("-DSIZE=1",),
+        states=COMPACT,
+    ),
 )  # fmt: skip
 
 

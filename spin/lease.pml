@@ -1,4 +1,4 @@
-/* The lease protocol of narrows: what src/narrows/ledger does, step by step. See docs/model.md.
+/* The lease protocol of narrows: what src/narrows/ledger does, step by step. See docs/lease-protocol.md.
  *
  * A log is what its leaves say, so a Merkle root is modelled by the leaves themselves: "a root
  * equals another" is "the leaves are the same". A step is one call to the store or the witness;
@@ -29,7 +29,7 @@ byte kinds;                /* of faults, a sum of the following */
 #define RECOVERIES 16
 #define CLOSES 32          /* orderly ends: no fault, counted as one */
 #define MAY(kind) (faults < max_faults && (kinds & (kind)) != 0)
-byte mutant;               /* 0: as the code is; others: see docs/model.md */
+byte mutant;               /* 0: as the code is; others: see docs/lease-protocol.md */
 
 #define IDS (GATES * TRIES + 1)
 #define ID(g, s) ((g) * TRIES + (s) + 1)
@@ -77,7 +77,7 @@ bool stale[GATES] = true;
 byte cosigned[GATES] = ASK;
 byte pending[GATES];
 bool live[IDS];            /* handed out and not settled: may be sent from */
-byte owed[IDS];            /* Ledger._unsettled: 0 or 1 + bytes used */
+byte owed[IDS];            /* Owed._leases: 0 or 1 + bytes used */
 byte sent[IDS];            /* bytes that left; the gate knows its own count of them too */
 byte size[IDS];
 /* random ids never come back, so these do not either */
@@ -534,7 +534,7 @@ dead:                                              /* Ledger.recover_dead_leases
     fi
   };
 
-settlements:                                       /* Ledger._append_settlements */
+settlements:                                       /* Owed.write */
   atomic {
     d_step {
       was = rep[g].size; replay(rep[g]); y = 1;

@@ -37,7 +37,7 @@ inline read_time(g) {
   fi
 }
 
-/* Meter.room at ``time``. Mutant 2: a window forgets a tick too early */
+/* BudgetMeter.room at ``time``. Mutant 2: a window forgets a tick too early */
 inline room() {
   sum = (mutant == 3 -> 0 : outstanding); x = 0;
   do
@@ -66,7 +66,7 @@ inline oracle() {
   assert(sum <= budget)
 }
 
-/* Meter.settle. Mutant 4: dated by the lease, not by its end */
+/* BudgetMeter.settle. Mutant 4: dated by the lease, not by its end */
 inline settle(bytes) {
   read_time(g);
   time = (mutant == 4 -> since : time);

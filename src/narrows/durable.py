@@ -18,7 +18,7 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,23 +83,31 @@ def _not_regular(path: Path) -> InputError:
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file that takes the place of ``path`` when the block ends without an error: written
-    aside, synced, renamed, the folder synced. ``mode``: its permissions, less the umask. Raises
-    OSError, and InputError where a link, a device or the like has that name; then ``path`` is as
-    it was. A kill may leave ``.NAME.RANDOM.tmp``, which is never read."""
+    aside, as ``file.name``, synced, renamed, the folder synced. ``mode``: its permissions, less
+    the umask. Raises OSError, and InputError where a link, a device or the like has that name;
+    then ``path`` is as it was. A kill may leave ``.NAME.RANDOM.tmp``, which is never read."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):  # /dev/stdout, say: root would rename over it
             raise _not_regular(path)
+    with _placing(path, mode, os.replace) as file:
+        yield file
+
+
+def _new(path: Path, mode: int) -> BinaryIO:
+    # "x": a link that someone put there leads nowhere.
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
+
+
+@contextlib.contextmanager
+def _placing(path: Path, mode: int, place: Callable[[Path, Path], None]) -> Iterator[BinaryIO]:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    # O_EXCL: a link that someone put there leads nowhere.
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    with contextlib.ExitStack() as made:
+        with _new(aside, mode) as file:
+            made.callback(aside.unlink, missing_ok=True)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        place(aside, path)
     sync_folder(path.parent)
 
 
@@ -110,6 +118,23 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
             file.write(data)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_first(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Put ``data`` at ``path``, whole, unless something is there: of processes that do so at once
+    the first one wins, and what is there is never replaced. Raises OSError."""
+    with contextlib.suppress(FileExistsError), _placing(path, mode, os.link) as file:
+        file.write(data)
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Make ``path``, and sync it and its name; never over what is there. Under that name at once,
+    since media for keys may have no links: a crash may leave a part of it. Raises OSError."""
+    with _new(path, mode) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from enclave.strong_folder import write_folder
+from narrows import config as sections
 from narrows.deploy import isolated
 from narrows.deploy.config import load_config
+from narrows.deploy.isolated import IsolatedDeployment
 from narrows.deploy.local import LocalDeployment
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
+from narrows.errors import InputError
 
 
 def test_the_effective_configuration_is_private_and_reads_back(tmp_path: Path) -> None:
@@ -50,3 +53,20 @@ def test_an_isolated_enclave_sees_the_words_of_a_strong_model_not_its_weights(
     inside = isolated._inside(dataclasses.replace(load_config(None), enclave=enclave))
     assert inside.enclave.upstream is not None
     assert inside.enclave.upstream.folder == tmp_path / "strong"
+
+
+def test_an_isolated_start_checks_the_configuration_that_it_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at the file: whoever swaps it gets what was checked, or another check."""
+    reads, read = list[Path](), sections.read_toml
+    monkeypatch.setattr(sections, "read_toml", lambda path: reads.append(path) or read(path))
+    monkeypatch.setattr(isolated, "_check_host", lambda: None)
+    path = tmp_path / "narrows.toml"
+    path.write_text("[edge]\nlisten_port = 0\n")
+    IsolatedDeployment.prepare(path, tmp_path / "state", None, None)
+    assert reads == [path]
+    path.write_text('[enclave.isolated]\ncommand = ["vllm"]\n')
+    with pytest.raises(InputError, match="there is none"):
+        IsolatedDeployment.prepare(path, tmp_path / "other", None, None)
+    assert not (tmp_path / "other").exists(), "nothing was made"

@@ -25,6 +25,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.link import encoder as link_encoder
+from narrows.coding.link.answer import Rows
 from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.errors import InputError, LinkError
 
@@ -248,3 +249,27 @@ def test_the_same_bytes_however_the_model_is_read(monkeypatch: pytest.MonkeyPatc
         return bytes(pair.sent)
 
     assert run(0) == run(256) == run(1 << 20)
+
+
+def test_rows_that_are_read_ahead_are_not_gone_through_at_each_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a token costs does not grow with the rows that are held for the tokens behind it."""
+    kept = 0
+    real = Rows.keep
+
+    def keep(rows: Rows) -> None:
+        nonlocal kept
+        kept += 1
+        real(rows)
+
+    monkeypatch.setattr(Rows, "keep", keep)
+    pair = Pair(piece=64)
+    pair.request(spec(max_tokens=100_000))
+    pair.encoder.open(0, Coding.TEXT)
+    text = random.Random(1).randbytes(300).hex().encode()
+    pair.encoder.put(0, Text(text))
+    pair.encoder.put(0, Finished(Finish.STOP))
+    pair.settle(0.0)
+    assert pair.merged(0)[1] == Text(text)
+    assert kept < 20 * len(text)

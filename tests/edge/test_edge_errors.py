@@ -11,7 +11,7 @@ import pytest
 
 from edge.harness import MODEL, Drop, Hang, Rig, chat, foreign, native, wait_until
 from narrows.coding.events import Coding, Failed, Failure, Finish, Finished, Opened, Text, Tokens
-from narrows.edge.config import Limits
+from narrows.edge.config import EdgeLimits
 from narrows.wire.gatestate import GateState, PortState, encode_state
 from narrows.wire.messages import Greeting
 
@@ -169,7 +169,7 @@ def test_one_failed_choice_fails_all_and_cancels_the_others(rig):
 
 
 def test_an_answer_that_stalls_is_ended(tmp_path):
-    with Rig(tmp_path, limits=Limits(idle_s=1.0)) as rig:
+    with Rig(tmp_path, limits=EdgeLimits(idle_s=1.0)) as rig:
         rig.enclave.script = lambda request: [Opened(Coding.PLAIN), Hang()]
         check(rig.post(chat()), 504, "answer_stalled")
         wait_until(lambda: len(rig.enclave.cancels) == 1)

@@ -15,13 +15,13 @@ from edge.harness import MODEL, Hang, Rig, Until, chat, foreign, native, wait_un
 from narrows.coding.events import Coding, Opened
 from narrows.edge.api import jsonio
 from narrows.edge.api.request import parse_chat
-from narrows.edge.config import EdgeConfig, Limits
+from narrows.edge.config import EdgeConfig, EdgeLimits
 from narrows.edge.problems import ApiError
 from narrows.edge.text import TextDecoder
 from narrows.errors import InputError, LinkError
 from narrows.wire.messages import FrameReader, Request, encode_frame
 
-LIMITS = Limits(
+LIMITS = EdgeLimits(
     buffer_bytes=200_000,
     client_stall_s=1.0,
     answer_bytes=3_000_000,
@@ -117,7 +117,7 @@ def test_a_body_that_never_comes(rig):
 
 def test_the_longest_body_fits_in_a_frame():
     """Two UTF-8 bytes become six in a frame: the worst case of the largest body accepted."""
-    limits = Limits(body_bytes=5_500_000, prompt_bytes=5_500_000)
+    limits = EdgeLimits(body_bytes=5_500_000, prompt_bytes=5_500_000)
     EdgeConfig(limits=limits).check()
     body = json.dumps(chat(messages=[{"role": "user", "content": "é" * 2_700_000}]))
     data = body.encode().replace(rb"\u00e9", "é".encode())
@@ -134,7 +134,7 @@ def test_constant_sizes_that_no_gate_sends(size):
 
 def test_configuration_mistakes_come_together():
     with pytest.raises(InputError) as caught:
-        EdgeConfig(gate_host="10.0.0.1", tick_ms=0, weak=(), limits=Limits(n=0)).check()
+        EdgeConfig(gate_host="10.0.0.1", tick_ms=0, weak=(), limits=EdgeLimits(n=0)).check()
     assert len(caught.value.problems) == 4
 
 
@@ -195,7 +195,7 @@ def check_refusal(error):
 def check_parsed(data):
     """Whatever a client sends is refused, or becomes a request that the link can carry."""
     try:
-        parsed = parse_chat(jsonio.parse_object(data), MODEL, Limits())
+        parsed = parse_chat(jsonio.parse_object(data), MODEL, EdgeLimits())
     except ApiError as error:
         check_refusal(error)
         return

@@ -91,7 +91,9 @@ def test_stopping_ends_answers_with_an_error_and_leaves_nothing(tmp_path, enclav
         connection = process.raw()
         received = b""
         while b'"content":"a"' not in received:
-            received += connection.recv(65536)
+            data = connection.recv(65536)
+            assert data, received
+            received += data
         idle = socket.create_connection(("127.0.0.1", process.port))  # holds nothing up
         process.popen.send_signal(number)
         while data := connection.recv(65536):

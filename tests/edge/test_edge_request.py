@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from narrows.edge.api.request import parse_chat
-from narrows.edge.config import Limits
+from narrows.edge.config import EdgeLimits
 from narrows.edge.problems import ApiError
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -25,7 +25,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"x-own": 1}}}
 
 def parse(**fields: Any) -> dict[str, Any]:
     data = {"model": "m", "messages": [{"role": "user", "content": "x"}]} | fields
-    return parse_chat(data, "m", Limits()).body
+    return parse_chat(data, "m", EdgeLimits()).body
 
 
 def test_what_is_known_is_passed_as_it_is() -> None:

@@ -43,15 +43,33 @@ runs = st.tuples(anything, st.integers(1, 12)).map(lambda run: [run[0]] * run[1]
 streams = st.lists(runs, max_size=10).map(lambda parts: [e for part in parts for e in part])
 
 
-@settings(max_examples=120, deadline=None)
-@given(
+harm = given(
     st.sampled_from([None, *Coding]),
     streams,
     st.randoms(use_true_random=False),
     st.sampled_from([1, 2, 64]),
     st.sampled_from([1, 3, 256]),
 )
+
+
+@settings(max_examples=50, deadline=None)
+@harm
 def test_any_events_of_one_backend(
+    first: Coding | None, events: list[Event], rnd: random.Random, max_open: int, max_run: int
+) -> None:
+    _others_stay_exact(first, events, rnd, max_open, max_run)
+
+
+@pytest.mark.torture
+@settings(max_examples=5000, deadline=None)
+@harm
+def test_very_many_events_of_one_backend(
+    first: Coding | None, events: list[Event], rnd: random.Random, max_open: int, max_run: int
+) -> None:
+    _others_stay_exact(first, events, rnd, max_open, max_run)
+
+
+def _others_stay_exact(
     first: Coding | None, events: list[Event], rnd: random.Random, max_open: int, max_run: int
 ) -> None:
     limits = LinkLimits(

@@ -27,11 +27,11 @@ from narrows.coding.events import (
 )
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
-from narrows.enclave.http import ModelServer
 from narrows.enclave.models import make_backend
+from narrows.enclave.modelserver import ModelServer
 from narrows.enclave.server import EnclaveServer
 from narrows.enclave.tokens.backend import TokenBackend
-from narrows.enclave.tokens.probe import Probe, Verdict
+from narrows.enclave.tokens.probe import Capability, ServerProbe
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend
@@ -73,7 +73,7 @@ class Case:
         config = UpstreamConfig(url=url, model=model, **changes)
         self.strong = strong
         server = ModelServer(config)
-        probe = Probe(server, config, strong, counted())
+        probe = ServerProbe(server, config, strong, counted())
         self.standing = Standing(probe, coupling=config.noise != "none", pause_s=0.01)
         self.backend = TokenBackend(config, server, strong, self.standing)
 
@@ -394,7 +394,7 @@ def test_what_keeps_a_model_on_text_is_said(
 
 def test_a_bug_in_the_probe_does_not_hold_answers() -> None:
     async def go() -> None:
-        async def broken() -> Verdict:
+        async def broken() -> Capability:
             raise RuntimeError
 
         standing = Standing(broken)

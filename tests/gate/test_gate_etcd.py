@@ -27,7 +27,7 @@ from narrows.ledger.office.balances import current_balances
 from narrows.ledger.office.copying import copy_log
 from narrows.ledger.stores.etcd import EtcdStore
 from narrows.ledger.stores.etcd_http import EtcdConfig
-from narrows.ledger.stores.place import open_store
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.wire.gatestate import fetch_state
 
 BUDGET_BYTES = 1 << 40
@@ -49,7 +49,7 @@ def _start(site: Deployment, etcd: EtcdConfig, enclave_port: int, state: Path) -
 def _move(site: Deployment, made: Cluster) -> EtcdConfig:
     """The demonstration's ledger into etcd; the file goes."""
     etcd = made.config()
-    with closing(open_store(site.state, None)) as file, closing(EtcdStore(etcd)) as store:
+    with closing(LedgerPlace(site.state).read()) as file, closing(EtcdStore(etcd)) as store:
         store.create()
         copy_log(file, store)
     for file_name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
@@ -98,7 +98,7 @@ def test_a_gate_stops_within_its_leases_without_etcd_and_goes_on_with_it() -> No
         with pytest.raises(PeerError):
             _start(site, etcd, inside, site.state / "other")
         assert "another machine is the gate" in (site.state / "other" / "gate.log").read_text()
-        ledger = Ledger.open(site.state, witness=site.witness, gate="gate-1", etcd=etcd)
+        ledger = Ledger.open(LedgerPlace(site.state, etcd), witness=site.witness, gate="gate-1")
         ledger.recover_dead_leases()
         sums = current_balances(ledger)
         ledger.close()

@@ -154,14 +154,21 @@ def test_stats_hold_counts_alone(tmp_path: Path) -> None:
 
 def test_wrong_flags_and_a_missing_ledger_end_with_a_word(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "narrows.cli.main", "gate", "--state", str(tmp_path)]
-    for flags, code in (
+    cases: list[tuple[list[str], int]] = [
         ([], 2),
         (["--listen", "127.0.0.1:0"], 2),
         (["--listen", "x", "--enclave", "127.0.0.1:1"], 2),
         (["--listen", "0.0.0.0:0", "--enclave", "127.0.0.1:1"], 2),
         (["--listen", "127.0.0.1:0", "--enclave", "127.0.0.1:1"], 5),
-    ):
-        done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-        assert "narrows:" in done.stderr
-        assert "Traceback" not in done.stderr
+    ]
+    started = [
+        subprocess.Popen(
+            [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for flags, _ in cases
+    ]
+    ended = [(process, process.communicate()[1]) for process in started]
+    for (process, said), (flags, code) in zip(ended, cases, strict=True):
+        assert process.returncode == code, (flags, said)
+        assert "narrows:" in said
+        assert "Traceback" not in said

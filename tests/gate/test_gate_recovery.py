@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from narrows.gate.recovery import Verdict, recover
+from narrows.gate.recovery import PortVerdict, recover
 from narrows.ledger.api import Denied
 
 
@@ -12,7 +12,7 @@ class SlowPort:
     """Its ledger answers ``depleted``, after a link has taken the rest of the budget."""
 
     def __init__(self) -> None:
-        self.verdict = Verdict(asyncio.get_running_loop().time)
+        self.verdict = PortVerdict(asyncio.get_running_loop().time)
         self.links_live = 0
         self.asked = asyncio.Event()
 

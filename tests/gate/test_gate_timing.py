@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -25,6 +26,7 @@ from narrows.gate.timing import (
 getcontext().prec = 40
 
 
+@functools.cache
 def mass(units: int) -> Decimal:
     """2^-(units / 2^24)."""
     return Decimal(2) ** (-Decimal(units) / UNITS_PER_BIT)

@@ -260,6 +260,7 @@ def test_constant_ticks_have_one_size(
             writer.write(b"request")
             unframer, got = ConstantUnframer(frame_bytes(size, tls)), b""
             while len(got) < len(answer):
+                assert not reader.at_eof()
                 got += unframer.feed(await reader.read(1 << 16))
             assert got == answer
             await asyncio.sleep(0.1)

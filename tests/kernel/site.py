@@ -20,6 +20,7 @@ from narrows.bench.gate_peers import Child, StoppableWitness
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.demo import create_demo, demo_witness_key
 from narrows.ledger.office.setup import open_witness
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.wire.gatestate import PortState, decode_state
 from narrows.wire.pins import client_context, make_identity
 
@@ -215,7 +216,7 @@ allow = ["{edge}"]
 
     def committed_bytes(self) -> int:
         """What the ledger says can have left, replayed."""
-        ledger = Ledger.open(self.state, witness=self.witness)
+        ledger = Ledger.open(LedgerPlace(self.state), witness=self.witness)
         try:
             ledger.recover_dead_leases()
             return sum(ledger.state().committed().values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +137,23 @@ def test_a_lease_that_the_kernel_does_not_take_is_not_handed_out(box: Box, tmp_p
     box.kernel.fail = ""
     assert isinstance(box.source.acquire("answers", 5000), Denied), "for good"
     assert box.leases.asked == ["acquire"]
+
+
+def test_an_alarm_on_a_full_disk_stops_the_next_start_all_the_same(
+    box: Box, tmp_path: Path
+) -> None:
+    """The name alone is enough: a disk that takes no bytes still takes a name."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    box.kernel.fail = "nftables refused"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        answer = box.source.acquire("answers", 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(answer, Denied)
+    assert any("cannot be written" in line for line in box.said)
+    with pytest.raises(InputError, match="stopped this gate before"):
+        Box(tmp_path)
 
 
 def test_what_returns_is_not_granted_twice(box: Box) -> None:

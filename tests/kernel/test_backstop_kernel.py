@@ -18,12 +18,12 @@ from narrows.errors import InputError
 from narrows.gate.backstop.config import BackstopConfig
 from narrows.gate.backstop.guard import Backstop
 from narrows.gate.backstop.kernel import NftKernel
-from narrows.gate.backstop.nft import Plan, Served
+from narrows.gate.backstop.nft import PeerPlan, Served
 from narrows.ledger.api import Denied, Lease
 
 pytestmark = needs_kernel
 
-PLAN = Plan((DEVICE,), (Served(GATE, 8402, (ipaddress.ip_network(OUTSIDE),)),), None, ())
+PLAN = PeerPlan((DEVICE,), (Served(GATE, 8402, (ipaddress.ip_network(OUTSIDE),)),), None, ())
 FRAME = 1014
 HEADROOM = 1 << 16
 

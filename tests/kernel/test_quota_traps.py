@@ -17,12 +17,12 @@ from narrows.errors import PeerError
 from narrows.gate.backstop.allowance import CLASSES, Reading
 from narrows.gate.backstop.kernel import NftKernel
 from narrows.gate.backstop.netdev import prepare, segmentation
-from narrows.gate.backstop.nft import Plan, Served, over_commands
+from narrows.gate.backstop.nft import PeerPlan, Served, over_commands
 
 pytestmark = needs_kernel
 
 EDGES = (ipaddress.ip_network(OUTSIDE),)
-PLAN = Plan((DEVICE,), (Served(GATE, 8402, EDGES),), None, ())
+PLAN = PeerPlan((DEVICE,), (Served(GATE, 8402, EDGES),), None, ())
 FRAME = 1014
 
 

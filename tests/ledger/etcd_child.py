@@ -21,6 +21,7 @@ from narrows.ledger.api import Lease
 from narrows.ledger.clock import SystemClock
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.server import HttpWitness
 from narrows.ledger.witness.witness import witness_verifier
 
@@ -47,11 +48,10 @@ def main() -> None:
     files = [Path(file) if file else None for file in config["tls"]]
     etcd = EtcdConfig(tuple(config["endpoints"]), config["prefix"], config["timeout_s"], *files)
     ledger = Ledger.open(
-        Path(state),
+        LedgerPlace(Path(state), etcd),
         witness=HttpWitness("127.0.0.1", int(port), witness_verifier(bytes.fromhex(key))),
         gate=gate,
         clock=OtherMachine(f"boot-{gate}", config["offset_ms"], config["rate"]),
-        etcd=etcd,
     )
     ledger.recover_dead_leases()
     while not stopped:

@@ -13,6 +13,7 @@ from pathlib import Path
 from narrows.ledger.api import Lease
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.demo import demo_witness_key
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.server import HttpWitness
 from narrows.ledger.witness.witness import witness_verifier
 
@@ -20,7 +21,9 @@ from narrows.ledger.witness.witness import witness_verifier
 def main() -> None:
     state, rng = Path(sys.argv[1]), random.Random(int(sys.argv[3]))
     verifier = witness_verifier(demo_witness_key(state))
-    ledger = Ledger.open(state, witness=HttpWitness("127.0.0.1", int(sys.argv[2]), verifier))
+    ledger = Ledger.open(
+        LedgerPlace(state), witness=HttpWitness("127.0.0.1", int(sys.argv[2]), verifier)
+    )
     ledger.recover_dead_leases()
     sys.stderr.write("up\n")
     sys.stderr.flush()

@@ -21,6 +21,7 @@ from narrows.ledger.office.admin import apply_change
 from narrows.ledger.office.propose import budget_document
 from narrows.ledger.office.setup import create_ledger, create_log_key, create_witness
 from narrows.ledger.stores.etcd_http import EtcdConfig
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.stores.sqlite import SqliteStore
 from narrows.ledger.stores.store import Store
 from narrows.ledger.witness.clock import WitnessTime
@@ -79,10 +80,13 @@ class Deployment:
         etcd: EtcdConfig | None = None,
     ) -> Deployment:
         made = cls(folder, FakeClock(), make_keys(seed, keys), threshold, seed)
-        witness_key, log_key = create_witness(folder), create_log_key(folder)
+        witness_key, log_key = (
+            create_witness(folder),
+            create_log_key(place := LedgerPlace(folder, etcd)),
+        )
         origin = f"test.example/{seed}"
         made.witness().add_log(origin, log_key, made.operators())
-        create_ledger(folder, origin, made.operators(), witness_key, START_MS, etcd)
+        create_ledger(place, origin, made.operators(), witness_key, START_MS)
         return made
 
     def operators(self) -> Operators:
@@ -110,7 +114,7 @@ class Deployment:
                 sleep=lambda seconds: self.clock.advance(int(seconds * 1000)),
                 later=lambda _, __: lambda: None,  # time passes by hand, and so does what waits
             )
-        return Ledger.open(self.folder, witness=chosen, gate=gate, clock=self.clock)  # type: ignore[arg-type]
+        return Ledger.open(LedgerPlace(self.folder), witness=chosen, gate=gate, clock=self.clock)  # type: ignore[arg-type]
 
     def store(self, read_only: bool = True) -> SqliteStore:
         return SqliteStore(self.db, read_only)

@@ -34,13 +34,22 @@ def listening(answer: Callable[[socket.socket], object]) -> Iterator[str]:
 
 
 def read_request(client: socket.socket) -> bytes:
-    data = b""
+    """A whole request. ``ConnectionError`` where the client ends before: a server's thread that
+    read on would spin for as long as the process lives."""
+    data = bytearray()
     while b"\r\n\r\n" not in data:
-        data += client.recv(65_536)
-    head, _, body = data.partition(b"\r\n\r\n")
+        data += _some(client)
+    head, _, rest = bytes(data).partition(b"\r\n\r\n")
+    body = bytearray(rest)
     (length,) = (
         int(x[15:]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length")
     )
     while len(body) < length:
-        body += client.recv(65_536)
-    return head + b"\r\n\r\n" + body
+        body += _some(client)
+    return head + b"\r\n\r\n" + bytes(body)
+
+
+def _some(client: socket.socket) -> bytes:
+    if data := client.recv(65_536):
+        return data
+    raise ConnectionError("the client hung up")

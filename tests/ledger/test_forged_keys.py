@@ -26,6 +26,7 @@ from narrows.ledger.log.canonical import Document, encode
 from narrows.ledger.office.admin import apply_change
 from narrows.ledger.office.propose import budget_document, operators_document
 from narrows.ledger.office.setup import create_ledger, create_log_key, make_operators, read_log_file
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.models.shelf.operators import operator_keys
 
 NEUTRAL = (b"\x01" + bytes(31)).hex()
@@ -48,14 +49,14 @@ def forged_with(document: Document, *keys: Ed25519PrivateKey) -> list[list[str]]
 
 def test_no_ledger_is_made_in_which_one_person_raises_alone(tmp_path: Path) -> None:
     """The whole attack: a set of two, one of which nobody holds, and 9 TB by Alice alone."""
-    create_log_key(tmp_path)
+    create_log_key(LedgerPlace(tmp_path))
     with pytest.raises(BudgetError, match=REFUSED):
         _raise_alone(tmp_path)
 
 
 def _raise_alone(folder: Path) -> None:
-    create_ledger(folder, "forged.example/1", pair(ALICE), None, START_MS)
-    with closing(Ledger.open(folder, witness=None, gate="operator")) as ledger:
+    create_ledger(LedgerPlace(folder), "forged.example/1", pair(ALICE), None, START_MS)
+    with closing(Ledger.open(LedgerPlace(folder), witness=None, gate="operator")) as ledger:
         document = budget_document(
             ledger.state(), "base", Limits(9 * 10**12), {"answers": Limits(None)}, ledger.now_ms()
         )

@@ -22,6 +22,7 @@ from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.balances import current_balances
 from narrows.ledger.office.demo import create_demo, demo_witness_key
 from narrows.ledger.office.verify import verify_path
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.server import HttpWitness
 from narrows.ledger.witness.witness import witness_verifier
 
@@ -105,7 +106,7 @@ def _kills(state: Path, kills: int, seed: int) -> None:
     assert total > 0
     with witness_process(state) as (_, port):
         client = HttpWitness("127.0.0.1", port, witness_verifier(demo_witness_key(state)))
-        ledger = Ledger.open(state, witness=client)
+        ledger = Ledger.open(LedgerPlace(state), witness=client)
         ledger.recover_dead_leases()
         spent = current_balances(ledger).spent_bytes
         ledger.close()

@@ -35,6 +35,7 @@ from narrows.ledger.office.propose import operators_document, recovery_document
 from narrows.ledger.office.setup import make_operators, open_witness
 from narrows.ledger.office.verify import verify_path
 from narrows.ledger.replica import SNAPSHOT_EVERY_LEAVES
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.witness import WitnessError
 
 
@@ -85,7 +86,7 @@ def test_a_budget_is_spent_to_the_last_byte_and_no_further(deployment: Deploymen
         assert (balances.spent_bytes, balances.outstanding_bytes) == (400, 600)
         with pytest.raises(BudgetError):
             ledger.settle(got, 601)
-    seen = read_balances(deployment.folder, deployment.clock)
+    seen = read_balances(LedgerPlace(deployment.folder), deployment.clock)
     assert (seen.granted_bytes, seen.left_bytes) == (1000, 0)
 
 
@@ -172,7 +173,7 @@ def test_no_cosignature_no_lease_and_no_second_one_after(
     witness.faults = [fault]
     assert reason(ledger.acquire("answers", 500)) == "witness"
     ledger.close()
-    sums = read_balances(deployment.folder, deployment.clock)
+    sums = read_balances(LedgerPlace(deployment.folder), deployment.clock)
     assert sums.outstanding_bytes == 160, "what was never handed out is returned at the end"
 
 
@@ -289,7 +290,7 @@ def test_a_deleted_ledger_is_not_replaced_by_a_new_budget(tmp_path: Path) -> Non
 def test_the_demonstration_budget(tmp_path: Path) -> None:
     create_demo(tmp_path, 1000)
     witness = open_witness(tmp_path)
-    ledger = Ledger.open(tmp_path, witness=witness)
+    ledger = Ledger.open(LedgerPlace(tmp_path), witness=witness)
     assert ledger.recover_dead_leases() == 0
     assert lease(ledger, 10, "telemetry").size_bytes == 10
     assert lease(ledger, 2000).size_bytes == 990

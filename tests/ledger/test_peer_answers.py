@@ -20,7 +20,7 @@ from ledger.ledger_helpers import Deployment
 from ledger.peers import listening
 from narrows.errors import BudgetError, InputError, PeerError
 from narrows.ledger.api import Denied
-from narrows.ledger.http_call import Answer, CallError
+from narrows.ledger.http_call import CallError, HttpReply
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.limits import Limits
 from narrows.ledger.log import note
@@ -181,7 +181,7 @@ def test_a_refusal_that_makes_no_sense_is_an_unknown_outcome(answer: dict[str, A
 )
 def test_bodies_of_etcd_are_an_object_or_a_call_error(status: int, body: bytes) -> None:
     try:
-        document = _document(Answer(status, body))
+        document = _document(HttpReply(status, body))
     except CallError as error:
         said = str(error)
     else:

@@ -17,7 +17,7 @@ from narrows.ledger.keys import public_of
 from narrows.ledger.limits import Limits
 from narrows.ledger.log import note
 from narrows.ledger.log.merkle import Tree, check_consistency, check_inclusion, leaf_hash
-from narrows.ledger.office.proof import Snapshot, consistency_proof, leaf_proof, open_log
+from narrows.ledger.office.proof import SignedTree, consistency_proof, leaf_proof, open_log
 from narrows.ledger.office.verify import verify_path
 
 LOG_KEY, WITNESS_KEY = make_keys(7, 1)[0], make_keys(9, 1)[0]
@@ -52,7 +52,7 @@ def test_the_proof_that_others_verified() -> None:
     text = note.Checkpoint(origin, 11, tree.root(), {"base": 77, "demo": 0}).text()
     signed = note.sign_note(text, origin, LOG_KEY)
     signed += note.cosignature_line(text, "narrows.witness", WITNESS_KEY, 1_679_315_147)
-    assert leaf_proof(Snapshot(signed, 11, tree), 6) == ACCEPTED
+    assert leaf_proof(SignedTree(signed, 11, tree), 6) == ACCEPTED
     log = note.log_verifier(origin, public_of(LOG_KEY))
     witness = note.Verifier("narrows.witness", public_of(WITNESS_KEY), note.TYPE_COSIGNATURE)
     assert log.vkey() == "test.example/log+2ed815fe+AQxRxn+qk9P9Z37cIi312DRq8j94DfPLOl+NyjU3uM3d"

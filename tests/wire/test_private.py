@@ -16,6 +16,7 @@ from narrows.errors import InputError
 from narrows.gate.main import serve, single_port
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.setup import create_log_key, create_witness, open_witness
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.private import private_folder
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
@@ -104,8 +105,8 @@ FLAWS = (
 
 HERE = "127.0.0.1:1"
 ROLES: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "ledger": ("ledger", lambda state: Ledger.open(state, witness=None).close()),
-    "ledger init": ("ledger", create_log_key),
+    "ledger": ("ledger", lambda state: Ledger.open(LedgerPlace(state), witness=None).close()),
+    "ledger init": ("ledger", lambda state: create_log_key(LedgerPlace(state))),
     "witness": ("witness", lambda state: open_witness(state).close()),
     "witness init": ("witness", create_witness),
     "edge": ("edge", lambda state: open_database(state).close()),

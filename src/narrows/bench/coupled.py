@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Answer:
+class SampledAnswer:
     """One answer of the strong model: ``logits`` int32 rows, one per token."""
 
     prompt: list[int]
@@ -62,10 +62,11 @@ def render(model: TokenModel, prompt: str) -> list[int]:
     return ids
 
 
-def generate(model: TokenModel, length: int, temperature: int) -> list[Answer]:
+def generate(model: TokenModel, length: int, temperature: int) -> list[SampledAnswer]:
     """Every prompt answered in one batch, ``length`` tokens or to the end of the answer."""
     answers = [
-        Answer(render(model, text), bytes([n]) * 32, [], []) for n, text in enumerate(PROMPTS)
+        SampledAnswer(render(model, text), bytes([n]) * 32, [], [])
+        for n, text in enumerate(PROMPTS)
     ]
     streams = [model.open(answer.prompt) for answer in answers]
     rows = [model.logits(stream).copy() for stream in streams]
@@ -90,7 +91,7 @@ def generate(model: TokenModel, length: int, temperature: int) -> list[Answer]:
     return answers
 
 
-def rows_of(model: TokenModel, answer: Answer) -> Iterator[NDArray[np.int32]]:
+def rows_of(model: TokenModel, answer: SampledAnswer) -> Iterator[NDArray[np.int32]]:
     """The model's logits before each token of the answer; each row holds until the next."""
     stream = model.open(answer.prompt)
     yield model.logits(stream)
@@ -104,7 +105,7 @@ def log2_p(logits: NDArray[np.int32]) -> NDArray[np.float64]:
     return np.asarray(x - np.log2(np.exp2(x).sum()))
 
 
-def divergence(answers: list[Answer], weak: TokenModel) -> tuple[float, float, float]:
+def divergence(answers: list[SampledAnswer], weak: TokenModel) -> tuple[float, float, float]:
     """(H, CE, KL) in bits a token, means over all positions."""
     entropy = cross = 0.0
     count = 0
@@ -118,7 +119,7 @@ def divergence(answers: list[Answer], weak: TokenModel) -> tuple[float, float, f
     return entropy / count, cross / count, (cross - entropy) / count
 
 
-def code(answers: list[Answer], weak: TokenModel, coding: Coding, temperature: int) -> float:
+def code(answers: list[SampledAnswer], weak: TokenModel, coding: Coding, temperature: int) -> float:
     """Bits of all answers, one after the other with one calibration."""
     calibration = Calibration()
     bits = 0.0
@@ -154,7 +155,7 @@ def five_bits(source: SourceModel, coarse: int) -> SourceModel:
     return dataclasses.replace(source, loader=load)
 
 
-def five_bit_model(answers: list[Answer], folder: Path, say: Say) -> TokenModel:
+def five_bit_model(answers: list[SampledAnswer], folder: Path, say: Say) -> TokenModel:
     """Search ``coarse``; raises InputError where no choice reaches the range."""
     from narrows.models.checkpoint.fetch import fetch_gguf
     from narrows.models.checkpoint.gguf_model import load_gguf
@@ -179,7 +180,7 @@ def five_bit_model(answers: list[Answer], folder: Path, say: Say) -> TokenModel:
     raise InputError(f"no 5-bit rounding gives a KL in {KL_RANGE}")
 
 
-def utf8_bytes(model: TokenModel, answers: list[Answer]) -> int:
+def utf8_bytes(model: TokenModel, answers: list[SampledAnswer]) -> int:
     special = model.tokenizer.special_ids
     return sum(
         len(model.tokenizer.token_bytes(t)) for a in answers for t in a.tokens if t not in special

@@ -25,6 +25,7 @@ from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.demo import create_demo, demo_witness_key
 from narrows.ledger.office.setup import open_witness
 from narrows.ledger.office.verify import verify_path
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.server import WitnessServer
 from narrows.ledger.witness.witness import Witness
 
@@ -149,7 +150,7 @@ class Deployment:
     @contextlib.contextmanager
     def ledger(self, gate: str = "gate") -> Iterator[Ledger]:
         """The ledger, while no gate of that name runs; the witness is asked directly."""
-        ledger = Ledger.open(self.state, witness=self.witness, gate=gate)
+        ledger = Ledger.open(LedgerPlace(self.state), witness=self.witness, gate=gate)
         try:
             yield ledger
         finally:

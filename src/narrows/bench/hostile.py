@@ -24,7 +24,7 @@ WAIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HoldTimes:
     """``whole_s``: decoding all of the hostile bytes. ``idle_s``, ``after_s``: an honest answer's
     first event on an idle edge, and behind a link that broke amid the hostile bytes (the worst
     of some)."""
@@ -36,7 +36,7 @@ class Held:
     after_s: float
 
 
-def measure(model: TokenModel, answers: int, tokens: int, tries: int = 3) -> Held:
+def measure(model: TokenModel, answers: int, tokens: int, tries: int = 3) -> HoldTimes:
     """``answers`` hostile answers of ``tokens`` each; their link breaks ``tries`` times."""
     prompt = tuple(range(100, 100 + PROMPT_TOKENS))
     hostile = _coded(model, prompt, answers, likeliest_tokens(model, prompt, tokens))
@@ -58,7 +58,7 @@ def measure(model: TokenModel, answers: int, tokens: int, tries: int = 3) -> Hel
     decoder.feed(hostile)
     whole_s = time.monotonic() - began_s
     decoder.close()
-    return Held(len(hostile), answers * tokens, whole_s, idle_s, after_s)
+    return HoldTimes(len(hostile), answers * tokens, whole_s, idle_s, after_s)
 
 
 def _spec(prompt: tuple[int, ...]) -> AnswerSpec:

@@ -18,6 +18,7 @@ from narrows.ledger.api import Lease
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.office.demo import create_demo, demo_witness_key
 from narrows.ledger.office.setup import open_witness
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.server import HttpWitness, WitnessServer
 from narrows.ledger.witness.witness import witness_verifier
 
@@ -75,7 +76,7 @@ def on_disk(seconds: float, lease_bytes: int = 65_536) -> LedgerBench:
 def _drain(
     state: Path, client: HttpWitness, budget_bytes: int, seconds: float, lease_bytes: int
 ) -> LedgerBench:
-    ledger = Ledger.open(state, witness=client)
+    ledger = Ledger.open(LedgerPlace(state), witness=client)
     ledger.recover_dead_leases()
     sent, waits, buckets = 0, list[float](), Counter[int]()
     started = time.perf_counter()
@@ -90,7 +91,7 @@ def _drain(
     elapsed = time.perf_counter() - started
     ledger.acquire("answers", lease_bytes)  # never settled: the gate dies here
     ledger.close()
-    ledger = Ledger.open(state, witness=client)
+    ledger = Ledger.open(LedgerPlace(state), witness=client)
     ledger.recover_dead_leases()
     while isinstance(lease := ledger.acquire("answers", budget_bytes // 4), Lease):
         ledger.settle(lease, lease.size_bytes)

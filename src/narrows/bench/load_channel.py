@@ -48,7 +48,7 @@ _CONTEXT = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
-class Channel:
+class LoadChannel:
     """What was read. ``bits_per_s``: by the error rate; ``sure_bits_per_s``: with 95 %
     confidence no less."""
 
@@ -95,7 +95,7 @@ def run(
     return result
 
 
-def measure(setup: str, seconds: float, symbol_s: float, seed: int) -> Channel:
+def measure(setup: str, seconds: float, symbol_s: float, seed: int) -> LoadChannel:
     """One length of a symbol. ``InputError``: this machine cannot."""
     cores = sorted(os.sched_getaffinity(0))
     if os.geteuid() != 0 or len(cores) < 2:
@@ -136,7 +136,7 @@ def decode(
     frames: int,
     start_s: float,
     symbol_s: float,
-) -> Channel:
+) -> LoadChannel:
     """Learn from the first half of ``bits``, decide the second half, count the errors."""
     seen: list[list[int]] = [[] for _ in bits]
     for probe in probes:
@@ -158,7 +158,7 @@ def decode(
     }
     rate = errors / len(tested)
     sure = min(0.5, rate + math.sqrt(math.log(20) / 2 / len(tested)))  # Hoeffding
-    return Channel(
+    return LoadChannel(
         setup,
         symbol_s,
         len(tested),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from narrows.bench.runtime_exact import cut, exactness
-from narrows.bench.runtime_quality import Answer, exact_bits, float_bits, read_answers
+from narrows.bench.runtime_quality import RecordedAnswer, exact_bits, float_bits, read_answers
 from narrows.bench.runtime_speed import SLOTS, LlamaCpp, Ours
 from narrows.errors import PeerError
 from narrows.models.checkpoint.fetch import fetch_gguf
@@ -73,7 +73,7 @@ def run(answers_file: Path | None, *, quick: bool, threads: int, report: Report)
 
 
 def _speed(
-    model: ServedModel, answers: list[Answer], threads: int, quick: bool, report: Report
+    model: ServedModel, answers: list[RecordedAnswer], threads: int, quick: bool, report: Report
 ) -> dict[str, Any]:
     """Rounds of ours and llama.cpp alternate; the best round of each counts."""
     ours = Ours(model, answers)
@@ -122,7 +122,7 @@ def _peer(threads: int, report: Report) -> LlamaCpp | None:
 
 
 def _quality(
-    model: ServedModel, answers: list[Answer], threads: int, report: Report
+    model: ServedModel, answers: list[RecordedAnswer], threads: int, report: Report
 ) -> dict[str, Any]:
     size_bits = float(sum(answer.size_bytes for answer in answers))
     exact = exact_bits(
@@ -155,7 +155,7 @@ def _quality(
 
 
 def _exact(
-    model: ServedModel, answers: list[Answer], artifact: Path, count: int, report: Report
+    model: ServedModel, answers: list[RecordedAnswer], artifact: Path, count: int, report: Report
 ) -> dict[str, Any]:
     tokens: list[int] = []
     while len(tokens) < count:

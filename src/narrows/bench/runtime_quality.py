@@ -49,7 +49,7 @@ _SAMPLES = [
 
 
 @dataclass(frozen=True)
-class Answer:
+class RecordedAnswer:
     """``prompt`` and ``tokens`` as ids; ``size_bytes`` of the text that the tokens stand for."""
 
     prompt: list[int]
@@ -57,7 +57,7 @@ class Answer:
     size_bytes: int
 
 
-def read_answers(path: Path | None, count: int, model: ServedModel) -> list[Answer]:
+def read_answers(path: Path | None, count: int, model: ServedModel) -> list[RecordedAnswer]:
     """Up to ``count`` answers, evenly spread over the file. Raises InputError.
 
     Lines are JSON objects with ``prompt`` and ``response``. Answers are cut where prompt and
@@ -76,13 +76,13 @@ def read_answers(path: Path | None, count: int, model: ServedModel) -> list[Answ
             continue  # a byte that the vocabulary lacks
         if tokens and len(ids) < MAX_TOKENS // 2:
             size_bytes = sum(len(model.tokenizer.token_bytes(token)) for token in tokens)
-            answers.append(Answer(ids, tokens, size_bytes))
+            answers.append(RecordedAnswer(ids, tokens, size_bytes))
     if not answers:
         raise InputError("no usable answers")
     return answers
 
 
-def exact_bits(model: ServedModel, answers: list[Answer], progress: Progress) -> float:
+def exact_bits(model: ServedModel, answers: list[RecordedAnswer], progress: Progress) -> float:
     """Sum of -log2(share / 2**32) over all answer tokens, prompts as context."""
     bits = 0.0
     for done, answer in enumerate(answers):
@@ -104,7 +104,7 @@ def _cost(rows: np.ndarray[Any, np.dtype[np.int32]], tokens: list[int]) -> float
 
 
 def float_bits(
-    source: SourceModel, answers: list[Answer], threads: int, progress: Progress
+    source: SourceModel, answers: list[RecordedAnswer], threads: int, progress: Progress
 ) -> float:
     """The same sum under transformers in float32 with ``source``'s weights."""
     import torch

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from narrows.bench.runtime_quality import Answer
+from narrows.bench.runtime_quality import RecordedAnswer
 from narrows.coding.events import AnswerSpec, Coding
 from narrows.coding.range.coder import RangeEncoder
 from narrows.coding.tokens.calibrate import Calibration
@@ -24,7 +24,7 @@ _SLOT_CONTEXT = 512
 class Ours:
     """Each method is one round and returns tokens per second."""
 
-    def __init__(self, model: ServedModel, answers: list[Answer]) -> None:
+    def __init__(self, model: ServedModel, answers: list[RecordedAnswer]) -> None:
         self._model = model
         pool = [token for answer in answers for token in answer.prompt + answer.tokens]
         while len(pool) < 8192:

@@ -38,7 +38,7 @@ def gate(
     import dataclasses
     import json
 
-    from narrows.deploy.state import config_file, ledger_etcd, state_dir
+    from narrows.deploy.state import config_file, ledger_place, state_dir
     from narrows.gate.main import serve, single_port
 
     if bool(listen) != bool(enclave):
@@ -47,7 +47,7 @@ def gate(
     config = config if config is not None else config_file(folder)
     if listen:
         chosen = single_port(listen, enclave, account)
-        if ledger_etcd(folder) is not None:
+        if ledger_place(folder).etcd is not None:
             raise InputError(
                 "a ledger in etcd needs a gate with a name", "give --config instead of --listen"
             )

@@ -56,7 +56,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     how they crossed the link."""
     import dataclasses
 
-    from narrows.deploy.state import has_ledger, ledger_etcd
+    from narrows.deploy.state import ledger_place
     from narrows.edge.books.drift import read_drift
     from narrows.edge.books.stats import read_codings, read_stats
     from narrows.errors import InputError
@@ -68,9 +68,10 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         read_gate_unwritten,
     )
 
-    if not has_ledger(folder):
+    place = ledger_place(folder)
+    if not place.exists():
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
-    balances = read_balances(folder, etcd=ledger_etcd(folder))
+    balances = read_balances(place)
     stats = read_stats(folder, now_s)
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share

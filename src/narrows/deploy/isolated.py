@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from narrows.deploy.config import Config, load_config
+from narrows.deploy.config import Config
 from narrows.deploy.local import (
     CHILD_TIMEOUT_S,
     LocalDeployment,
@@ -56,14 +56,10 @@ _PROBE_S = 0.1
 @dataclass(frozen=True)
 class IsolatedDeployment(LocalDeployment):
     @classmethod
-    def prepare(
-        cls, config_path: Path | None, state: Path | None, budget: int | None, port: int | None
-    ) -> LocalDeployment:
-        """As its base, after making sure that this host and this configuration can do it: else
-        ``InputError``, and nothing was made."""
+    def check(cls, config: Config) -> None:
+        super().check(config)
         _check_host()
-        _check_upstream(load_config(config_path).enclave)
-        return super().prepare(config_path, state, budget, port)
+        _check_upstream(config.enclave)
 
     @property
     def weak_folder(self) -> Path:

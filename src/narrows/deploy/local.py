@@ -26,11 +26,13 @@ from rich.console import Console
 from narrows.deploy.config import Config, load_config
 from narrows.deploy.state import state_dir
 from narrows.deploy.supervise import Supervisor
+from narrows.durable import write_whole
 from narrows.edge.books.keys import any_key
 from narrows.edge.books.store import open_database
 from narrows.errors import InputError
 from narrows.gate.config import PortConfig
 from narrows.ledger.office.demo import create_demo, demo_budget, demo_witness_key
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.private import private_folder
 
 DEMO_BUDGET_BYTES = 10_000_000
@@ -57,10 +59,7 @@ class LocalDeployment:
         Raises InputError for a wrong file and for a ``budget`` that differs from the existing
         ledger's: a flag never changes a budget."""
         config = load_config(config_path)
-        if config.gate.etcd is not None:
-            raise InputError(
-                "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"
-            )
+        cls.check(config)
         if port is not None:
             edge = dataclasses.replace(config.edge, listen_host="127.0.0.1", listen_port=port)
             config = dataclasses.replace(config, edge=edge)
@@ -71,6 +70,14 @@ class LocalDeployment:
         with _only_one(folder):
             created_bytes = ensure_ledger(folder, budget)
         return cls(folder, config, created_bytes)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """``InputError``, before anything is made, where this host cannot run ``config``."""
+        if config.gate.etcd is not None:
+            raise InputError(
+                "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"
+            )
 
     def run(self) -> None:
         """Serve until Ctrl-C or until a role dies, which is an error that names it."""
@@ -113,9 +120,8 @@ class LocalDeployment:
 
     def _arguments(self, role: str, config: Config) -> list[str]:
         path = private_folder(self.state, "run") / "effective.toml"
-        path.touch(mode=0o600)
-        path.chmod(0o600)  # it holds the upstream's key, where the user's file does
-        path.write_text(to_toml(config))
+        # 0600: it holds the upstream's key, where the user's file does
+        write_whole(path, to_toml(config).encode(), 0o600)
         arguments = [role, "--config", str(path)]
         return arguments if role == "enclave" else [*arguments, "--state", str(self.state)]
 
@@ -147,7 +153,7 @@ class LocalDeployment:
 def ensure_ledger(folder: Path, budget: int | None) -> int | None:
     """The size of the demonstration budget just created, or None for an existing ledger."""
     existing = demo_budget(folder)
-    if existing is None and not (folder / "ledger" / "ledger.db").exists():
+    if existing is None and not LedgerPlace(folder).file.exists():
         size = budget if budget is not None else DEMO_BUDGET_BYTES
         create_demo(folder, size)
         return size

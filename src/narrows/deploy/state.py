@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from narrows.errors import InputError
 
 if TYPE_CHECKING:
-    from narrows.ledger.stores.etcd_http import EtcdConfig
+    from narrows.ledger.stores.place import LedgerPlace
 
 
 def state_dir(given: Path | None) -> Path:
@@ -40,20 +40,23 @@ def config_file(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def ledger_etcd(folder: Path) -> EtcdConfig | None:
-    """Where the ledger of a state folder lies if not in it: its own configuration says so."""
+def ledger_place(folder: Path) -> LedgerPlace:
+    """Where the ledger of a state folder lies: its own configuration, read once, may name a place
+    elsewhere."""
+    from narrows.ledger.stores.place import LedgerPlace
+
     path = config_file(folder)
     if path is None:
-        return None
+        return LedgerPlace(folder)
     from narrows.deploy.gate_section import load_gate
     from narrows.gate.config import store_problems
 
     gate = load_gate(path)
     if problems := store_problems(gate):
         raise InputError(f"{path}: its store is wrong", problems=tuple(problems))
-    return gate.etcd
+    return LedgerPlace(folder, gate.etcd)
 
 
-def has_ledger(folder: Path) -> bool:
-    """Whether a ledger was made for this folder, in it or elsewhere."""
-    return (folder / "ledger" / "ledger.db").is_file() or ledger_etcd(folder) is not None
+def existing_place(given: Path | None) -> LedgerPlace:
+    """``ledger_place`` of a state folder that must be there."""
+    return ledger_place(existing_state_dir(given))

@@ -57,7 +57,7 @@ class Piece(NamedTuple):
     call: int = -1
 
 
-class Answer:
+class EdgeAnswer:
     """``request``: as sent inward. ``changed`` is called after every event; ``abort`` asks the
     link to stop the answer inside (set by the link)."""
 

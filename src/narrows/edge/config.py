@@ -26,7 +26,7 @@ MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EdgeLimits:
     """What one client, or all of them together, may ask of an edge.
 
     ``body_bytes``: a request's JSON. ``bodies_bytes``: of all requests in flight.
@@ -109,7 +109,7 @@ class EdgeConfig:
     tick_ms: int = 10
     link_wait_s: float = 3.0
     resume_s: float = 10.0
-    limits: Limits = field(default_factory=Limits)
+    limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
 
@@ -177,7 +177,7 @@ def _training_ranges(config: EdgeConfig) -> list[Range]:
     ]
 
 
-def _limit_ranges(limits: Limits) -> list[Range]:
+def _limit_ranges(limits: EdgeLimits) -> list[Range]:
     return [
         ("body_bytes", limits.body_bytes, 1024, MAX_BODY_BYTES),
         ("bodies_bytes", limits.bodies_bytes, limits.body_bytes, 1 << 34),

@@ -8,9 +8,9 @@ import os
 from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
-from narrows.enclave.http import ModelServer
+from narrows.enclave.modelserver import ModelServer
 from narrows.enclave.tokens.backend import TokenBackend
-from narrows.enclave.tokens.probe import Probe
+from narrows.enclave.tokens.probe import ServerProbe
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend
@@ -43,7 +43,7 @@ def _upstream(config: UpstreamConfig, weak: Shelf | None) -> Backend:
         log.info("answers cross as text: %s", error)
         return UpstreamBackend(config)
     server = ModelServer(config)
-    probe = Probe(server, config, strong, os.urandom)
+    probe = ServerProbe(server, config, strong, os.urandom)
     return TokenBackend(config, server, strong, Standing(probe, coupling=config.noise != "none"))
 
 

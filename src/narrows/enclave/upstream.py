@@ -1,6 +1,6 @@
 """Strong model behind any OpenAI-compatible server, streamed, as text.
 
-How its failures end an answer: ``http``. With token ids instead: ``tokens/backend.py``.
+How its failures end an answer: ``modelserver``. With token ids instead: ``tokens/backend.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from narrows.coding.events import Coding, Event
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.chunks import ChunkReader
 from narrows.enclave.config import UpstreamConfig
-from narrows.enclave.http import ModelServer, answered
+from narrows.enclave.modelserver import ModelServer, answered
 from narrows.models.api import Tokenizer
 
 _PASSED = (
@@ -50,7 +50,7 @@ class UpstreamBackend:
         await self._server.close()
 
     async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
-        """The events of one answer; see ``http`` for how failures end it."""
+        """The events of one answer; see ``modelserver`` for how failures end it."""
         async with contextlib.aclosing(answered(self._stream(request.body), Coding.TEXT)) as events:
             async for event in events:
                 yield event

@@ -11,7 +11,6 @@ only sets ``closing``; the port shows that at a tick of its choosing, and charge
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -20,16 +19,10 @@ from narrows.errors import PeerError
 from narrows.gate.outlet import Outlet
 from narrows.gate.timing import LinkHistory
 from narrows.gate.tls import TlsPipe
+from narrows.wire.keepalive import set_options
 from narrows.wire.padding import frame_bytes, pad, tls_payload_bytes
 
-KEEPALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
-)
-
+IDLE_S, PROBES = 15, 4
 JOIN_BYTES = 4096
 
 
@@ -227,13 +220,6 @@ class Link:
                 self.enclave_ended()
 
 
-def set_options(transport: asyncio.BaseTransport) -> None:
-    """Keepalive, so that half-open peers end; no delay, since ticks already gather."""
-    sock = transport.get_extra_info("socket")
-    for level, option, value in KEEPALIVE:
-        sock.setsockopt(level, option, value)
-
-
 class EdgeSide(asyncio.Protocol):
     """The edge's connection. ``opened`` makes the link, or refuses with None; ``closed``
     when the socket is gone, which may be after the link's end; the edge's own end is the
@@ -248,7 +234,7 @@ class EdgeSide(asyncio.Protocol):
         self._link: Link | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        set_options(transport)
+        set_options(transport.get_extra_info("socket"), IDLE_S, PROBES)
         edge = cast(asyncio.Transport, transport)
         edge.set_write_buffer_limits(high=0)  # paused while anything waits for the kernel
         self._link = self._opened(edge)
@@ -285,7 +271,7 @@ class EnclaveSide(asyncio.Protocol):
         self._link = link
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        set_options(transport)
+        set_options(transport.get_extra_info("socket"), IDLE_S, PROBES)
         self._link.attach(cast(asyncio.Transport, transport))
 
     def data_received(self, data: bytes) -> None:

@@ -18,6 +18,7 @@ from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.server import Gate
 from narrows.ledger.ledger import Ledger
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.server import HttpWitness
 from narrows.ledger.witness.witness import witness_verifier
 from narrows.private import private_folder
@@ -58,9 +59,8 @@ def open_ledger(
     if config.witness:
         verifier = witness_verifier(bytes.fromhex(config.witness_key))
         witness = HttpWitness(*parse_address(config.witness), verifier)
-    ledger = Ledger.open(
-        state_dir, witness=witness, gate=config.name, etcd=config.etcd, announce=announce
-    )
+    place = LedgerPlace(state_dir, config.etcd)
+    ledger = Ledger.open(place, witness=witness, gate=config.name, announce=announce)
     try:
         ledger.recover_dead_leases()
     except BudgetError:

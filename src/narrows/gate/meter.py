@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from narrows.gate.outlet import Outlet
 from narrows.gate.timing import UNITS_PER_BYTE
 from narrows.ledger.api import Denied, Lease, LeaseSource
-from narrows.wire.gatestate import REASONS
+from narrows.wire.gatestate import told
 
 DENIED_RETRY_S = 1.0
 MAX_RETRY_S = 5.0
@@ -317,7 +317,7 @@ class Meter:
         """Why the last denial was, from the closed set ``REASONS``; empty without one."""
         if self._last is None:
             return ""
-        return self._last.reason if self._last.reason in REASONS else "store"
+        return told(self._last.reason)
 
     @property
     def last_detail(self) -> str:

@@ -27,7 +27,7 @@ from narrows.gate.grid import Grid
 from narrows.gate.link import EdgeSide, EnclaveSide, Link
 from narrows.gate.meter import Meter
 from narrows.gate.outlet import Outlet
-from narrows.gate.recovery import Verdict
+from narrows.gate.recovery import PortVerdict
 from narrows.gate.timing import (
     CONSTANT_EXCEPTION_UNITS,
     CONSTANT_NORMAL_UNITS,
@@ -54,7 +54,7 @@ class Port:
         self, config: GateConfig, port: PortConfig, meter: Meter, tls: TlsServer | None
     ) -> None:
         self.config, self.port, self.meter = config, port, meter
-        self.verdict = Verdict(self._now)
+        self.verdict = PortVerdict(self._now)
         self.links_opened = 0
         self.listening = 0
         self.model = TickModel()

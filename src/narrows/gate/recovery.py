@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from narrows.ledger.api import Denied
-from narrows.wire.gatestate import MAX_RETRY_AFTER_S, REASONS, PortState
+from narrows.wire.gatestate import MAX_RETRY_AFTER_S, PortState, told
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 3.0
 LEAST_PAUSE_S = 0.1  # a window that opens in a moment
 
 
-class Verdict:
+class PortVerdict:
     """What the state line says of a port. ``clock``: seconds, monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -36,7 +36,7 @@ class Verdict:
 
     def refuse(self, reason: str, retry_after_s: float | None = None) -> None:
         """``retry_after_s``: from now; None or 0 where time alone does not help."""
-        self.state = reason if reason in REASONS else "store"
+        self.state = told(reason)
         self.changes += 1
         self._retry_at = self._clock() + retry_after_s if retry_after_s else None
         self.refused.set()
@@ -56,7 +56,7 @@ class Verdict:
 class Refusing(Protocol):
     """A port, as far as ``recover`` needs it."""
 
-    verdict: Verdict
+    verdict: PortVerdict
 
     @property
     def links_live(self) -> int: ...

@@ -28,11 +28,8 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """No lease. ``reason``: one of ``depleted`` (lifetime cap: only people help),
-    ``window`` (a rolling window is full: ``retry_after_s`` says when some of it returns),
-    ``witness`` (no cosignature), ``behind`` (ledger older than its witness), ``store``
-    (disk or database failed), ``clock`` (time cannot be trusted, or is ahead of the witness's),
-    ``unknown_account``; and, never from a ledger, ``kernel`` (the gate's backstop stopped it).
+    """No lease. ``reason``: one of ``wire.gatestate.REASONS``, where each is explained; ``kernel``
+    and ``machine`` never come from a ledger. ``retry_after_s``: when some of a ``window`` returns.
     ``detail`` is for the operator's log, never for the enclave."""
 
     reason: str

@@ -5,9 +5,12 @@ hash of the last change that was applied (``after``), so it fits one ledger at o
 cannot be replayed; ``not_after_ms`` ends its validity. Signed message:
 ``b"narrows change v1\\n" + canonical document``.
 
-    budget     lineage, limits, accounts     raising or creating: k signatures; lowering: one
+    budget     lineage, limits, accounts, and net where there is one
+                                             raising or creating: k signatures; lowering: one
     operators  keys, threshold               k signatures, and one of every added key
     recover    base, gaps, witness           k signatures; the gap counts as spent
+    enrol      lineage, gates, key, terms    k signatures; one where it only tightens
+    revoke     lineage, gates                one signature
 """
 
 from __future__ import annotations
@@ -19,6 +22,14 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
+from narrows.ledger.auditors import (
+    Enrolment,
+    NetLimits,
+    Revocation,
+    parse_enrolment,
+    parse_net,
+    parse_revocation,
+)
 from narrows.ledger.keys import public_of_hex
 from narrows.ledger.limits import Limits, parse_limits
 from narrows.ledger.log.canonical import MAX_INTEGER, Document, Fields, encode, is_name, unhex
@@ -42,6 +53,7 @@ class BudgetChange:
     lineage: str
     limits: Limits
     accounts: dict[str, Limits]
+    net: NetLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +71,15 @@ class Recovery:
     gaps: dict[str, int]
 
 
+Body = BudgetChange | OperatorChange | Recovery | Enrolment | Revocation
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     origin: str
     after: tuple[int, bytes]
     not_after_ms: int
-    body: BudgetChange | OperatorChange | Recovery
+    body: Body
 
 
 def parse_operators(fields: Fields) -> Operators:
@@ -95,7 +110,10 @@ def _parse_budget(fields: Fields) -> BudgetChange:
         if account.exceeds(limits):
             raise BudgetError(f"account {name} is wider than its lineage; it can only narrow")
         accounts[name] = account
-    return BudgetChange(fields.name("lineage"), limits, accounts)
+    net = parse_net(fields.take("net")) if fields.has("net") else None
+    if net is not None and net.limits.exceeds(limits):
+        raise BudgetError("the net budget is wider than the raw one; it can only narrow")
+    return BudgetChange(fields.name("lineage"), limits, accounts, net)
 
 
 def _parse_recovery(fields: Fields) -> Recovery:
@@ -112,13 +130,17 @@ def parse_change(document: Document) -> Change:
     kind = fields.text("kind")
     origin, after = fields.text("origin"), _position(fields, "after")
     not_after_ms = fields.integer("not_after_ms")
-    body: BudgetChange | OperatorChange | Recovery
+    body: Body
     if kind == "budget":
         body = _parse_budget(fields)
     elif kind == "operators":
         body = OperatorChange(parse_operators(fields))
     elif kind == "recover":
         body = _parse_recovery(fields)
+    elif kind == "enrol":
+        body = parse_enrolment(fields)
+    elif kind == "revoke":
+        body = parse_revocation(fields)
     else:
         raise fields.bad("kind")
     fields.done()

@@ -33,7 +33,7 @@ class CallError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpReply:
     """``status``: 200..599."""
 
     status: int
@@ -75,7 +75,7 @@ class Connection:
 
     def post(
         self, path: str, body: bytes, content_type: str, max_bytes: int, deadline: float
-    ) -> Answer:
+    ) -> HttpReply:
         """Send ``body``, read the answer, whose body has at most ``max_bytes``."""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {content_type}\r\n"
@@ -97,7 +97,7 @@ class Connection:
         self._usable = False
         self._sock.close()
 
-    def _answer(self, max_bytes: int, deadline: float) -> Answer:
+    def _answer(self, max_bytes: int, deadline: float) -> HttpReply:
         left_bytes = MAX_HEAD_BYTES
         for _ in range(1 + MAX_INTERIM_ANSWERS):
             line = self._line(left_bytes, deadline)
@@ -111,7 +111,7 @@ class Connection:
                 keeps = found[1] == b"1" and headers.get(b"connection", b"").lower() != b"close"
                 body, whole = self._body(status, headers, max_bytes, left_bytes, deadline)
                 self._usable = keeps and whole
-                return Answer(status, body)
+                return HttpReply(status, body)
             if status == 101:
                 break
         raise CallError("interim answers, and no final one")

@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from narrows.durable import open_once
+from narrows.durable import open_once, write_new
 from narrows.errors import BudgetError, InputError
 from narrows.ledger.log.canonical import unhex
 from narrows.publickey import KEY_BYTES, key_flaw
@@ -30,11 +30,7 @@ def save_private(path: Path, key: Ed25519PrivateKey, passphrase: bytes | None = 
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(path, pem, 0o600)
     except OSError as error:
         raise BudgetError(f"cannot write the key {path}: {error.strerror}") from error
 

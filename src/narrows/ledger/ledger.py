@@ -18,9 +18,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -33,8 +32,8 @@ from narrows.ledger.keys import load_private
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
 from narrows.ledger.session import PATIENT_TRIES, Session, WitnessClient
-from narrows.ledger.stores.etcd_http import Announce, EtcdConfig
-from narrows.ledger.stores.place import lock_gate, open_as
+from narrows.ledger.stores.etcd_http import Announce
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.stores.store import Store
 from narrows.ledger.witness.witness import WitnessError
 from narrows.private import private_folder
@@ -42,6 +41,7 @@ from narrows.private import private_folder
 MAX_CLOSE_WAIT_MS = 2_000
 MAX_DEAD_WAIT_MS = 60_000
 T = TypeVar("T")
+FindWitness = Callable[[str], WitnessClient | None]
 
 
 class Ledger:
@@ -75,37 +75,36 @@ class Ledger:
     @classmethod
     def open(
         cls,
-        state_dir: Path,
+        place: LedgerPlace,
         *,
         witness: WitnessClient | None,
+        find_witness: FindWitness | None = None,
         gate: str = "gate",
         clock: Clock | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-        etcd: EtcdConfig | None = None,
         announce: Announce = lambda size_bytes: None,
     ) -> Ledger:
-        """The ledger of ``state_dir``; ``etcd``: where it lies if not there; ``announce`` hears
-        what is about to be sent to it. ``BudgetError`` where it is missing, damaged, in use by
-        another gate of that name, or where its genesis names a witness and none, or another
-        one, is given; ``InputError`` where others own or may write the folder. Call
+        """The ledger at ``place``; ``find_witness`` is given the witness's key as the genesis names
+        it, and finds it in the place of ``witness``; ``announce`` hears what is about to be sent to
+        the store. ``BudgetError`` where it is missing, damaged, in use by another gate of that
+        name, or where its genesis names a witness and none, or another one, is given;
+        ``InputError`` where others own or may write the folder. Nothing was written then. Call
         ``recover_dead_leases`` next."""
-        directory = private_folder(state_dir, "ledger", make=False)
-        key = load_private(directory / "log.key")
-        lock_file = lock_gate(directory / f"{gate}.lock")
-        try:
-            # only the lock's holder may take the name
-            store = open_as(state_dir, etcd, gate, announce)
-        except BudgetError:
-            os.close(lock_file)
-            raise
-        ledger = cls(store, key, witness, gate, clock, random_bytes)
+        private_folder(place.state_dir, place.folder.name, make=False)
+        key = load_private(place.key_file)
+        with ExitStack() as undo:
+            lock_file = place.lock(gate)
+            undo.callback(os.close, lock_file)
+            store = place.open_as(gate, announce)  # only the lock's holder may take the name
+            undo.callback(store.close)
+            ledger = cls(store, key, witness, gate, clock, random_bytes)
+            session = ledger._session
+            session.replica.reload()
+            if find_witness is not None:
+                session.witness = find_witness(session.state.witness_key)
+            session.check_witness_key()
+            undo.pop_all()
         ledger._lock_file = lock_file
-        try:
-            ledger._session.replica.reload()
-            ledger._session.check_witness_key()
-        except BudgetError:
-            ledger.close()
-            raise
         return ledger
 
     def close(self) -> None:

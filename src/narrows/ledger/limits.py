@@ -1,6 +1,6 @@
 """What a budget allows, and the meter that counts against it. Pure: time is an argument.
 
-A ``Meter`` belongs to a lineage or to an account. It holds
+A ``BudgetMeter`` belongs to a lineage or to an account. It holds
 
     spent_bytes         settled or dead: gone for ever against the lifetime cap
     outstanding_bytes   leased and not settled: counted in full, everywhere
@@ -17,6 +17,7 @@ A window forgets in granules of 1/1024 of its length, rounded *up*: a settlement
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +102,7 @@ class Window:
         return window
 
     def add(self, time_ms: int, used_bytes: int) -> None:
-        granule_ms = max(1, self.length_ms // GRANULES_PER_WINDOW)
-        leaves_at_ms = -(-time_ms // granule_ms) * granule_ms + self.length_ms
+        leaves_at_ms = self._leaves_at_ms(time_ms)
         if self.entries and self.entries[-1][0] == leaves_at_ms:
             self.entries[-1][1] += used_bytes
         else:
@@ -121,6 +121,21 @@ class Window:
                 break
             settled -= used_bytes
         return settled
+
+    def take_out(self, settled_ms: int, size_bytes: int) -> None:
+        """``size_bytes`` of what was settled at ``settled_ms`` count no more. Nothing happens
+        to what has left the window, or came before it was there."""
+        leaves_at_ms = self._leaves_at_ms(settled_ms)
+        index = bisect_left(self.entries, leaves_at_ms, key=lambda entry: entry[0])
+        if index < len(self.entries) and self.entries[index][0] == leaves_at_ms:
+            taken = min(size_bytes, self.entries[index][1])
+            # A copy of this window may share the entry, so it is replaced, not changed.
+            self.entries[index] = [leaves_at_ms, self.entries[index][1] - taken]
+            self.settled_bytes -= taken
+
+    def _leaves_at_ms(self, settled_ms: int) -> int:
+        granule_ms = max(1, self.length_ms // GRANULES_PER_WINDOW)
+        return -(-settled_ms // granule_ms) * granule_ms + self.length_ms
 
     def free_at_ms(self, needed_bytes: int) -> int | None:
         """When ``needed_bytes`` of what settled will have left the window."""
@@ -142,7 +157,7 @@ class Room:
     free_at_ms: int | None = None
 
 
-class Meter:
+class BudgetMeter:
     """Counts against one set of limits."""
 
     def __init__(self, limits: Limits) -> None:
@@ -193,8 +208,15 @@ class Meter:
             if used_bytes:
                 window.add(time_ms, used_bytes)
 
-    def copy(self) -> Meter:
-        meter = Meter(self.limits)
+    def credit(self, time_ms: int, settled_ms: int, size_bytes: int) -> None:
+        """``size_bytes`` of what was settled at ``settled_ms`` are explained (net budgets)."""
+        self.spent_bytes -= size_bytes
+        for window in self.windows.values():
+            window.forget(time_ms)
+            window.take_out(settled_ms, size_bytes)
+
+    def copy(self) -> BudgetMeter:
+        meter = BudgetMeter(self.limits)
         meter.outstanding_bytes, meter.spent_bytes = self.outstanding_bytes, self.spent_bytes
         meter.windows = {length: window.copy() for length, window in self.windows.items()}
         return meter
@@ -208,7 +230,7 @@ class Meter:
         }
 
     @classmethod
-    def parse(cls, document: object) -> Meter:
+    def parse(cls, document: object) -> BudgetMeter:
         """Only for snapshots whose digest was checked: types are checked, sums are derived."""
         fields = Fields(document, "meter")
         meter = cls(parse_limits(fields.take("limits"), "limits", lifetime_required=False))

@@ -10,8 +10,9 @@ from typing import Self
 
 from narrows.ledger.changes import Operators
 from narrows.ledger.keys import public_of_hex
-from narrows.ledger.limits import Meter
+from narrows.ledger.limits import BudgetMeter
 from narrows.ledger.log.canonical import Document, decode, encode
+from narrows.ledger.net import Net
 
 MAX_SNAPSHOT_BYTES = 64 << 20
 
@@ -19,7 +20,7 @@ MAX_SNAPSHOT_BYTES = 64 << 20
 @dataclass(slots=True)
 class Account:
     lineage: str
-    meter: Meter
+    meter: BudgetMeter
     closed: bool = False  # removed from its budget: counts on, grants nothing
 
 
@@ -58,9 +59,10 @@ class StateData:
         self.anchor = Anchor("", 0, 0)  # of a ledger on one machine
         self.anchors: dict[str, Anchor] = {}  # by gate, where gates have machines of their own
         self.last_change: tuple[int, bytes] = (0, bytes(32))
-        self.lineages: dict[str, Meter] = {}
+        self.lineages: dict[str, BudgetMeter] = {}
         self.accounts: dict[str, Account] = {}
         self.leases: dict[str, Held] = {}
+        self.nets: dict[str, Net] = {}  # by lineage, where there is a net budget
 
     def snapshot(self) -> bytes:
         """The canonical form of the whole state; equal states have equal bytes."""
@@ -81,8 +83,8 @@ class StateData:
 
 
 def _document(state: StateData) -> Document:
-    """A state as a document. ``anchors`` is there only where gates have their own, so that the
-    digests in logs from before that was possible stay what they were."""
+    """A state as a document. ``anchors`` and ``nets`` are there only where there are any, so
+    that the digests in logs from before they were possible stay what they were."""
     document: Document = {
         "size": state.size,
         "origin": state.origin,
@@ -104,6 +106,8 @@ def _document(state: StateData) -> Document:
     }
     if state.anchors:
         document["anchors"] = {gate: anchor.document() for gate, anchor in state.anchors.items()}
+    if state.nets:
+        document["nets"] = {name: net.document() for name, net in state.nets.items()}
     return document
 
 
@@ -118,12 +122,13 @@ def _fill(state: StateData, d: Document) -> None:
     state.anchor = Anchor(*d["anchor"])
     state.anchors = {gate: Anchor(*anchor) for gate, anchor in d.get("anchors", {}).items()}
     state.last_change = (d["last_change"][0], bytes.fromhex(d["last_change"][1]))
-    state.lineages = {name: Meter.parse(m) for name, m in d["lineages"].items()}
+    state.lineages = {name: BudgetMeter.parse(m) for name, m in d["lineages"].items()}
     state.accounts = {
-        name: Account(lineage, Meter.parse(m), closed)
+        name: Account(lineage, BudgetMeter.parse(m), closed)
         for name, (lineage, closed, m) in d["accounts"].items()
     }
     state.leases = {lease_id: Held(*row) for lease_id, row in d["leases"].items()}
+    state.nets = {name: Net.of_document(net) for name, net in d.get("nets", {}).items()}
 
 
 def _copy(old: StateData, new: StateData) -> None:
@@ -137,3 +142,4 @@ def _copy(old: StateData, new: StateData) -> None:
         name: replace(account, meter=account.meter.copy()) for name, account in old.accounts.items()
     }
     new.leases = dict(old.leases)
+    new.nets = {name: net.copy() for name, net in old.nets.items()}

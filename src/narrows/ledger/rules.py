@@ -12,6 +12,7 @@ verification. Leaf kinds:
     lease    ``bytes`` held by ``gate`` for ``account``
     settle   ``used`` of a lease left; the rest returns
     dead     a gate died: the whole lease counts as spent
+    credit   an auditor explained bytes of settled leases (see net.py)
     state    SHA-256 of the snapshot of the state before this leaf
 
 Ledger time (``time_ms``, Unix milliseconds) never goes back in the log.
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from narrows.errors import BudgetError
+from narrows.ledger.auditors import Enrolment, Revocation
 from narrows.ledger.changes import (
     BudgetChange,
     Change,
@@ -37,15 +39,17 @@ from narrows.ledger.changes import (
     signers,
 )
 from narrows.ledger.keys import public_of_hex
-from narrows.ledger.limits import Limits, Meter, Room, fair_bytes
+from narrows.ledger.limits import BudgetMeter, Limits, Room, fair_bytes
 from narrows.ledger.log.canonical import Document, Fields, decode, encode
 from narrows.ledger.log.merkle import leaf_hash
+from narrows.ledger.net import Credit, Net, parse_credit
 from narrows.ledger.records import (
     Account,
     Anchor,
     Held,
     StateData,
 )
+from narrows.publickey import SIGNATURE_BYTES
 
 MAX_LINEAGES = 64
 MAX_GATES = 1 << 14
@@ -84,6 +88,11 @@ class State(StateData):
         return min(
             rooms, key=lambda r: (r.free_bytes, r.reason != "depleted", -(r.free_at_ms or 0))
         )
+
+    def net_room(self, account: str, time_ms: int, need_bytes: int = 1) -> Room | None:
+        """What the net budget of the account's lineage would grant; None where it has none."""
+        net = self.nets.get(self.accounts[account].lineage)
+        return None if net is None else net.meter.room(time_ms, need_bytes)
 
     def clamp(self, time_ms: int) -> int:
         """Time does not go back: an earlier reading counts as the latest one in the log."""
@@ -176,10 +185,31 @@ class State(StateData):
             raise RuleError(f"leaf {self.size} uses more than its lease")
         for meter in self._meters(held.account):
             meter.settle(self.time_ms, held.size_bytes, used)
+        net = self.nets.get(self.accounts[held.account].lineage)
+        if net is not None and used_bytes is not None:  # a dead lease is never credited
+            net.settled(held.gate, held.account, lease_id, self.time_ms, used)
 
-    def _meters(self, account: str) -> tuple[Meter, Meter]:
+    def _meters(self, account: str) -> tuple[BudgetMeter, ...]:
+        """Every meter that a lease of ``account`` counts against; the widest last."""
         entry = self.accounts[account]
-        return entry.meter, self.lineages[entry.lineage]
+        net = self.nets.get(entry.lineage)
+        inner = (entry.meter,) if net is None else (entry.meter, net.meter)
+        return (*inner, self.lineages[entry.lineage])
+
+    def _credit(self, fields: Fields) -> None:
+        credit = parse_credit(fields.table("credit", 16))
+        signature = fields.hex("signature", SIGNATURE_BYTES)
+        if credit.origin != self.origin:
+            raise RuleError("a credit for another ledger")
+        account = self.accounts.get(credit.account)
+        if account is None or account.lineage != credit.lineage:
+            raise RuleError(f"account {credit.account} is not of lineage {credit.lineage}")
+        self._net(credit.lineage).credit(credit, signature, self.time_ms)
+
+    def _net(self, lineage: str) -> Net:
+        if lineage not in self.nets:
+            raise RuleError(f"lineage {lineage} has no net budget", "propose one first")
+        return self.nets[lineage]
 
     def _change(self, fields: Fields) -> None:
         document = fields.table("change", 64)
@@ -200,6 +230,13 @@ class State(StateData):
         elif isinstance(body, Recovery):
             require(self.operators, signed_by, self.operators.threshold)
             self._recover(body)
+        elif isinstance(body, Enrolment):
+            tightens = self._net(body.lineage).tightens(body)
+            require(self.operators, signed_by, 1 if tightens else self.operators.threshold)
+            self._net(body.lineage).enrol(body)
+        elif isinstance(body, Revocation):
+            require(self.operators, signed_by, 1)
+            self._net(body.lineage).revoke(body.gates)
         else:
             lowering = self.is_lowering(body)
             require(self.operators, signed_by, 1 if lowering else self.operators.threshold)
@@ -209,6 +246,9 @@ class State(StateData):
         """Whether a change allows nothing new: one signature is enough for it."""
         meter = self.lineages.get(change.lineage)
         if meter is None or not change.limits.within(meter.limits):
+            return False
+        net = self.nets.get(change.lineage)
+        if net is not None and (change.net is None or not change.net.within(net.limits())):
             return False
         for name, limits in change.accounts.items():
             account = self.accounts.get(name)
@@ -220,30 +260,40 @@ class State(StateData):
         for name in change.accounts:
             if name in self.accounts and self.accounts[name].lineage != change.lineage:
                 raise RuleError(f"account {name} belongs to another lineage")
-        self._lineage(change.lineage).set_limits(change.limits)
+        raw = self._lineage(change.lineage)
+        raw.set_limits(change.limits)
+        if change.net is None:
+            self.nets.pop(change.lineage, None)
+        elif change.lineage in self.nets:
+            self.nets[change.lineage].set_limits(change.net)
+        else:
+            self.nets[change.lineage] = Net.beside(change.net, raw)
         for name, account in self.accounts.items():
             if account.lineage == change.lineage:
                 account.closed = name not in change.accounts
         for name, limits in change.accounts.items():
-            account = self.accounts.setdefault(name, Account(change.lineage, Meter(limits)))
+            account = self.accounts.setdefault(name, Account(change.lineage, BudgetMeter(limits)))
             account.meter.set_limits(limits)
 
-    def _lineage(self, name: str) -> Meter:
+    def _lineage(self, name: str) -> BudgetMeter:
         """The lineage's meter; a new one grants nothing."""
         if name not in self.lineages and len(self.lineages) >= MAX_LINEAGES:
             raise RuleError("too many lineages in one ledger")
-        return self.lineages.setdefault(name, Meter(Limits(0)))
+        return self.lineages.setdefault(name, BudgetMeter(Limits(0)))
 
     def _recover(self, recovery: Recovery) -> None:
         """Every outstanding lease is dead (its settlement may lie in the gap), and the gap
-        counts as spent now: on the lineage (made here if the gap holds its making) and, since
-        nobody knows whose it was, in full on each of its accounts."""
+        counts as spent now: on the lineage (made here if the gap holds its making), on its net
+        budget and, since nobody knows whose it was, in full on each of its accounts."""
         if recovery.base != (self.size, self._root() if self._root else None):
             raise RuleError("the recovery was made for another position", "propose it again")
         for lease_id in list(self.leases):
             self._end(lease_id, None)
+        for net in self.nets.values():
+            net.auditors.clear()  # a revocation may lie in the gap
         for lineage, gap_bytes in recovery.gaps.items():
             meters = [a.meter for a in self.accounts.values() if a.lineage == lineage]
+            meters += [self.nets[lineage].meter] if lineage in self.nets else []
             for meter in (self._lineage(lineage), *meters):
                 meter.settle(self.time_ms, 0, gap_bytes)
 
@@ -259,6 +309,7 @@ _HANDLERS = {
     "lease": State._lease,
     "settle": State._settle,
     "dead": State._dead,
+    "credit": State._credit,
     "state": State._state,
 }
 
@@ -299,6 +350,8 @@ def refusal(state: State, account: str, need_bytes: int, now_ms: int) -> Refusal
     if room.free_bytes >= need_bytes:
         return None
     what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
+    if room == state.net_room(account, now_ms, need_bytes):
+        what += " (of the net budget: credits of the auditor bring some back)"
     return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
 
 
@@ -338,6 +391,12 @@ def settle_leaf(state: State, lease_id: bytes, used_bytes: int, time_ms: int) ->
 
 def dead_leaf(state: State, lease_id: str, time_ms: int) -> bytes:
     return encode({"t": "dead", "id": lease_id, "time_ms": state.clamp(time_ms)})
+
+
+def credit_leaf(state: State, credit: Credit, signature: str, time_ms: int) -> bytes:
+    now_ms = state.clamp(time_ms)
+    body: Document = {"t": "credit", "credit": credit.document(), "signature": signature}
+    return encode(body | {"time_ms": now_ms})
 
 
 def change_leaf(state: State, document: Document, signatures: object, time_ms: int) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from narrows.errors import InputError
+from narrows.durable import write_whole
 from narrows.plan import equations as eq
 from narrows.plan.simulate import Forecast, median, percentiles
 
@@ -115,7 +115,4 @@ def as_toml(budget: Budget) -> str:
 
 def write_budget(budget: Budget, path: Path) -> None:
     """The block as a file. Raises InputError."""
-    try:
-        path.write_text(as_toml(budget), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(path, as_toml(budget).encode())

@@ -29,7 +29,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChoiceField:
     """An input that is one of a few words."""
 
     path: str
@@ -144,10 +144,10 @@ NUMBERS: tuple[Field, ...] = (
     Field("defender.line_rate", units.BYTES_PER_DAY, "line without a limit", "10 Gbit/s"),
 )
 
-CHOICES: tuple[Choice, ...] = (
-    Choice("demand.growth_curve", ("exponential", "linear", "logistic"), "exponential"),
-    Choice("defender.coding", ("raw", "compressed", "coupled"), "compressed"),
-    Choice("defender.serve", ("p50", "p95", "p99"), "p99"),
+CHOICES: tuple[ChoiceField, ...] = (
+    ChoiceField("demand.growth_curve", ("exponential", "linear", "logistic"), "exponential"),
+    ChoiceField("defender.coding", ("raw", "compressed", "coupled"), "compressed"),
+    ChoiceField("defender.serve", ("p50", "p95", "p99"), "p99"),
 )
 
 WINDOWS_DAYS: dict[str, float] = {"minute": 1 / 1440, "hour": 1 / 24, "day": 1.0, "week": 7.0}

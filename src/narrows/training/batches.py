@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """``inputs`` [rows, length] classes; ``places`` [n] flat indices into it whose next token
     is predicted; ``targets`` and ``shares`` [n, m]; ``weights`` [n]; ``tokens``:
     how many of them are of answers."""
@@ -93,7 +93,7 @@ def groups(
 
 def collate(
     group: Sequence[Example], classes: TokenClasses, *, prompt_weight: float, distil: bool
-) -> Batch:
+) -> TrainingBatch:
     """One step's arrays. Prompt tokens count ``prompt_weight`` (0: not predicted at all)."""
     length = max(e.tokens for e in group) - 1
     inputs = np.zeros((len(group), length), np.int64)
@@ -117,7 +117,7 @@ def collate(
             share[tail, 0] = ~(example.top_ids == example.answer[:, None]).any(axis=1)
         targets.append(target)
         shares.append(share)
-    return Batch(
+    return TrainingBatch(
         inputs,
         np.concatenate(places).astype(np.int64),
         np.concatenate(targets),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from narrows.durable import write_whole
+from narrows.durable import replacing, write_whole
 from narrows.errors import InputError
 from narrows.models.checkpoint.pack import pack
 from narrows.models.shelf.origin import named_digests
@@ -100,9 +99,8 @@ def _classes(folder: Path, data: TrainingData, recipe: Recipe) -> TokenClasses:
     path = folder / "classes.npz"
     if not path.exists():
         made = common_classes(data.mass(), recipe.keep_tokens)
-        draft = folder / f".classes.{platform.node()}.{os.getpid()}.draft.npz"
-        np.savez(draft, of_token=made.of_token, size=made.size, rare=made.rare)
-        draft.replace(path)
+        with replacing(path) as file:
+            np.savez(file, of_token=made.of_token, size=made.size, rare=made.rare)
     return read_classes(folder)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from narrows.durable import replacing
 from narrows.errors import InputError
 from narrows.training.batches import collate, groups
 from narrows.training.corpus.examples import Example
@@ -220,9 +221,8 @@ class Training:
         self._mixed.wait_for_everyone()
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        draft = self._folder / f".{name}.draft"
-        torch.save(value, draft)
-        draft.replace(self._folder / name)
+        with replacing(self._folder / name) as file:
+            torch.save(value, file)
 
     def _resume(self) -> None:
         path = self._folder / "checkpoint.pt"

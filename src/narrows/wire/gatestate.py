@@ -19,15 +19,15 @@ from narrows.errors import PeerError
 from narrows.wire.pins import check_peer
 
 REASONS = (
-    "depleted",
-    "window",
-    "witness",
-    "behind",
-    "store",
-    "clock",
-    "unknown_account",
-    "kernel",
-    "machine",
+    "depleted",  # a lifetime cap: only people help
+    "window",  # a rolling window is full: time helps
+    "witness",  # no cosignature
+    "behind",  # the ledger is older than its witness
+    "store",  # disk or database failed
+    "clock",  # time cannot be trusted, or is ahead of the witness's
+    "unknown_account",  # no budget names it
+    "kernel",  # the backstop stopped the gate
+    "machine",  # the gate's machine is not as it must be
 )
 STATES = ("ok", *REASONS)
 MAX_STATE_BYTES = 4096
@@ -46,6 +46,11 @@ class PortState:
 @dataclass(frozen=True, slots=True)
 class GateState:
     ports: dict[str, PortState]
+
+
+def told(reason: str) -> str:
+    """What others hear of ``reason``: one of ``REASONS``, ``store`` for anything else."""
+    return reason if reason in REASONS else "store"
 
 
 def encode_state(state: GateState) -> bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
+from narrows.durable import write_new
 from narrows.errors import InputError, PeerError
 from narrows.publickey import key_flaw
 
@@ -72,13 +72,9 @@ def make_identity(directory: Path, name: str) -> tuple[Path, Path]:
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        write_new(path, content, mode)
     except FileExistsError as error:
         raise InputError(f"{path} exists", "move it away; keys are not overwritten") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_pins(peer_file: Path) -> frozenset[bytes]:

@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from narrows.cli.ledger.options import JsonOption, PassphraseOption, StateOption, WitnessOption
+from narrows.cli.ledger import auditors
+from narrows.cli.ledger.options import (
+    JsonOption,
+    PassphraseOption,
+    StateOption,
+    ValidDays,
+    WitnessOption,
+)
 from narrows.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from narrows.ledger.log.canonical import Document
-    from narrows.ledger.office.balances import Balances
+    from narrows.ledger.office.balances import Balances, NetBalance
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Budgets: show, propose, sign, apply, history.",
+    help="Budgets: show, propose, sign, apply, history; auditors and their credits.",
     epilog="Raising takes k of n operators: propose a change, each signs the file, one applies it. "
     "With the demonstration's budget:  narrows budget propose --lineage demo --lifetime 20MB "
     "--account answers --account telemetry --out raise.json   |   "
@@ -31,11 +40,10 @@ def show(state: StateOption = None, as_json: JsonOption = False) -> None:
     import dataclasses
     import json
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.balances import read_balances
 
-    folder = existing_state_dir(state)
-    balances = read_balances(folder, etcd=ledger_etcd(folder))
+    balances = read_balances(existing_place(state))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(balances)))
     else:
@@ -63,16 +71,34 @@ def propose(
         Path | None,
         typer.Option("--from", help="The budget block of 'narrows plan --budget FILE' instead."),
     ] = None,
-    valid_days: Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)] = 7,
+    net_lifetime: Annotated[
+        str | None,
+        typer.Option(help="The net budget: bytes that no auditor explained, ever: 2GB."),
+    ] = None,
+    net_window: Annotated[
+        list[str] | None, typer.Option(help="LENGTH=SIZE of the net budget, as in 1h=5MB.")
+    ] = None,
+    net_delta: Annotated[
+        float,
+        typer.Option(
+            help="Probability with which auditors' bounds may fail, all in all.", min=0, max=1
+        ),
+    ] = 1e-6,
+    no_net: Annotated[
+        bool, typer.Option("--no-net", help="Take the net budget away: all that left counts.")
+    ] = False,
+    valid_days: ValidDays = 7,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a change that sets the whole budget of a lineage. It does nothing until applied."""
+    """Write a change that sets the whole budget of a lineage. It does nothing until applied.
+    A net budget that is there stays as it is unless the flags say otherwise."""
     import json
     import time
 
     from narrows.cli.ledger import limits as budget_limits
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
+    from narrows.ledger.auditors import PPT, NetLimits
     from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
@@ -92,8 +118,16 @@ def propose(
         )
     else:
         limits = budget_limits.limits([f"lifetime={lifetime}", *(window or [])], "--window")
-    folder = existing_state_dir(state)
-    now = read_state(folder, ledger_etcd(folder))
+    now = read_state(existing_place(state))
+    if no_net and (net_lifetime is not None or net_window):
+        raise InputError("--no-net and a net budget", "say one of them")
+    if net_window and net_lifetime is None:
+        raise InputError("--net-window without --net-lifetime", "a net budget has a lifetime")
+    net = now.nets[lineage].limits() if lineage in now.nets and not no_net else None
+    if net_lifetime is not None:
+        words = [f"lifetime={net_lifetime}", *(net_window or [])]
+        net_limits = budget_limits.limits(words, "--net-lifetime, --net-window")
+        net = NetLimits(net_limits, round(net_delta * PPT))
     document = budget_document(
         now,
         lineage,
@@ -101,6 +135,7 @@ def propose(
         accounts,
         max(now.time_ms, int(time.time() * 1000)),
         valid_days * 86_400_000,
+        net,
     )
     write_change_file(out, document, [])
     lines = describe(parse_change(document), now)
@@ -153,14 +188,24 @@ def apply_file(
     from contextlib import closing
 
     from narrows.cli.ledger.options import open_ledger
-    from narrows.deploy.state import existing_state_dir
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.admin import apply_change
     from narrows.ledger.office.propose import read_change_file
 
     document, signatures = read_change_file(file)
-    with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
+    with closing(open_ledger(existing_place(state), witness)) as ledger:
         position = apply_change(ledger, document, signatures)
     typer.echo(json.dumps({"position": position}) if as_json else f"applied as leaf {position}")
+
+
+app.command(
+    epilog="Example: narrows budget enrol --lineage base-1 --gate gate-1 --auditor HEX "
+    "--pins HEX --audited 0.05 --out enrol.json"
+)(auditors.enrol)
+app.command(
+    epilog="Example: narrows budget revoke --lineage base-1 --gate gate-1 --out revoke.json"
+)(auditors.revoke)
+app.command(epilog="Example: narrows budget credit credit-0001.json --state DIR")(auditors.credit)
 
 
 @app.command(epilog="Example: narrows budget history --state DIR")
@@ -170,12 +215,10 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
     import json
     from contextlib import closing
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office import describe
-    from narrows.ledger.stores.place import open_store
 
-    folder = existing_state_dir(state)
-    with closing(open_store(folder, ledger_etcd(folder), read_only=True)) as store:
+    with closing(existing_place(state).read()) as store:
         changes = describe.history(store)
     if as_json:
         typer.echo(json.dumps({"changes": [dataclasses.asdict(change) for change in changes]}))
@@ -188,13 +231,13 @@ def history(state: StateOption = None, as_json: JsonOption = False) -> None:
 
 
 def _describe(document: Document, state: Path | None) -> list[str]:
-    from narrows.deploy.state import has_ledger, ledger_etcd, state_dir
+    from narrows.deploy.state import ledger_place, state_dir
     from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.describe import describe
 
-    folder = state_dir(state)
-    known = read_state(folder, ledger_etcd(folder)) if has_ledger(folder) else None
+    place = ledger_place(state_dir(state))
+    known = read_state(place) if place.exists() else None
     change = parse_change(document)
     if known is not None and known.origin != change.origin:
         known = None
@@ -217,6 +260,8 @@ def _print_balances(balances: Balances) -> None:
             name = f"  any {duration(window.length_ms)}"
             used, left = f"{window.used_bytes:,}", f"{window.left_bytes:,}"
             table.add_row(name, f"{window.cap_bytes:,}", used, "", left)
+        if line.net is not None:
+            _add_net(table, line.net)
         for account in line.accounts:
             cap = "closed" if account.closed else "shared"
             if account.cap_bytes is not None:
@@ -230,3 +275,18 @@ def _print_balances(balances: Balances) -> None:
     console = Console(highlight=False)
     console.print(table if balances.lineages else "no budget: nothing leaves")
     console.print(f"{balances.origin}, leaf {balances.position}, {when(balances.time_ms)}")
+
+
+def _add_net(table: Table, net: NetBalance) -> None:
+    from narrows.ledger.office.describe import duration
+
+    sums = net.granted_bytes, net.spent_bytes, net.outstanding_bytes, net.left_bytes
+    table.add_row("  net", *(f"{count:,}" for count in sums))
+    for window in net.windows:
+        used, left = f"{window.used_bytes:,}", f"{window.left_bytes:,}"
+        name = f"    any {duration(window.length_ms)}"
+        table.add_row(name, f"{window.cap_bytes:,}", used, "", left)
+    for audit in net.audits:
+        name = f"    {audit.gate}/{audit.account} by {audit.auditor[:16]}"
+        credited, waiting = f"{audit.credited_bytes:,}", f"{audit.creditable_bytes:,}"
+        table.add_row(name, f"{credited} credited", f"{waiting} can be", "", "")

@@ -40,10 +40,11 @@ def new(
     from narrows.ledger.keys import public_of, save_private
     from narrows.ledger.log.canonical import is_name
     from narrows.ledger.office.setup import make_directory
+    from narrows.ledger.stores.place import LedgerPlace
 
     if not is_name(name):
         raise InputError(f"{name!r} is no name", "use lower-case letters, digits, '.', '_', '-'")
-    folder = out if out is not None else state_dir(state) / "ledger" / "operators"
+    folder = out if out is not None else LedgerPlace(state_dir(state)).folder / "operators"
     make_directory(folder)
     key = Ed25519PrivateKey.generate()
     save_private(folder / f"{name}.key", key, passphrase(passphrase_file))
@@ -56,11 +57,10 @@ def list_keys(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the operators that the ledger knows, and how many must sign."""
     import json
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.balances import read_state
 
-    folder = existing_state_dir(state)
-    operators = read_state(folder, ledger_etcd(folder)).operators
+    operators = read_state(existing_place(state)).operators
     if as_json:
         typer.echo(json.dumps({"keys": operators.keys, "threshold": operators.threshold}))
         return
@@ -107,13 +107,12 @@ def _propose(
 ) -> None:
     import time
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.changes import Operators
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.propose import operators_document, write_change_file
 
-    folder = existing_state_dir(state)
-    now = read_state(folder, ledger_etcd(folder))
+    now = read_state(existing_place(state))
     for key in extra:
         public_key(key, "the key")
     for key in without:

@@ -35,7 +35,7 @@ def init(
     """
     import time
 
-    from narrows.deploy.state import ledger_etcd, state_dir
+    from narrows.deploy.state import ledger_place, state_dir
     from narrows.ledger.office.setup import (
         create_ledger,
         create_log_key,
@@ -47,13 +47,12 @@ def init(
     for key in operator:
         public_key(key, "--operator")
     operators = make_operators(operator, threshold)
-    folder = state_dir(state)
-    etcd = ledger_etcd(folder)
-    log_key = create_log_key(folder)
-    create_ledger(folder, origin, operators, witness, int(time.time() * 1000), etcd)
-    path = folder / "ledger" / "log.json"
+    place = ledger_place(state_dir(state))
+    log_key = create_log_key(place)
+    create_ledger(place, origin, operators, witness, int(time.time() * 1000))
+    path = place.folder / "log.json"
     write_log_file(path, origin, log_key, operators)
-    made = folder / "ledger" / "ledger.db" if etcd is None else f"{etcd.prefix}/ in etcd"
+    made = place.file if place.etcd is None else f"{place.etcd.prefix}/ in etcd"
     typer.echo(f"made {made}; give {path} to the witness")
 
 
@@ -65,14 +64,12 @@ def backup(
     """Copy the ledger consistently to a file, while gates use it, and verify the copy."""
     from contextlib import closing
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.copying import copy_log
     from narrows.ledger.office.verify import verify_path
     from narrows.ledger.stores import sqlite as sqlite_store
-    from narrows.ledger.stores.place import open_store
 
-    folder = existing_state_dir(state)
-    with closing(open_store(folder, ledger_etcd(folder), read_only=True)) as store:
+    with closing(existing_place(state).read()) as store:
         if isinstance(store, sqlite_store.SqliteStore):
             store.backup(target)
         else:
@@ -95,24 +92,20 @@ def copy(
     """
     from contextlib import closing
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.copying import copy_log
-    from narrows.ledger.office.verify import verify_log, verify_path
-    from narrows.ledger.stores.place import hold_folder, make_store
+    from narrows.ledger.office.verify import verify_log, verify_place
     from narrows.ledger.stores.sqlite import SqliteStore
 
-    folder = existing_state_dir(state)
-    etcd = ledger_etcd(folder)
-    if etcd is None:
-        raise InputError(f"{folder / 'narrows.toml'} names no etcd", "see docs/ledger.md")
-    with (
-        hold_folder(folder / "ledger"),
-        closing(SqliteStore(source, read_only=True)) as file,
-    ):
+    place = existing_place(state)
+    if place.etcd is None:
+        config = place.state_dir / "narrows.toml"
+        raise InputError(f"{config} names no etcd", "see docs/ledger.md")
+    with place.lock_all(), closing(SqliteStore(source, read_only=True)) as file:
         verify_log(file)  # before anything is made in etcd; what arrives there is verified again
-        with closing(make_store(folder, etcd)) as store:
+        with closing(place.create()) as store:
             copy_log(file, store)
-    typer.echo(f"{verify_path(folder, etcd=etcd).size:,} leaves in {etcd.prefix}/, verified")
+    typer.echo(f"{verify_place(place).size:,} leaves in {place.etcd.prefix}/, verified")
 
 
 @app.command(epilog="Example: narrows ledger release gate-2 --state DIR")
@@ -126,10 +119,10 @@ def release(
     """
     from contextlib import closing
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.stores.etcd import EtcdStore
 
-    etcd = ledger_etcd(existing_state_dir(state))
+    etcd = existing_place(state).etcd
     if etcd is None:
         raise InputError("the names of gates on one machine are lock files: nothing to release")
     with closing(EtcdStore(etcd)) as store:
@@ -147,15 +140,15 @@ def restore(
     A backup is older than the witness's head, so the gate refuses to send until k of n
     operators have signed what lies between: see narrows ledger recover.
     """
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
+    from narrows.deploy.state import existing_place
     from narrows.ledger.office.backup import restore_file
 
-    folder = existing_state_dir(state)
-    if ledger_etcd(folder) is not None:
+    place = existing_place(state)
+    if place.etcd is not None:
         raise InputError(
             "the ledger lies in etcd", "copy the backup under a new prefix: narrows ledger copy"
         )
-    found, kept = restore_file(folder, source)
+    found, kept = restore_file(place, source)
     typer.echo(f"restored {found.size:,} leaves" + (f"; the old file is {kept}" if kept else ""))
     typer.echo("  if the witness has seen more: narrows ledger recover", err=True)
 
@@ -179,7 +172,7 @@ def recover(
     from contextlib import closing
 
     from narrows.cli.ledger.options import open_ledger
-    from narrows.deploy.state import existing_state_dir
+    from narrows.deploy.state import existing_place
     from narrows.ledger.changes import parse_change
     from narrows.ledger.office import admin
     from narrows.ledger.office.describe import describe
@@ -187,7 +180,7 @@ def recover(
 
     if (file is None) == (propose is None):
         raise InputError("give a signed recovery, or --propose FILE")
-    with closing(open_ledger(existing_state_dir(state), witness)) as ledger:
+    with closing(open_ledger(existing_place(state), witness)) as ledger:
         if file is not None:
             position = admin.recover(ledger, *read_change_file(file))
             typer.echo(json.dumps({"position": position}) if as_json else f"leaf {position}")

@@ -45,12 +45,13 @@ def verify(
     import dataclasses
     import json
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
-    from narrows.ledger.office.verify import verify_path
+    from narrows.deploy.state import existing_place
+    from narrows.ledger.office.verify import verify_path, verify_place
 
-    path = file if file is not None else existing_state_dir(state)
-    etcd = ledger_etcd(path) if file is None else None
-    found = verify_path(path, log_key, witness_key, etcd)
+    if file is not None:
+        found = verify_path(file, log_key, witness_key)
+    else:
+        found = verify_place(existing_place(state), log_key, witness_key)
     if as_json:
         answer = dataclasses.asdict(found) | {"root": found.root.hex(), "ok": True}
         typer.echo(json.dumps(answer))
@@ -113,11 +114,9 @@ def prove(
 def _store(state: Path | None, file: Path | None) -> AbstractContextManager[Store]:
     from contextlib import closing
 
-    from narrows.deploy.state import existing_state_dir, ledger_etcd
-    from narrows.ledger.stores.place import open_store
+    from narrows.deploy.state import existing_place
     from narrows.ledger.stores.sqlite import SqliteStore
 
     if file is not None:
         return closing(SqliteStore(file, read_only=True))
-    folder = existing_state_dir(state)
-    return closing(open_store(folder, ledger_etcd(folder), read_only=True))
+    return closing(existing_place(state).read())

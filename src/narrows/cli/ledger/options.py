@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from narrows.ledger.ledger import Ledger
     from narrows.ledger.session import WitnessClient
+    from narrows.ledger.stores.place import LedgerPlace
 
 StateOption = Annotated[Path | None, typer.Option("--state", help="State folder.")]
 WitnessOption = Annotated[
@@ -23,6 +24,7 @@ WitnessOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+ValidDays = Annotated[int, typer.Option(help="Days in which it may be applied.", min=1)]
 PassphraseOption = Annotated[
     Path | None,
     typer.Option("--passphrase-file", help="File whose first line is the key's passphrase."),
@@ -58,23 +60,21 @@ def operator_key(
 ) -> Ed25519PrivateKey:
     """A key file, by its path or by its name under STATE/ledger/operators."""
     from narrows.ledger.keys import load_private
+    from narrows.ledger.stores.place import LedgerPlace
 
     path = Path(named)
     if folder is not None and "/" not in named and not path.is_file():
-        path = folder / "ledger" / "operators" / f"{named}.key"
+        path = LedgerPlace(folder).folder / "operators" / f"{named}.key"
     return load_private(path, passphrase(passphrase_file))
 
 
-def find_witness(folder: Path, address: str) -> WitnessClient | None:
-    """The witness that the ledger of ``folder`` names: at ``address``, or in ``folder``."""
-    from narrows.deploy.state import ledger_etcd
-    from narrows.ledger.office.balances import read_state
+def _find_witness(folder: Path, address: str, key: str) -> WitnessClient | None:
+    """The witness that a ledger names by ``key``: at ``address``, or in the ledger's ``folder``."""
     from narrows.ledger.office.setup import open_witness
     from narrows.ledger.witness.server import HttpWitness
     from narrows.ledger.witness.witness import witness_verifier
     from narrows.wire.address import parse_address
 
-    key = read_state(folder, ledger_etcd(folder)).witness_key
     if not key:
         return None
     if address:
@@ -84,11 +84,12 @@ def find_witness(folder: Path, address: str) -> WitnessClient | None:
     raise BudgetError("the ledger has a witness elsewhere", "name it: --witness HOST:PORT")
 
 
-def open_ledger(folder: Path, address: str) -> Ledger:
-    """The ledger of ``folder``, for an operator, beside the gate that may be using it."""
-    from narrows.deploy.state import ledger_etcd
+def open_ledger(place: LedgerPlace, address: str) -> Ledger:
+    """The ledger at ``place``, for an operator, beside the gate that may be using it."""
+    from functools import partial
+
     from narrows.ledger.ledger import Ledger
     from narrows.ledger.stores.place import OPERATOR
 
-    witness = find_witness(folder, address)
-    return Ledger.open(folder, witness=witness, gate=OPERATOR, etcd=ledger_etcd(folder))
+    find = partial(_find_witness, place.state_dir, address)
+    return Ledger.open(place, witness=None, find_witness=find, gate=OPERATOR)

@@ -22,7 +22,7 @@ BYTES_PER_TOKEN = (4.0, 4.8)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredInputs:
     """``overrides``: scenario keys to text, as ``--set`` takes them. ``note``: what was
     measured, for the report."""
 
@@ -41,7 +41,7 @@ def _bits(low: float, high: float) -> str:
     return f"{low:.6g} bits/token" if low == high else f"{low:.6g}..{high:.6g} bits/token"
 
 
-def from_codec(path: Path) -> Measured:
+def from_codec(path: Path) -> MeasuredInputs:
     """Compressed (``bench codec``) or coupled and compressed (``bench coupled``) bits/token.
 
     ``bench codec`` counts bytes; where it names no ``tokens``, 4.0 to 4.8 UTF-8 bytes per token
@@ -61,12 +61,12 @@ def from_codec(path: Path) -> Measured:
             "coding.coupled": _bits(coupled, coupled),
             "coding.compressed": _bits(crossed, crossed),
         }
-        return Measured(overrides, f"coupled and compressed bits/token from {path.name}")
+        return MeasuredInputs(overrides, f"coupled and compressed bits/token from {path.name}")
     per_byte = _positive(data, "bits_per_byte")
     link, tokens = _positive(data, "link_bytes"), _positive(data, "tokens")
     if link is not None and tokens is not None:
         value = link * 8.0 / tokens
-        return Measured({"coding.compressed": _bits(value, value)}, f"{value:.3g} bits/token")
+        return MeasuredInputs({"coding.compressed": _bits(value, value)}, f"{value:.3g} bits/token")
     if per_byte is None:
         raise InputError(
             f"{path} has neither bits_per_byte nor coupled_bits and CE",
@@ -74,10 +74,10 @@ def from_codec(path: Path) -> Measured:
         )
     low, high = (per_byte * count for count in BYTES_PER_TOKEN)
     note = f"{per_byte:.3g} bits/byte over {data.get('answers', 'some')} answers ({path.name})"
-    return Measured({"coding.compressed": _bits(low, high)}, note)
+    return MeasuredInputs({"coding.compressed": _bits(low, high)}, note)
 
 
-def from_ledger(state_dir: Path) -> Measured:
+def from_ledger(state_dir: Path) -> MeasuredInputs:
     """Bits/token and tokens/day of a deployment's own traffic. Raises InputError.
 
     The deployed coding is not recorded apart, so what left counts as ``compressed``. A budget
@@ -103,7 +103,7 @@ def from_ledger(state_dir: Path) -> Measured:
     spent = _spent_bytes(state_dir)
     note = f"{bits:.3g} bits/token over {total.answers:,} answers in {len(stats.by_day)} days"
     note += f", {timing:.1%} more than the answers for timing" if timing else ""
-    return Measured(overrides, note + (f", {spent:,} bytes on the ledger" if spent else ""))
+    return MeasuredInputs(overrides, note + (f", {spent:,} bytes on the ledger" if spent else ""))
 
 
 def _timing_share(state_dir: Path) -> float:
@@ -118,8 +118,11 @@ def _timing_share(state_dir: Path) -> float:
 
 def _spent_bytes(state_dir: Path) -> int:
     """What the ledger counts as spent, all lineages; 0 where there is no ledger yet."""
-    if not (state_dir / "ledger" / "ledger.db").exists():
+    from narrows.ledger.stores.place import LedgerPlace
+
+    place = LedgerPlace(state_dir)
+    if not place.file.exists():
         return 0
     from narrows.ledger.office.balances import read_balances
 
-    return read_balances(state_dir).spent_bytes
+    return read_balances(place).spent_bytes

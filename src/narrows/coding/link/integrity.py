@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-from narrows.coding.link.symbols import Port
+from narrows.coding.link.symbols import SymbolPort
 from narrows.errors import LinkError
 from narrows.models.api import TokenModel
 
@@ -27,7 +27,7 @@ PERIODIC_BITS = 32
 class IntegrityCheck:
     """Codes the checks; the decoding side compares."""
 
-    def __init__(self, port: Port, model: TokenModel) -> None:
+    def __init__(self, port: SymbolPort, model: TokenModel) -> None:
         self._port = port
         self._model = model
         self._last_position = 0

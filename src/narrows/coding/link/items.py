@@ -15,7 +15,7 @@ import numpy as np
 from narrows.coding.events import Channel, Coding, Failure, Finish, Usage
 from narrows.coding.link.answer import Answer, End, Item, Kind, Rows, context_of
 from narrows.coding.link.integrity import END_BITS, IntegrityCheck
-from narrows.coding.link.symbols import Bit, Choice, Port, Signed
+from narrows.coding.link.symbols import Bit, Choice, Signed, SymbolPort
 from narrows.coding.pacing import BATCH_STEPS, Pacer, Step
 from narrows.errors import LinkError
 from narrows.models.api import Logits, Stream, TokenModel
@@ -45,7 +45,7 @@ class Side(Protocol):
 
 class ItemGrammar:
     def __init__(
-        self, port: Port, side: Side, model: TokenModel, check: IntegrityCheck, pacer: Pacer
+        self, port: SymbolPort, side: Side, model: TokenModel, check: IntegrityCheck, pacer: Pacer
     ) -> None:
         self._port = port
         self._pacer = pacer
@@ -240,6 +240,8 @@ def prepare_rows(model: TokenModel, answers: list[Answer]) -> None:
 
 
 def keep_rows(answers: list[Answer]) -> None:
+    """Copy those that hold only until the model's next call: of an answer, its newest at most,
+    since rows are added behind rows that are kept."""
     for answer in answers:
-        for rows, _ in answer.rows:
-            rows.keep()
+        if answer.rows:
+            answer.rows[-1][0].keep()

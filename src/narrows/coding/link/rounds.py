@@ -32,7 +32,7 @@ from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind
 from narrows.coding.link.integrity import IntegrityCheck
 from narrows.coding.link.items import ItemGrammar, Side, keep_rows
 from narrows.coding.link.options import LinkLimits
-from narrows.coding.link.symbols import Bit, Choice, Count, IntStep, Port
+from narrows.coding.link.symbols import Bit, Choice, Count, IntStep, SymbolPort
 from narrows.coding.pacing import BATCH_STEPS, Pacer, Step
 from narrows.coding.range.coder import Mark
 from narrows.coding.tokens.calibrate import Calibration
@@ -66,7 +66,7 @@ class Grammar:
 
     def __init__(
         self,
-        port: Port,
+        port: SymbolPort,
         side: Side,
         model: TokenModel,
         limits: LinkLimits,

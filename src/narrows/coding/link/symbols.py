@@ -1,7 +1,7 @@
 """Adaptive models of the link's rare symbols, and the port they are coded through.
 
-A grammar written once against ``Port`` serves both ends: the encoder's port codes the value it
-is given, the decoder's ignores it (None) and returns the one it decoded. Every port method is
+A grammar written once against ``SymbolPort`` serves both ends: the encoder's port codes the value
+it is given, the decoder's ignores it (None) and returns the one it decoded. Every port method is
 a generator that yields while the decoder waits for bytes; the encoder's never yields.
 
 All counts are integers; both ends update them with the same symbols in the same order.
@@ -63,7 +63,7 @@ class Bit:
             self.zeros = (self.zeros >> 1) + 1
 
 
-class Port(Protocol):
+class SymbolPort(Protocol):
     """One end's side of the grammar."""
 
     def bit(self, model: Bit, value: int | None) -> IntStep: ...
@@ -97,7 +97,7 @@ class Choice:
             Bit(ones[index] if index < len(ones) else 16, 16, limit) for index in range(size - 1)
         ]
 
-    def code(self, port: Port, value: int | None) -> IntStep:
+    def code(self, port: SymbolPort, value: int | None) -> IntStep:
         for index, model in enumerate(self.bits):
             wanted = None if value is None else int(value == index)
             if (yield from port.bit(model, wanted)):
@@ -114,7 +114,7 @@ class Count:
         self.lengths = [Bit(16, 16, 256) for _ in range(31)]
         self.second = [Bit(16, 16, 256) for _ in range(32)]
 
-    def code(self, port: Port, value: int | None) -> IntStep:
+    def code(self, port: SymbolPort, value: int | None) -> IntStep:
         """n + 1 has ``length`` bits after its leading one; the first of them is adaptive."""
         wanted = None if value is None else (value + 1).bit_length() - 1
         length = 0
@@ -145,7 +145,7 @@ class Signed:
         self.sign = Bit(16, 16, 256)
         self.size = Count()
 
-    def code(self, port: Port, value: int | None) -> IntStep:
+    def code(self, port: SymbolPort, value: int | None) -> IntStep:
         same = yield from port.bit(self.same, None if value is None else int(value == self.last))
         if same:
             return self.last

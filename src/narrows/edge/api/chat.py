@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from narrows.coding.events import Finish
 from narrows.edge import problems
-from narrows.edge.answer import Answer, Piece
+from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
 from narrows.edge.api import replies as shape
 from narrows.edge.api.noise_keys import noise_keys
@@ -56,7 +56,7 @@ class ChatResponse:
         limits = service.config.limits
         noise = noise_keys(service.secret, scope, request, service.random_bytes)
         self._answers = [
-            Answer(
+            EdgeAnswer(
                 Request(
                     uid=service.random_bytes(16).hex(),
                     body=_body(request, index),
@@ -74,7 +74,7 @@ class ChatResponse:
         if service.transcripts is not None and request.keep:
             for answer in self._answers:
                 answer.record = []
-        self._head = shape.Head(
+        self._head = shape.CompletionHead(
             completion_id=shape.random_id("chatcmpl-", service.random_bytes),
             created_s=int(service.wall_s()),
             model=service.config.model_name,
@@ -140,7 +140,7 @@ class ChatResponse:
             self._service.count_delivered(answer, size)
             self._completed(answer)
 
-    def _completed(self, answer: Answer) -> None:
+    def _completed(self, answer: EdgeAnswer) -> None:
         self._service.count_answer(answer, _completion_tokens(answer))
         choice = self._answers.index(answer)
         self._service.keep(answer, self._head.completion_id, choice, self._head.created_s)
@@ -213,10 +213,10 @@ class ChatResponse:
     def _call_id(self) -> str:
         return shape.random_id("call_", self._service.random_bytes)
 
-    def _tokens(self) -> shape.Tokens:
+    def _tokens(self) -> shape.TokenUsage:
         first = self._answers[0]
         prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
-        return shape.Tokens(prompt, sum(map(_completion_tokens, self._answers)))
+        return shape.TokenUsage(prompt, sum(map(_completion_tokens, self._answers)))
 
 
 class _Stream:
@@ -224,8 +224,8 @@ class _Stream:
 
     def __init__(
         self,
-        head: shape.Head,
-        answers: Sequence[Answer],
+        head: shape.CompletionHead,
+        answers: Sequence[EdgeAnswer],
         with_usage: bool,
         make_id: Callable[[], str],
     ) -> None:
@@ -234,7 +234,7 @@ class _Stream:
         self._with_usage = with_usage
         self._makers = [shape.DeltaMaker(make_id) for _ in answers]
         self._finished: set[int] = set()
-        self._fresh: list[Answer] = []
+        self._fresh: list[EdgeAnswer] = []
         self._pending = b"".join(
             self._chunk(index, {"role": "assistant", "content": ""}, None)
             for index in range(len(answers))
@@ -248,7 +248,7 @@ class _Stream:
         """A comment, so that proxies and clients see that the stream lives."""
         self._pending += b": waiting\n\n"
 
-    def newly_finished(self) -> list[Answer]:
+    def newly_finished(self) -> list[EdgeAnswer]:
         fresh, self._fresh = self._fresh, []
         return fresh
 
@@ -286,7 +286,7 @@ def _text_bytes(pieces: Sequence[Piece]) -> int:
     return sum(len(piece.text.encode("utf-8", "surrogatepass")) for piece in pieces)
 
 
-def _completion_tokens(answer: Answer) -> int:
+def _completion_tokens(answer: EdgeAnswer) -> int:
     """Counted where the link carries tokens, else as the model server says, else estimated."""
     if answer.native:
         return len(answer.tokens)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from narrows.edge.api import policy
-from narrows.edge.config import Limits
+from narrows.edge.config import EdgeLimits
 from narrows.edge.problems import ApiError, bad_request, check_known, too_long
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
@@ -20,7 +20,7 @@ _ASSISTANT_FIELDS = (*_FIELDS, "refusal", "tool_calls", *REASONING)
 _WIDE_PARTS = ("image_url", "input_audio", "file", "input_image", "input_file")
 
 
-def check_messages(value: object, limits: Limits, max_tokens: int) -> list[dict[str, Any]]:
+def check_messages(value: object, limits: EdgeLimits, max_tokens: int) -> list[dict[str, Any]]:
     """Raises ``ApiError``; ``max_tokens`` is for the price in a refusal."""
     if not isinstance(value, list) or not value:
         raise bad_request("messages must be a list of at least one message.", "messages")

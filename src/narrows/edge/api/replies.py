@@ -37,7 +37,7 @@ def random_id(prefix: str, random_bytes: Callable[[int], bytes] = secrets.token_
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenUsage:
     """Counts for ``usage``."""
 
     prompt: int
@@ -52,7 +52,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class CompletionHead:
     """What all chunks of a completion share."""
 
     completion_id: str
@@ -77,10 +77,10 @@ class Head:
         body = self._body("chat.completion.chunk") | {"choices": [choice]}
         return body | {"usage": None} if with_usage else body
 
-    def usage_chunk(self, tokens: Tokens) -> dict[str, Any]:
+    def usage_chunk(self, tokens: TokenUsage) -> dict[str, Any]:
         return self._body("chat.completion.chunk") | {"choices": [], "usage": tokens.body()}
 
-    def whole(self, choices: list[dict[str, Any]], tokens: Tokens) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], tokens: TokenUsage) -> dict[str, Any]:
         return self._body("chat.completion") | {"choices": choices, "usage": tokens.body()}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
-from narrows.edge.config import Limits
+from narrows.edge.config import EdgeLimits
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
 
 PRICED_TOKENS = 16384
@@ -108,7 +108,7 @@ class _Fields:
                 raise unknown_field(name)
 
 
-def parse_chat(data: Mapping[str, Any], model_name: str, limits: Limits) -> ChatRequest:
+def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> ChatRequest:
     """Raises ``ApiError``. ``data`` has passed ``jsonio.parse_object``."""
     fields = _Fields(data)
     _check_model(fields.take("model"), model_name)
@@ -152,7 +152,7 @@ def _check_model(model: object, model_name: str) -> None:
         raise unknown_model(model, model_name)
 
 
-def _max_tokens(fields: _Fields, limits: Limits) -> int:
+def _max_tokens(fields: _Fields, limits: EdgeLimits) -> int:
     """0: the client names none, and none is sent."""
     newer = fields.integer("max_completion_tokens", 1, limits.max_tokens)
     older = fields.integer("max_tokens", 1, limits.max_tokens)
@@ -170,7 +170,7 @@ def _refuse_wide_output(fields: _Fields, max_tokens: int) -> None:
         raise policy.refuse_audio_output(max_tokens)
 
 
-def _stops(value: object, limits: Limits) -> tuple[str, ...]:
+def _stops(value: object, limits: EdgeLimits) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise bad_request("stop must be a string or strings.", "stop", "invalid_type")
@@ -180,7 +180,7 @@ def _stops(value: object, limits: Limits) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop)
 
 
-def _add_tools(fields: _Fields, body: dict[str, Any], limits: Limits) -> None:
+def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> None:
     tools = check_tools(fields.take("tools"), limits)
     choice = check_tool_choice(fields.take("tool_choice"), tools)
     parallel = fields.flag("parallel_tool_calls")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from narrows.edge import problems
-from narrows.edge.answer import Answer
+from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api import replies as shape
 from narrows.edge.api.access import Access
 from narrows.edge.books.stats import StatsRecorder
@@ -56,12 +56,12 @@ class Service:
             self.answers -= answers
             self.bodies_bytes -= answers * body_bytes
 
-    def count_delivered(self, answer: Answer, text_bytes: int) -> None:
+    def count_delivered(self, answer: EdgeAnswer, text_bytes: int) -> None:
         """Text of an answer that was handed to a client."""
         if text_bytes:
             self.stats.traffic(answer.weak.name).answer_bytes += text_bytes
 
-    def count_answer(self, answer: Answer, tokens: int) -> None:
+    def count_answer(self, answer: EdgeAnswer, tokens: int) -> None:
         """An answer that reached its client complete."""
         counts = self.stats.traffic(answer.weak.name)
         counts.answers += 1
@@ -70,7 +70,7 @@ class Service:
         if not answer.resumes:  # else its bits hold what came twice, under another model perhaps
             self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
 
-    def keep(self, answer: Answer, completion_id: str, choice: int, created_s: int) -> None:
+    def keep(self, answer: EdgeAnswer, completion_id: str, choice: int, created_s: int) -> None:
         """A complete answer with its prompt, where transcripts are wanted."""
         if self.transcripts is not None and answer.record is not None:
             self.transcripts.add(answer, completion_id, choice, created_s)

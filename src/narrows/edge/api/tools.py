@@ -6,13 +6,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from narrows.edge.config import Limits
+from narrows.edge.config import EdgeLimits
 from narrows.edge.problems import bad_request, check_known
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-def check_tools(value: object, limits: Limits) -> list[dict[str, Any]]:
+def check_tools(value: object, limits: EdgeLimits) -> list[dict[str, Any]]:
     """Raises ``ApiError``; an absent list is an empty one."""
     if value is None:
         return []

@@ -10,14 +10,13 @@ opens the database may create it; the schema's version is checked each time.
 
 from __future__ import annotations
 
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from narrows.durable import sync_folder
+from narrows.durable import write_first
 from narrows.errors import NarrowsError
 from narrows.private import private_folder
 
@@ -139,23 +138,10 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def load_secret(state_dir: Path) -> bytes:
-    """The edge's 32 secret bytes, made on the first call. Written aside, synced and linked
-    into place, so that two starting edges agree and a crash leaves all of it or nothing."""
+    """The edge's 32 secret bytes, made on the first call; two starting edges agree on them."""
     path = private_folder(state_dir, "edge") / "secret"
     if not path.exists():
-        aside = path.with_name(f"secret.{secrets.token_hex(8)}")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(aside, path)
-        except FileExistsError:
-            pass  # the other edge's secret counts
-        finally:
-            aside.unlink()
-        sync_folder(path.parent)
+        write_first(path, secrets.token_bytes(SECRET_BYTES), 0o600)
     secret = path.read_bytes()
     if len(secret) != SECRET_BYTES:
         raise NarrowsError(f"{path} is not {SECRET_BYTES} bytes", "delete it; a new one is made")

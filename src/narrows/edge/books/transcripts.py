@@ -36,7 +36,7 @@ from typing import Any
 
 from narrows.coding.spec import message_text
 from narrows.durable import replacing
-from narrows.edge.answer import Answer
+from narrows.edge.answer import EdgeAnswer
 from narrows.edge.books.append import append_lines, whole_lines
 from narrows.edge.books.stats import utc_day
 from narrows.edge.books.store import edge_dir
@@ -76,7 +76,7 @@ class TranscriptLog:
         self._room_bytes = min(PENDING_BYTES, config.max_bytes // 2)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def add(self, answer: Answer, completion_id: str, choice: int, created_s: int) -> None:
+    def add(self, answer: EdgeAnswer, completion_id: str, choice: int, created_s: int) -> None:
         """A complete answer; kept from the next flush on."""
         key = answer.request.scope
         response = "".join(answer.record or ())

@@ -8,7 +8,6 @@ sends is counted as it is read, padding of constant pacing included, and unpadde
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from narrows.edge.config import EdgeConfig
 from narrows.errors import LinkError, PeerError
 from narrows.models.shelf.shelf import Offer
 from narrows.wire.gatestate import PortState, fetch_state
+from narrows.wire.keepalive import set_options
 from narrows.wire.messages import PROTOCOL, Greeting, Hello, WeakOffer, encode_frame
 from narrows.wire.padding import ConstantUnframer, frame_bytes
 from narrows.wire.pins import check_peer, client_context, read_pins
@@ -24,13 +24,7 @@ from narrows.wire.pins import check_peer, client_context, read_pins
 CONNECT_S = 5.0
 GREETING_S = 15.0
 READ_BYTES = 1 << 16
-_KEEPALIVE = (
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-)
+IDLE_S, PROBES = 10, 3
 
 
 class Refused(PeerError):
@@ -59,7 +53,7 @@ class Tls:
     pins: frozenset[bytes]
 
 
-class Gate:
+class GateDialer:
     """The gate as the edge sees it: where it is, and how to know it."""
 
     def __init__(self, config: EdgeConfig) -> None:
@@ -102,9 +96,7 @@ class Gate:
             except PeerError:
                 writer.transport.abort()
                 raise
-        raw = writer.get_extra_info("socket")
-        for level, option, value in _KEEPALIVE:
-            raw.setsockopt(level, option, value)
+        set_options(writer.get_extra_info("socket"), IDLE_S, PROBES)
         unframer = None
         if self._config.constant_bytes:
             size = frame_bytes(self._config.constant_bytes, tls=self._tls is not None)

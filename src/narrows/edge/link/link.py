@@ -21,7 +21,7 @@ from typing import Any
 from narrows.coding.events import AnswerSpec, Event, Failed, Finished, Text, Tokens
 from narrows.coding.spec import answer_spec
 from narrows.edge import problems
-from narrows.edge.answer import Answer, WeakName
+from narrows.edge.answer import EdgeAnswer, WeakName
 from narrows.edge.link.dial import Wire
 from narrows.edge.link.worker import Decoder, DecodeWorker, Events, Turn
 from narrows.errors import LinkError, NarrowsError
@@ -34,7 +34,7 @@ REST_S = 0.5  # for what a link that has ended left undecoded
 MAX_OPEN = 1000  # below what an enclave takes (1,024) and a decoder holds by default
 
 
-class Link:
+class EdgeLink:
     """``offer``: the weak model as it was greeted with. ``turn``: see ``DecodeWorker``.
     ``ended``: told each answer whose last event came, with nothing of it open inside."""
 
@@ -45,7 +45,7 @@ class Link:
         model: TokenModel,
         decoder: Decoder,
         turn: Turn,
-        ended: Callable[[Answer], None],
+        ended: Callable[[EdgeAnswer], None],
     ) -> None:
         self.offer = offer
         self.model = model
@@ -61,14 +61,14 @@ class Link:
         self._retired = False
         self._unwanted_s = 0.0
         self._room = asyncio.Event()
-        self._open: dict[int, Answer] = {}
-        self._unnumbered: list[Answer] = []
+        self._open: dict[int, EdgeAnswer] = {}
+        self._unnumbered: list[EdgeAnswer] = []
         self._closed = False
         self._uncharged_bits = 0.0
         self._worker = DecodeWorker(decoder, turn, self._post, self._on_events, self._on_error)
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[EdgeAnswer]:
         """Not over inside, whether or not their clients still want them."""
         return [*self._open.values(), *self._unnumbered]
 
@@ -81,7 +81,7 @@ class Link:
         """How long the oldest bytes that are not decoded yet have waited."""
         return self._worker.late_s(time.monotonic())
 
-    def start(self, answer: Answer) -> None:
+    def start(self, answer: EdgeAnswer) -> None:
         """Ask for an answer."""
         answer.number = None
         answer.weak = self.weak
@@ -94,7 +94,7 @@ class Link:
             lambda outcome: self._on_number(answer, outcome),
         )
 
-    def cancel(self, answer: Answer) -> None:
+    def cancel(self, answer: EdgeAnswer) -> None:
         """Stop it inside, at once. Idempotent."""
         number = answer.number
         if number is not None and self._open.get(number) is answer and not answer.cancelled:
@@ -176,7 +176,9 @@ class Link:
         except RuntimeError:
             self._worker.close()  # the loop is gone, and with it everyone who listens
 
-    def _on_number(self, answer: Answer, outcome: tuple[int, AnswerSpec] | NarrowsError) -> None:
+    def _on_number(
+        self, answer: EdgeAnswer, outcome: tuple[int, AnswerSpec] | NarrowsError
+    ) -> None:
         if self._closed:
             return
         self._unnumbered.remove(answer)

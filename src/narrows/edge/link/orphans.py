@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from narrows.edge import problems
-from narrows.edge.answer import Answer
-from narrows.edge.link.link import Link
+from narrows.edge.answer import EdgeAnswer
+from narrows.edge.link.link import EdgeLink
 from narrows.wire.gatestate import PortState
 
 MAX_RESUME = 1 << 17
@@ -18,18 +18,18 @@ MAX_RESUME = 1 << 17
 class Orphans:
     """``resume_s``: how long an answer waits. ``ended``: told each answer that is over."""
 
-    def __init__(self, resume_s: float, ended: Callable[[Answer], None]) -> None:
+    def __init__(self, resume_s: float, ended: Callable[[EdgeAnswer], None]) -> None:
         self._resume_s = resume_s
         self._ended = ended
-        self._waiting: dict[Answer, tuple[int, ...]] = {}
+        self._waiting: dict[EdgeAnswer, tuple[int, ...]] = {}
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[EdgeAnswer]:
         return list(self._waiting)
 
     def take_from(
         self,
-        link: Link,
+        link: EdgeLink,
         error: Exception | None,
         verified: Mapping[int, tuple[int, ...]],
         state: PortState,
@@ -52,7 +52,7 @@ class Orphans:
                 answer.fail(reason)
                 self._ended(answer)
 
-    def give_to(self, link: Link) -> None:
+    def give_to(self, link: EdgeLink) -> None:
         """All of them go on there, where their tokens mean the same."""
         waiting, self._waiting = self._waiting, {}
         for answer, verified in waiting.items():

@@ -27,11 +27,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from narrows.edge import problems
-from narrows.edge.answer import Answer
+from narrows.edge.answer import EdgeAnswer
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.config import EdgeConfig
-from narrows.edge.link.dial import Gate, Refused, Unreachable
-from narrows.edge.link.link import MAX_OPEN, Link
+from narrows.edge.link.dial import GateDialer, Refused, Unreachable
+from narrows.edge.link.link import MAX_OPEN, EdgeLink
 from narrows.edge.link.orphans import Orphans
 from narrows.edge.link.patience import LinkBytes, Patience
 from narrows.edge.link.worker import Decoder, Turn
@@ -74,10 +74,10 @@ class LinkClient:
         self._make_decoder = make_decoder
         self._link_options = link_options
         self._stats = stats
-        self._gate = Gate(config)
-        self._link: Link | None = None
-        self._serving: dict[asyncio.Task[None], Link] = {}
-        self._settling: dict[asyncio.Task[None], Link] = {}
+        self._gate = GateDialer(config)
+        self._link: EdgeLink | None = None
+        self._serving: dict[asyncio.Task[None], EdgeLink] = {}
+        self._settling: dict[asyncio.Task[None], EdgeLink] = {}
         self._turns: dict[bytes, Turn] = {}  # by weak model, see DecodeWorker
         self._patience = Patience()
         self._up = asyncio.Event()
@@ -114,7 +114,7 @@ class LinkClient:
         """There may be something newer on the shelf, or at the enclave: try at once."""
         self._patience.reset()
 
-    async def start(self, answers: Sequence[Answer]) -> None:
+    async def start(self, answers: Sequence[EdgeAnswer]) -> None:
         """Ask for answers, once there is a link. Raises ApiError where there is none in time."""
         if not self.up or self.gate_state.state != "ok":
             await self._wait_up()
@@ -152,7 +152,7 @@ class LinkClient:
             return problems.link_refused(self.refusal.greeting.name)
         return problems.link_down()
 
-    def cancel(self, answer: Answer) -> None:
+    def cancel(self, answer: EdgeAnswer) -> None:
         """The client has gone: stop the answer inside. Idempotent."""
         answer.fail(problems.client_gone())
         answer.abort()
@@ -221,7 +221,7 @@ class LinkClient:
         self._use(link, first)
         if self._shelf.newer_than(link.model.digest):
             self._patience.tried()  # the enclave does not have it: just seen
-        newer: asyncio.Task[tuple[Link, bytes]] | None = None
+        newer: asyncio.Task[tuple[EdgeLink, bytes]] | None = None
         try:
             while self._link is not None:
                 newer = newer or asyncio.create_task(self._open_newer())
@@ -243,7 +243,7 @@ class LinkClient:
                 del tasks[task]
                 task.result()
 
-    def _use(self, link: Link, first: bytes) -> None:
+    def _use(self, link: EdgeLink, first: bytes) -> None:
         """Send new answers over ``link``; the one before drains."""
         before, self._link = self._link, link
         self._serving[asyncio.create_task(self._serve(link, first))] = link
@@ -255,14 +255,14 @@ class LinkClient:
             before.retire()
         self._orphans.give_to(link)
 
-    def _discard(self, opened: asyncio.Task[tuple[Link, bytes]]) -> None:
+    def _discard(self, opened: asyncio.Task[tuple[EdgeLink, bytes]]) -> None:
         """A link that no one waits for any more."""
         if not opened.cancelled() and opened.exception() is None:
             link, _ = opened.result()
             link.close()
             self._shelf.give(link.model)
 
-    async def _open(self, offers: Sequence[Offer]) -> tuple[Link, bytes]:
+    async def _open(self, offers: Sequence[Offer]) -> tuple[EdgeLink, bytes]:
         """One connection, greeted, and what came behind the greeting. Raises NarrowsError."""
         counter = LinkBytes(self._stats, self.weak.name)
         wire = await self._gate.connect(counter)
@@ -274,9 +274,9 @@ class LinkClient:
             wire.close()
             raise
         turn = self._turns.setdefault(model.digest, Turn())
-        return Link(wire, offer, model, self._make_decoder(model), turn, self._ended), first
+        return EdgeLink(wire, offer, model, self._make_decoder(model), turn, self._ended), first
 
-    async def _open_newer(self) -> tuple[Link, bytes]:
+    async def _open_newer(self) -> tuple[EdgeLink, bytes]:
         """Waits for a newer model here, then tries until the enclave has it too."""
         while True:
             await asyncio.sleep(WATCH_S)
@@ -294,7 +294,7 @@ class LinkClient:
     def _ready(self) -> bool:
         return self.up and self.gate_state.state == "ok"
 
-    async def _serve(self, link: Link, first: bytes) -> None:
+    async def _serve(self, link: EdgeLink, first: bytes) -> None:
         """A link until its end. The next one is dialled while this one's answers are settled."""
         started_s = time.monotonic()
         broken: Exception | None = None
@@ -313,7 +313,7 @@ class LinkClient:
         if link is self._link:
             self._link = None
 
-    async def _settle(self, link: Link, error: Exception | None) -> None:
+    async def _settle(self, link: EdgeLink, error: Exception | None) -> None:
         """What the end of a link means to its answers, once its decoder has stopped."""
         if link.answers:
             verified = await asyncio.to_thread(link.verified, VERIFIED_S)
@@ -332,7 +332,7 @@ class LinkClient:
                 if not task.done() and (link is not self._link or self.up):
                     await self._watch_link(link)
 
-    async def _watch_link(self, link: Link) -> None:
+    async def _watch_link(self, link: EdgeLink) -> None:
         now_s = time.monotonic()
         if link is not self._link:
             link.give_up_unwanted(now_s, UNWANTED_S)
@@ -347,7 +347,7 @@ class LinkClient:
         self._fail(late, problems.stalled(idle_s))
 
     @staticmethod
-    def _fail(answers: Sequence[Answer], reason: ApiError) -> None:
+    def _fail(answers: Sequence[EdgeAnswer], reason: ApiError) -> None:
         for answer in answers:
             if not answer.ended:
                 answer.fail(reason)
@@ -360,6 +360,6 @@ class LinkClient:
         self._last_error = text
         self._backoff_s = min(limit_s, 2 * self._backoff_s)
 
-    def _ended(self, answer: Answer) -> None:
+    def _ended(self, answer: EdgeAnswer) -> None:
         """An answer is over inside: its cost goes to its key."""
         self._stats.key_used(answer.request.scope, 1, round(answer.bits))

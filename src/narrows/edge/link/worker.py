@@ -26,7 +26,7 @@ SLICE_BYTES = 64
 MAX_REPORTS = 64
 
 
-class OpenAnswer(Protocol):
+class ResumableAnswer(Protocol):
     """``verified``: an answer's first tokens that a check has covered."""
 
     @property
@@ -53,7 +53,7 @@ class Decoder(Protocol):
     def position(self) -> int:
         """Bytes decoded so far."""
 
-    def open_answers(self) -> Sequence[OpenAnswer]:
+    def open_answers(self) -> Sequence[ResumableAnswer]:
         """Answers begun and not ended; valid behind an error too."""
 
     def close(self) -> None:

@@ -13,16 +13,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from narrows.durable import sync_folder
+from narrows.durable import replacing
 from narrows.edge.books.append import append_lines
 from narrows.edge.books.store import edge_dir
 from narrows.edge.config import EdgeConfig
-from narrows.edge.link.dial import Gate, Wire
+from narrows.edge.link.dial import GateDialer, Wire
 from narrows.errors import InputError, LinkError, PeerError
 from narrows.models.artifact import Artifact
 from narrows.private import private_folder
@@ -68,26 +67,20 @@ async def receive(
         link_bytes += size_bytes
 
     place = dataclasses.replace(config, gate_host=host, gate_port=port).check()
-    wire = await Gate(place).connect(count)
+    wire = await GateDialer(place).connect(count)
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(out, 0o600) as file:
             size, digest = await _copy(wire, file, at_most_bytes, progress)
             file.flush()
-            os.fsync(file.fileno())
-        Artifact.open(aside, expect=digest)
-        receipt = Receipt(digest.hex(), size, link_bytes, int(now_s))
-        private_folder(state_dir, "edge")
-        _append(_journal(state_dir), receipt)
-        os.replace(aside, out)
-        sync_folder(out.parent)
+            Artifact.open(Path(file.name), expect=digest)
+            receipt = Receipt(digest.hex(), size, link_bytes, int(now_s))
+            private_folder(state_dir, "edge")
+            _append(_journal(state_dir), receipt)
         await _say_goodbye(wire)
         return receipt
     finally:
         wire.close()
-        aside.unlink(missing_ok=True)
 
 
 async def _copy(

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 from narrows.edge.config import EdgeConfig
-from narrows.edge.link.dial import Gate
+from narrows.edge.link.dial import GateDialer
 from narrows.errors import LinkError
 from narrows.wire.address import parse_address
 from narrows.wire.lines import LineSplitter
@@ -55,7 +55,7 @@ async def read_lines(config: EdgeConfig, gate: str) -> AsyncIterator[str]:
     """Lines from the telemetry port ``gate`` (host:port) until it closes. Raises PeerError,
     LinkError."""
     host, port = parse_address(gate)
-    wire = await Gate(dataclasses.replace(config, gate_host=host, gate_port=port)).connect(
+    wire = await GateDialer(dataclasses.replace(config, gate_host=host, gate_port=port)).connect(
         lambda count: None
     )
     reader = LineReader()

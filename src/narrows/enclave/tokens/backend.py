@@ -22,7 +22,7 @@ from narrows.coding.events import Coding, Event, Failed, Failure, Finish, Finish
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.builtin import DEFAULT_MAX_TOKENS, stop_strings
 from narrows.enclave.config import UpstreamConfig
-from narrows.enclave.http import ModelServer, answered
+from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.tokens.completion import Asked, CompletionReader
 from narrows.enclave.tokens.probe import completion
 from narrows.enclave.tokens.standing import Standing
@@ -65,7 +65,7 @@ class TokenBackend:
         return self._strong.tokenizer
 
     async def start(self) -> None:
-        """Probe. PeerError where ids are required and cannot be had."""
+        """Begin to probe. PeerError where ids are required and cannot be had."""
         self._standing.start()
         if self._config.tokens == "required":
             await self._standing.require(self._config.first_token_timeout_s)
@@ -80,7 +80,7 @@ class TokenBackend:
         await self._server.close()
 
     async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
-        """The events of one answer; see ``http`` for how failures end it."""
+        """The events of one answer; see ``modelserver`` for how failures end it."""
         plan = await self._plan(request)
         if plan is None:
             events = self._text.generate(request)

@@ -13,7 +13,7 @@ import aiohttp
 from narrows.coding.events import Event, Failure
 from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import UpstreamConfig
-from narrows.enclave.http import ModelServer
+from narrows.enclave.modelserver import ModelServer
 from narrows.enclave.sse import Malformed
 from narrows.enclave.tokens.completion import Asked, CompletionReader, NoTokenIds
 from narrows.enclave.tokens.luck import odds, total
@@ -30,7 +30,7 @@ _PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Capability:
     """``ids``: answers can cross as token ids. ``coupled``: and are drawn with the key.
     ``context``: tokens that a prompt and its answer may have. ``reached``: whether the server
     answered at all. ``why``: for people."""
@@ -45,7 +45,7 @@ class Verdict:
 async def completion(
     server: ModelServer, model: str, asked: Asked, reader: CompletionReader
 ) -> AsyncGenerator[Event, None]:
-    """The events of one completion. Raises what ``http.failure_in`` knows."""
+    """The events of one completion. Raises what ``modelserver.failure_in`` knows."""
     async with contextlib.aclosing(
         server.payloads("/completions", asked.body(model), line_bytes=asked.line_bytes)
     ) as payloads:
@@ -61,7 +61,7 @@ async def completion(
         yield event
 
 
-class Probe:
+class ServerProbe:
     """``coins``: random bytes, as many as it is asked for."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Probe:
         self._strong = strong
         self._coins = coins
 
-    async def __call__(self) -> Verdict:
+    async def __call__(self) -> Capability:
         """Ask. Raises nothing that a server can cause."""
         limit_s = self._config.first_token_timeout_s + self._config.token_timeout_s
         try:
@@ -86,16 +86,16 @@ class Probe:
                     return await self._plain(context, 'noise is "none"')
                 return await self._keyed(context)
         except NoTokenIds:
-            return Verdict(False, False, "the server does not say the ids of its tokens")
+            return Capability(False, False, "the server does not say the ids of its tokens")
         except Malformed as error:
-            return Verdict(False, False, f"the server's completions are malformed: {error}")
+            return Capability(False, False, f"the server's completions are malformed: {error}")
         except ServerError as error:
             refused = error.failure is not Failure.OVERLOADED
-            return Verdict(False, False, f"the server refuses: {str(error)[:200]!r}", 0, refused)
+            return Capability(False, False, f"the server refuses: {str(error)[:200]!r}", 0, refused)
         except TimeoutError:
-            return Verdict(False, False, "the server is too slow for a probe", 0, False)
+            return Capability(False, False, "the server is too slow for a probe", 0, False)
         except (aiohttp.ClientError, OSError) as error:
-            return Verdict(False, False, f"the server cannot be reached: {error}", 0, False)
+            return Capability(False, False, f"the server cannot be reached: {error}", 0, False)
 
     async def _context(self) -> int:
         """What the server says of its context; the model's own where it does not say."""
@@ -109,7 +109,7 @@ class Probe:
                     return min(limit, own) if own else limit
         return own
 
-    async def _keyed(self, context: int) -> Verdict:
+    async def _keyed(self, context: int) -> Capability:
         keys = [self._coins(32), self._coins(32)]
         try:
             drawn = await asyncio.gather(*(self._ask(key) for key in keys))
@@ -118,19 +118,19 @@ class Probe:
                 raise
             return await self._plain(context, f"the server refuses the key: {str(error)[:200]!r}")
         if wrong := next(filter(None, map(self._misread, drawn)), ""):
-            return Verdict(False, False, wrong, context)
+            return Capability(False, False, wrong, context)
         sums = [total(key, 0, one.tokens) for key, one in zip(keys, drawn, strict=True)]
         counts = [len(one.tokens) for one in drawn]
         means = ", ".join(f"{s / max(1, n):.2f}" for s, n in zip(sums, counts, strict=True))
         found = f"luck of {counts[0]} and {counts[1]} tokens under two keys: {means}"
         if all(odds(n, s) < COUPLED_BELOW for n, s in zip(counts, sums, strict=True)):
-            return Verdict(True, True, found, context)
+            return Capability(True, True, found, context)
         why = f"the server draws without the key ({found}, 1.00 is none): is narrows-vllm there?"
-        return Verdict(True, False, why, context)
+        return Capability(True, False, why, context)
 
-    async def _plain(self, context: int, why: str) -> Verdict:
+    async def _plain(self, context: int, why: str) -> Capability:
         wrong = self._misread(await self._ask(None))
-        return Verdict(not wrong, False, wrong or why, context)
+        return Capability(not wrong, False, wrong or why, context)
 
     async def _ask(self, key: bytes | None) -> CompletionReader:
         prompt = self._strong.chat.render([{"role": "user", "content": _QUESTION}])

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from narrows.enclave.tokens.luck import Running
-from narrows.enclave.tokens.probe import Verdict
+from narrows.enclave.tokens.probe import Capability
 from narrows.errors import PeerError
 
 log = logging.getLogger("narrows.enclave.upstream")
@@ -21,7 +21,7 @@ PAUSE_S = 2.0  # between two probes, at least
 RETRY_S = 5.0  # while the server is not there; doubles
 AGAIN_S = 600.0  # while it is there and does not couple
 
-_UNKNOWN = Verdict(False, False, "not probed yet", 0, False)
+_UNKNOWN = Capability(False, False, "not probed yet", 0, False)
 
 
 class Standing:
@@ -29,7 +29,7 @@ class Standing:
 
     def __init__(
         self,
-        probe: Callable[[], Awaitable[Verdict]],
+        probe: Callable[[], Awaitable[Capability]],
         *,
         coupling: bool = True,
         pause_s: float = PAUSE_S,
@@ -46,7 +46,7 @@ class Standing:
         self.probes = 0
 
     @property
-    def now(self) -> Verdict:
+    def now(self) -> Capability:
         """The verdict as it stands."""
         return self._verdict
 
@@ -76,7 +76,7 @@ class Standing:
                 'docs/engines.md says how, or say tokens = "auto" in [enclave.upstream]',
             )
 
-    async def settled(self) -> Verdict:
+    async def settled(self) -> Capability:
         """The verdict for an answer that begins now."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_WAIT_S):

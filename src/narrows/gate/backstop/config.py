@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from narrows.gate.backstop.netdev import is_device_name
-from narrows.gate.backstop.nft import Network, Plan, Served
+from narrows.gate.backstop.nft import Network, PeerPlan, Served
 
 MAX_DEVICES, MAX_PEERS = 8, 16
 
@@ -118,7 +118,7 @@ def _port_problems(port: PortFacts) -> list[str]:
     return problems
 
 
-def make_plan(config: GateFacts) -> Plan:
+def make_plan(config: GateFacts) -> PeerPlan:
     """Of a configuration without problems."""
     links = tuple(
         Served(port.listen_host, port.listen_port, _networks(port.allow)) for port in config.ports
@@ -130,7 +130,7 @@ def make_plan(config: GateFacts) -> Plan:
     texts = dict.fromkeys([*config.backstop.peers, *_witness(config), *_members(config)])
     dialled = [peer for text in texts if (peer := _dialled(text)) is not None]
     outside = tuple(p for p in dialled if not ipaddress.ip_address(p[0]).is_loopback)
-    return Plan(config.backstop.devices, links, state, outside)
+    return PeerPlan(config.backstop.devices, links, state, outside)
 
 
 def _witness(config: GateFacts) -> list[str]:

@@ -17,12 +17,12 @@ Called from three threads: the ledger's, the loop's (``note_call``), the backsto
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from narrows.durable import sync_folder, write_whole
 from narrows.errors import InputError, PeerError
 from narrows.gate.backstop.allowance import (
     ANNOUNCED_AHEAD_BYTES,
@@ -275,7 +275,7 @@ class Backstop:
             self._say(f"kernel backstop: not sealed: {error.message}")
         try:
             _write_alarm(self._alarm_file, why)
-        except OSError as error:
+        except (InputError, OSError) as error:
             self._say(f"kernel backstop: {self._alarm_file} cannot be written: {error}")
 
     def stats(self) -> dict[str, object]:
@@ -301,14 +301,10 @@ class Backstop:
 
 
 def _write_alarm(path: Path, why: str) -> None:
-    """Durable before anything else happens: the next start must see it."""
+    """Durable before anything else happens: the next start must see it. The name first: it stops
+    that start by itself, where a full disk takes no words."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("w") as file:
-        json.dump({"v": 1, "alarm": why, "unix_time_s": int(time.time())}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    path.touch()
+    sync_folder(path.parent)
+    words = json.dumps({"v": 1, "alarm": why, "unix_time_s": int(time.time())})
+    write_whole(path, words.encode())

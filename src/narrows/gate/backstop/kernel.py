@@ -20,7 +20,7 @@ from narrows.gate.backstop.allowance import CLASSES, Reading
 from narrows.gate.backstop.nft import (
     LIBRARY,
     Nft,
-    Plan,
+    PeerPlan,
     Served,
     closing_commands,
     object_commands,
@@ -73,7 +73,7 @@ def _may_administer() -> bool:
 class NftKernel:
     """``Kernel`` on nftables."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: PeerPlan) -> None:
         self._plan = plan
         self._nft: Nft | None = None
         self._sockets: TcpSockets | None = None

@@ -61,7 +61,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PeerPlan:
     """Who the gate's peers are. ``state``: the state port, if there is one; ``dialled``: the
     witness and the store."""
 
@@ -162,7 +162,7 @@ def object_commands() -> str:
     return "".join(lines) + over_commands(dict.fromkeys(CLASSES, 0))
 
 
-def rule_commands(plan: Plan, frame_bytes: Mapping[str, int]) -> str:
+def rule_commands(plan: PeerPlan, frame_bytes: Mapping[str, int]) -> str:
     """All rules. ``frame_bytes``: the longest frame of each device."""
     lines = [f"unpaid {rule}" for rule in _UNPAID]
     for family, below in _BELOW_TCP_BYTES.items():

@@ -16,19 +16,19 @@ from pathlib import Path
 from narrows.errors import BudgetError
 from narrows.ledger.office.setup import sync_names
 from narrows.ledger.office.verify import Verified, verify_path
-from narrows.ledger.stores.place import hold_folder
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.stores.sqlite import SqliteStore, remove
 from narrows.private import private_folder
 
 
-def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
-    """Copy ``source``, verify the copy and put it in the place of STATE/ledger/ledger.db; no gate
-    may be running. Returns what was found in it, and where the old file went. Errors:
+def restore_file(place: LedgerPlace, source: Path) -> tuple[Verified, Path | None]:
+    """Copy ``source``, verify the copy and put it in the place of ``place.file``; no gate may be
+    running. Returns what was found in it, and where the old file went. Errors:
     ``BudgetError``; where the copy could not be made or verified, the old file is still in its
     place."""
-    directory = private_folder(state_dir, "ledger", make=False)
-    target, copy = directory / "ledger.db", directory / "ledger.db.restoring"
-    with hold_folder(directory):
+    private_folder(place.state_dir, place.folder.name, make=False)
+    target, copy = place.file, place.file.with_name("ledger.db.restoring")
+    with place.lock_all():
         remove(copy)  # of a restore that was killed
         store = SqliteStore(source, read_only=True)
         try:
@@ -44,7 +44,7 @@ def restore_file(state_dir: Path, source: Path) -> tuple[Verified, Path | None]:
             copy.with_name(copy.name + suffix).unlink(missing_ok=True)
         kept = _move_aside(target)
         _rename(copy, target)
-        sync_names(directory)
+        sync_names(place.folder)
     return found, kept
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
+from narrows.ledger.auditors import PPT
 from narrows.ledger.clock import Clock, LedgerTime, SystemClock
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.limits import Meter
+from narrows.ledger.limits import BudgetMeter
+from narrows.ledger.net import Net
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
-from narrows.ledger.stores.etcd_http import EtcdConfig
-from narrows.ledger.stores.place import open_store
+from narrows.ledger.stores.place import LedgerPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,35 @@ class AccountBalance:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditBalance:
+    """Who audits one account of a gate. ``creditable_bytes``: settled, and not yet credited."""
+
+    gate: str
+    account: str
+    auditor: str
+    epoch: str
+    credited_bytes: int
+    creditable_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetBalance:
+    """The net budget of a lineage: what left, less what auditors explained. ``delta_left``:
+    what is left of the pool of error probability."""
+
+    granted_bytes: int
+    spent_bytes: int
+    outstanding_bytes: int
+    left_bytes: int
+    windows: tuple[WindowBalance, ...]
+    delta_left: float
+    audits: tuple[AuditBalance, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LineageBalance:
+    """``net``: None where the lineage has no net budget."""
+
     lineage: str
     granted_bytes: int
     spent_bytes: int
@@ -48,6 +77,7 @@ class LineageBalance:
     left_bytes: int
     windows: tuple[WindowBalance, ...]
     accounts: tuple[AccountBalance, ...]
+    net: NetBalance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +117,14 @@ def balances_of(state: State, time_ms: int) -> Balances:
         windows = _windows(meter, time_ms)
         lineages.append(
             LineageBalance(
-                name, granted, meter.spent_bytes, meter.outstanding_bytes, left, windows, accounts
+                name,
+                granted,
+                meter.spent_bytes,
+                meter.outstanding_bytes,
+                left,
+                windows,
+                accounts,
+                _net(state.nets[name], time_ms) if name in state.nets else None,
             )
         )
     return Balances(
@@ -102,6 +139,30 @@ def balances_of(state: State, time_ms: int) -> Balances:
     )
 
 
+def _net(net: Net, time_ms: int) -> NetBalance:
+    granted = net.meter.limits.lifetime_bytes or 0
+    audits = tuple(
+        AuditBalance(
+            gate,
+            account,
+            net.auditors[gate].key,
+            net.auditors[gate].epoch,
+            chain.total,
+            sum(used_bytes for _, used_bytes in chain.leases.values()),
+        )
+        for gate, account, chain in net.creditable()
+    )
+    return NetBalance(
+        granted,
+        net.meter.spent_bytes,
+        net.meter.outstanding_bytes,
+        max(0, granted - net.meter.committed_bytes()),
+        _windows(net.meter, time_ms),
+        max(0, net.delta_ppt - net.taken_ppt) / PPT,
+        audits,
+    )
+
+
 def current_balances(ledger: Ledger) -> Balances:
     """Every balance of an open ledger as of now. Errors: ``BudgetError``."""
     with ledger.exclusive() as session:
@@ -109,25 +170,19 @@ def current_balances(ledger: Ledger) -> Balances:
         return balances_of(session.state, session.now_ms())
 
 
-def read_state(state_dir: Path, etcd: EtcdConfig | None = None) -> State:
-    """The state of the ledger of ``state_dir``, while a gate may be using it. Checks the
-    log's signature, not the witness. Errors: ``BudgetError``."""
-    store = open_store(state_dir, etcd, read_only=True)
-    try:
-        key = load_private(state_dir / "ledger" / "log.key")
-        replica = Replica(store, public_of(key), None)
+def read_state(place: LedgerPlace) -> State:
+    """The state of the ledger at ``place``, while a gate may be using it. Checks the log's
+    signature, not the witness. Errors: ``BudgetError``."""
+    with closing(place.read()) as store:
+        replica = Replica(store, public_of(load_private(place.key_file)), None)
         replica.reload()
-    finally:
-        store.close()
     return replica.state
 
 
-def read_balances(
-    state_dir: Path, clock: Clock | None = None, etcd: EtcdConfig | None = None
-) -> Balances:
-    """The balances of the ledger of ``state_dir``, as ``read_state``; at its newest leaf's time
+def read_balances(place: LedgerPlace, clock: Clock | None = None) -> Balances:
+    """The balances of the ledger at ``place``, as ``read_state``; at its newest leaf's time
     on a machine where no gate has started since it booted."""
-    state, clock = read_state(state_dir, etcd), clock or SystemClock()
+    state, clock = read_state(place), clock or SystemClock()
     boot_id = clock.boot_id()
     for anchor in (state.anchor, *state.anchors.values()):
         if anchor.boot_id == boot_id:
@@ -135,7 +190,7 @@ def read_balances(
     return balances_of(state, state.time_ms)
 
 
-def _windows(meter: Meter, time_ms: int) -> tuple[WindowBalance, ...]:
+def _windows(meter: BudgetMeter, time_ms: int) -> tuple[WindowBalance, ...]:
     rows = []
     for window in meter.windows.values():
         used = meter.outstanding_bytes + window.settled_at(time_ms)

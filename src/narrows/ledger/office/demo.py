@@ -27,6 +27,7 @@ from narrows.ledger.office.setup import (
     make_directory,
     open_witness,
 )
+from narrows.ledger.stores.place import OPERATOR, LedgerPlace
 
 LINEAGE = "demo"
 ACCOUNTS = ("answers", "telemetry")
@@ -36,23 +37,24 @@ def create_demo(state_dir: Path, budget_bytes: int) -> None:
     """Make keys, witness, ledger and a lifetime budget of ``budget_bytes`` for lineage
     ``demo`` with the accounts ``answers`` and ``telemetry``. Errors: ``BudgetError`` where a
     ledger *or a witness* exists: a deleted ledger is not replaced by a fresh budget."""
-    for part in ("ledger/ledger.db", "witness/witness.db"):
-        if (state_dir / part).exists():
+    place = LedgerPlace(state_dir)
+    for path in (place.file, state_dir / "witness" / "witness.db"):
+        if path.exists():
             raise BudgetError(
-                f"{state_dir / part} exists; a ledger is never made anew over it",
+                f"{path} exists; a ledger is never made anew over it",
                 "use another --state, or see narrows ledger restore and recover",
             )
     origin = f"narrows.demo/{secrets.token_hex(8)}"
-    make_directory(state_dir, "ledger", "operators")
+    keys = make_directory(state_dir, place.folder.name, "operators")
     operator = Ed25519PrivateKey.generate()
-    save_private(state_dir / "ledger" / "operators" / "demo.key", operator)
+    save_private(keys / "demo.key", operator)
     operators = Operators((public_of(operator).hex(),), 1)
-    log_key, witness_key = create_log_key(state_dir), create_witness(state_dir)
+    log_key, witness_key = create_log_key(place), create_witness(state_dir)
     witness = open_witness(state_dir)
     try:
         witness.add_log(origin, log_key, operators)
-        create_ledger(state_dir, origin, operators, witness_key, int(time.time() * 1000))
-        ledger = Ledger.open(state_dir, witness=witness, gate="operator")
+        create_ledger(place, origin, operators, witness_key, int(time.time() * 1000))
+        ledger = Ledger.open(place, witness=witness, gate=OPERATOR)
         try:
             limits = Limits(budget_bytes)
             accounts = dict.fromkeys(ACCOUNTS, Limits(None))
@@ -67,9 +69,10 @@ def create_demo(state_dir: Path, budget_bytes: int) -> None:
 def demo_budget(state_dir: Path) -> int | None:
     """The demonstration's lifetime cap in bytes; None where there is no ledger or no lineage
     ``demo``. Errors: ``BudgetError`` for a damaged ledger."""
-    if not (state_dir / "ledger" / "ledger.db").exists():
+    place = LedgerPlace(state_dir)
+    if not place.file.exists():
         return None
-    for lineage in read_balances(state_dir).lineages:
+    for lineage in read_balances(place).lineages:
         if lineage.lineage == LINEAGE:
             return lineage.granted_bytes
     return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from narrows.errors import BudgetError
+from narrows.ledger.auditors import PPM, PPT, Enrolment, Revocation
 from narrows.ledger.changes import BudgetChange, Change, OperatorChange, parse_change
 from narrows.ledger.limits import Limits
 from narrows.ledger.log.canonical import Document, decode
@@ -49,6 +50,7 @@ def describe(change: Change, state: State | None) -> list[str]:
         lines.append(f"budget of lineage {body.lineage}: {limits_line(body.limits)}")
         if meter is not None:
             lines.append(f"  now: {limits_line(meter.limits)}; spent {meter.spent_bytes:,}")
+        lines += _net_lines(body, state)
         for name, limits in sorted(body.accounts.items()):
             lines.append(f"  account {name}: {limits_line(limits)}")
         lines += [f"  account {name}: closed by this" for name in _closed(body, state)]
@@ -64,6 +66,11 @@ def describe(change: Change, state: State | None) -> list[str]:
         if state is not None:
             gone = set(state.operators.keys) - set(body.operators.keys)
             lines += [f"  removes {key}" for key in sorted(gone)]
+    elif isinstance(body, Enrolment):
+        lines += _enrolment_lines(body, state)
+    elif isinstance(body, Revocation):
+        lines.append(f"revoke who audits {', '.join(body.gates)} of lineage {body.lineage}")
+        lines.append("  what it has not credited yet stays spent")
     else:
         lines.append(f"accept a gap: ledger at {body.base[0]}, witness at {body.witnessed[0]}")
         for name, gap in body.gaps.items():
@@ -74,6 +81,39 @@ def describe(change: Change, state: State | None) -> list[str]:
                 )
         lines.append("  changes in the gap are undone: sign lowerings and revocations again")
     return lines
+
+
+def _net_lines(change: BudgetChange, state: State | None) -> list[str]:
+    net = state.nets.get(change.lineage) if state is not None else None
+    if change.net is None:
+        return [] if net is None else ["  no net budget from here on: every auditor is revoked"]
+    pool = change.net.delta_ppt / PPT
+    lines = [f"  net: {limits_line(change.net.limits)}; bounds may fail with {pool:.3g} in all"]
+    if net is not None:
+        now = limits_line(net.meter.limits)
+        lines.append(f"    now: {now}; spent {net.meter.spent_bytes:,} of it")
+    return lines
+
+
+def _enrolment_lines(body: Enrolment, state: State | None) -> list[str]:
+    terms = body.terms
+    lines = [f"enrol an auditor for {', '.join(body.gates)} of lineage {body.lineage}"]
+    lines.append(f"  key {body.key}, epoch {body.epoch}")
+    lines.append(f"  audits {terms.audited_ppm / PPM:.4%} of segments of {terms.segment_bits} bits")
+    lines.append(f"  its bound may fail with {terms.delta_ppt / PPT:.3g} for each gate")
+    lines.append(f"  credits at most {terms.most_ppm / PPM:.4%} of a lease")
+    lines.append(f"  weights and fixed inputs: {terms.pins}")
+    if state is None:
+        return lines
+    net = state.nets.get(body.lineage)
+    if net is None:
+        return [*lines, "  the lineage has no net budget: this cannot be applied"]
+    for gate in body.gates:
+        old = net.auditors.get(gate)
+        if old is not None and (old.key, old.epoch) != (body.key, body.epoch):
+            lines.append(f"  replaces {old.key[:16]} at {gate}: what it has not credited is lost")
+    needed = 1 if net.tightens(body) else state.operators.threshold
+    return [*lines, f"needs {needed} of {len(state.operators.keys)} operators"]
 
 
 def _closed(change: BudgetChange, state: State | None) -> list[str]:

@@ -21,7 +21,7 @@ READ_LEAVES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class SignedTree:
     """A checkpoint as signed, its size, and the tree of at least so many leaves."""
 
     signed: bytes
@@ -38,7 +38,7 @@ def signed_checkpoint(store: Store, newest: bool = False) -> bytes:
     return head.note if newest else (store.cosigned() or head.note)
 
 
-def open_log(store: Store, newest: bool = False) -> Snapshot:
+def open_log(store: Store, newest: bool = False) -> SignedTree:
     """The checkpoint with the tree that proves it. Errors: ``BudgetError``."""
     signed = signed_checkpoint(store, newest)
     checkpoint = note.parse_checkpoint(note.open_note(signed)[0])
@@ -48,15 +48,15 @@ def open_log(store: Store, newest: bool = False) -> Snapshot:
             tree.append(leaf)
     if tree.root() != checkpoint.root:
         raise BudgetError("the leaves are not those of the checkpoint", "narrows log verify")
-    return Snapshot(signed, checkpoint.size, tree)
+    return SignedTree(signed, checkpoint.size, tree)
 
 
-def leaf_proof(log: Snapshot, index: int) -> str:
+def leaf_proof(log: SignedTree, index: int) -> str:
     """That leaf ``index`` is in the checkpoint. Errors: ``BudgetError``."""
     hashes = note.format_hashes(log.tree.inclusion(index, log.size))
     return f"{PROOF_TITLE}\nindex {index}\n{hashes}\n{log.signed.decode()}"
 
 
-def consistency_proof(log: Snapshot, old: int) -> str:
+def consistency_proof(log: SignedTree, old: int) -> str:
     """Hashes as tlog-witness writes them: the first ``old`` leaves did not change."""
     return note.format_hashes(log.tree.consistency(old, log.size))

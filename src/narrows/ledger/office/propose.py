@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.durable import read_once, write_whole
 from narrows.errors import InputError
+from narrows.ledger.auditors import Enrolment, NetLimits, Revocation
 from narrows.ledger.changes import Operators, parse_change, sign_change, signers
 from narrows.ledger.limits import Limits
 from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Document, Fields, decode, encode
@@ -36,8 +37,10 @@ def budget_document(
     accounts: Mapping[str, Limits],
     now_ms: int,
     valid_ms: int = VALID_MS,
+    net: NetLimits | None = None,
 ) -> Document:
     """The whole new budget of a lineage. ``valid_ms``: how long the change may be applied.
+    ``net``: the net budget beside it; None takes away one that is there.
     Errors: ``BudgetError`` where the numbers make no budget."""
     document = _envelope(state, "budget", now_ms, valid_ms)
     document |= {
@@ -45,6 +48,18 @@ def budget_document(
         "limits": limits.document(),
         "accounts": {name: account.document() for name, account in accounts.items()},
     }
+    if net is not None:
+        document["net"] = net.document()
+    parse_change(document)
+    return document
+
+
+def auditor_document(
+    state: State, body: Enrolment | Revocation, now_ms: int, valid_ms: int = VALID_MS
+) -> Document:
+    """Who audits some gates from now on, or that nobody does. Errors: ``BudgetError``."""
+    kind = "enrol" if isinstance(body, Enrolment) else "revoke"
+    document = _envelope(state, kind, now_ms, valid_ms) | body.document()
     parse_change(document)
     return document
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from narrows.durable import read_once, write_whole
+from narrows.durable import read_once, sync_folder, write_whole
 from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.changes import Operators, parse_operators
@@ -21,8 +22,7 @@ from narrows.ledger.keys import load_private, public_of, public_of_hex, save_pri
 from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Fields, decode, encode
 from narrows.ledger.replica import Replica
 from narrows.ledger.stores import sqlite as sqlite_store
-from narrows.ledger.stores.etcd_http import EtcdConfig
-from narrows.ledger.stores.place import make_store
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.clock import WitnessTime
 from narrows.ledger.witness.witness import SCHEMA, WITNESS_NAME, Witness, WitnessError
 from narrows.private import private_folder
@@ -39,11 +39,7 @@ def sync_names(directory: Path) -> None:
     """Make the names in a directory durable: files made or renamed there. Errors:
     ``BudgetError``."""
     try:
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(directory)
     except OSError as error:
         raise BudgetError(f"cannot sync {directory}: {error.strerror}") from error
 
@@ -76,33 +72,28 @@ def read_log_file(path: Path) -> tuple[str, bytes, Operators]:
     return origin, log_key, operators
 
 
-def create_log_key(state_dir: Path) -> bytes:
+def create_log_key(place: LedgerPlace) -> bytes:
     """Make STATE/ledger/log.key; returns its public key."""
-    directory = make_directory(state_dir, "ledger")
+    make_directory(place.state_dir, place.folder.name)
     key = Ed25519PrivateKey.generate()
-    save_private(directory / "log.key", key)
+    save_private(place.key_file, key)
     return public_of(key)
 
 
 def create_ledger(
-    state_dir: Path,
+    place: LedgerPlace,
     origin: str,
     operators: Operators,
     witness_key: bytes | None,
     time_ms: int,
-    etcd: EtcdConfig | None = None,
 ) -> None:
-    """Make STATE/ledger/ledger.db, or the ledger in ``etcd``, with its first leaf; the log key
-    must exist. No budget yet: only a signed change makes one. ``time_ms``: where ledger time
-    starts (Unix time)."""
-    key = load_private(state_dir / "ledger" / "log.key")
-    store = make_store(state_dir, etcd)
-    try:
+    """Make the ledger at ``place``, with its first leaf; the log key must exist. No budget yet:
+    only a signed change makes one. ``time_ms``: where ledger time starts (Unix time)."""
+    key = load_private(place.key_file)
+    with closing(place.create()) as store:
         replica = Replica(store, public_of(key), key)
         leaf = rules.genesis_leaf(origin, public_of(key), witness_key, operators, time_ms)
         replica.append([leaf])
-    finally:
-        store.close()
 
 
 def create_witness(state_dir: Path, passphrase: bytes | None = None) -> bytes:

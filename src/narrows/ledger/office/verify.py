@@ -15,6 +15,7 @@ is the one that people agreed on, and, for freshness, the witness's live answer.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,7 @@ from narrows.ledger.log import note
 from narrows.ledger.log.merkle import Tree
 from narrows.ledger.office.balances import Balances, balances_of
 from narrows.ledger.rules import RuleError, State
-from narrows.ledger.stores.etcd_http import EtcdConfig
-from narrows.ledger.stores.place import open_store
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.stores.sqlite import SqliteStore
 from narrows.ledger.stores.store import Store
 from narrows.ledger.witness.witness import witness_verifier
@@ -87,19 +87,18 @@ def verify_log(store: Store, log_vkey: str = "", witness_vkey: str = "") -> Veri
     )
 
 
-def verify_path(
-    path: Path, log_vkey: str = "", witness_vkey: str = "", etcd: EtcdConfig | None = None
-) -> Verified:
-    """``path``: a state folder or a ledger file (a backup, say); opened read-only. ``etcd``: where
-    the folder's ledger lies if not in it."""
-    if path.is_dir():
-        store = open_store(path, etcd, read_only=True)
-    else:
-        store = SqliteStore(path, read_only=True)
-    try:
+def verify_place(place: LedgerPlace, log_vkey: str = "", witness_vkey: str = "") -> Verified:
+    """``verify_log`` of the ledger at ``place``, opened to read."""
+    with closing(place.read()) as store:
         return verify_log(store, log_vkey, witness_vkey)
-    finally:
-        store.close()
+
+
+def verify_path(path: Path, log_vkey: str = "", witness_vkey: str = "") -> Verified:
+    """``verify_log`` of a ledger file (a backup, say), or of the one in a state folder."""
+    if path.is_dir():
+        return verify_place(LedgerPlace(path), log_vkey, witness_vkey)
+    with closing(SqliteStore(path, read_only=True)) as store:
+        return verify_log(store, log_vkey, witness_vkey)
 
 
 def _head_text(state: State, tree: Tree) -> str:

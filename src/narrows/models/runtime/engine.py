@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError
-from narrows.models.checkpoint.quantize import MAX_BIAS, MAX_NORM_WEIGHT, MAX_ROW_SCALE
-from narrows.models.runtime.numerics import Shape
+from narrows.models.runtime.numerics import MAX_BIAS, MAX_NORM_WEIGHT, MAX_ROW_SCALE, Shape
 
 Tensors = Mapping[str, NDArray[Any]]
 _HEAD_SCALE_LIMIT = MAX_ROW_SCALE * (1 << 17)

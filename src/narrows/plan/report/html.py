@@ -10,6 +10,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from narrows.durable import write_whole
 from narrows.errors import InputError
 from narrows.plan import show
 from narrows.plan.analysis import Plan
@@ -164,7 +165,5 @@ def render_html(plan: Plan) -> str:
 
 
 def write_html(plan: Plan, path: Path) -> None:
-    try:
-        path.write_text(render_html(plan), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    """The report as a file. Raises InputError."""
+    write_whole(path, render_html(plan).encode())

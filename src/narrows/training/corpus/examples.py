@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narrows.coding.spec import ChatModel
+from narrows.durable import replacing
 from narrows.errors import InputError
 from narrows.models.api import Tokenizer
 from narrows.rows import messages_of, read_rows
@@ -53,18 +54,17 @@ def write_shard(path: Path, answers: Sequence[Sampled]) -> None:
     """Write ``answers`` so that a reader sees the whole file or none."""
     if not answers:
         raise InputError("a shard needs at least one answer")
-    draft = path.with_name(f".{path.name}.draft.npz")
-    np.savez(
-        draft,
-        ids=np.array([a.name for a in answers]),
-        prompt=np.concatenate([np.asarray(a.prompt, np.uint32) for a in answers]),
-        prompt_length=np.array([len(a.prompt) for a in answers], np.int64),
-        answer=np.concatenate([np.asarray(a.answer, np.uint32) for a in answers]),
-        answer_length=np.array([len(a.answer) for a in answers], np.int64),
-        top_ids=np.concatenate([a.top_ids for a in answers]),
-        top_logp=np.concatenate([a.top_logp for a in answers]),
-    )
-    draft.replace(path)
+    with replacing(path) as file:
+        np.savez(
+            file,
+            ids=np.array([a.name for a in answers]),
+            prompt=np.concatenate([np.asarray(a.prompt, np.uint32) for a in answers]),
+            prompt_length=np.array([len(a.prompt) for a in answers], np.int64),
+            answer=np.concatenate([np.asarray(a.answer, np.uint32) for a in answers]),
+            answer_length=np.array([len(a.answer) for a in answers], np.int64),
+            top_ids=np.concatenate([a.top_ids for a in answers]),
+            top_logp=np.concatenate([a.top_logp for a in answers]),
+        )
 
 
 def read_shard(path: Path, *, vocab: int) -> list[Example]:

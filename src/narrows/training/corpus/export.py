@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from narrows.durable import replacing
 from narrows.errors import InputError
 from narrows.rows import answered_rows
 
@@ -29,16 +29,11 @@ def export_rows(
     if out.suffix not in (".jsonl", ".parquet"):
         raise InputError(f"{out.name} is neither .jsonl nor .parquet")
     write = _write_jsonl if out.suffix == ".jsonl" else _write_parquet
-    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        rows = write(_rows(files, progress), aside)
-        os.replace(aside, out)
-        return rows
+        with replacing(out, 0o600) as file:
+            return write(_rows(files, progress), file)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _rows(files: Sequence[Path], progress: Progress) -> Iterator[dict[str, Any]]:
@@ -47,16 +42,15 @@ def _rows(files: Sequence[Path], progress: Progress) -> Iterator[dict[str, Any]]
         yield from answered_rows(path)
 
 
-def _write_jsonl(rows: Iterator[dict[str, Any]], path: Path) -> int:
+def _write_jsonl(rows: Iterator[dict[str, Any]], file: BinaryIO) -> int:
     count = 0
-    with path.open("wb") as file:
-        for row in rows:
-            file.write(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n")
-            count += 1
+    for row in rows:
+        file.write(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n")
+        count += 1
     return count
 
 
-def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
+def _write_parquet(rows: Iterator[dict[str, Any]], file: BinaryIO) -> int:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -65,7 +59,7 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
     fields = [(name, arrow.string()) for name in (*TEXTS, "messages")]
     schema = arrow.schema(fields + [(name, arrow.int64()) for name in NUMBERS])
     count = 0
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(file.name, schema) as writer:
         batch: list[dict[str, Any]] = []
         for row in rows:
             batch.append(_flat(row))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from narrows.durable import replacing, write_whole
 from narrows.errors import InputError
 from narrows.models.shelf.origin import named_digests
 from narrows.rows import answered_rows
@@ -66,18 +66,18 @@ def import_transcripts(
 
 def _import(files: Sequence[Path], out: Path, dev_percent: float, progress: Progress) -> Imported:
     out.mkdir(parents=True, exist_ok=True)
-    drafts = {name: out / f".{name}.jsonl.draft" for name in SPLITS}
-    with _private(drafts["train"]) as train, _private(drafts["dev"]) as dev:
-        report = _split(files, {"train": train, "dev": dev}, dev_percent, progress)
-    for name, draft in drafts.items():
-        draft.replace(out / f"{name}.jsonl")
+    with ExitStack() as opened:
+        outputs = {
+            name: opened.enter_context(replacing(out / f"{name}.jsonl", 0o600)) for name in SPLITS
+        }
+        report = _split(files, outputs, dev_percent, progress)
     facts = {
         "report": dataclasses.asdict(report),
         "dev_percent": dev_percent,
         "inputs_sha256": named_digests(files),
         "data_sha256": named_digests(out / f"{name}.jsonl" for name in SPLITS),
     }
-    (out / "data.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+    write_whole(out / "data.json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
     return report
 
 
@@ -117,13 +117,6 @@ def _rows(files: Sequence[Path], progress: Progress) -> Iterator[dict[str, Any]]
             yield row
         done += size
         progress(done, sum(sizes))
-
-
-@contextmanager
-def _private(path: Path) -> Iterator[BinaryIO]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        yield file
 
 
 def _digest(text: str) -> bytes:

@@ -1,0 +1,95 @@
+"""The net budget end to end: operators' commands, a gate's leases, an auditor's credits."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ledger.test_net import AUDITOR, EPOCH, MB, OTHER, TAPE
+from narrows.cli.main import main
+from narrows.ledger.api import Denied, Lease
+from narrows.ledger.keys import public_of
+from narrows.ledger.ledger import Ledger
+from narrows.ledger.net import CREDIT_BYTES, Credit, sign_credit
+from narrows.ledger.office.credits import write_credit_file
+from narrows.ledger.office.demo import create_demo
+from narrows.ledger.office.describe import history
+from narrows.ledger.office.setup import open_witness
+from narrows.ledger.office.verify import verify_log
+from narrows.ledger.stores.place import LedgerPlace
+
+
+def test_by_command_from_a_full_net_budget_to_a_lease_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two operators give a net budget and enrol an auditor; the budget fills; a credit opens
+    it, once; a restart and an offline verification see the same."""
+    state = tmp_path / "gate"
+
+    def run(*words: object, code: int = 0) -> str:
+        capsys.readouterr()
+        got: object = 0
+        try:
+            main(["budget", *(str(word) for word in words)])
+        except SystemExit as end:
+            got = end.code or 0
+        said = capsys.readouterr()
+        assert got == code, said.err
+        return said.out + said.err
+
+    create_demo(state, 100 * MB)
+    keys = list((state / "ledger" / "operators").glob("*.key"))
+    assert len(keys) == 1
+    change_file = tmp_path / "change.json"
+
+    def agreed(*words: object) -> None:
+        run(*words, "--state", state, "--out", change_file)
+        run("sign", change_file, "--key", keys[0], "--state", state, "--yes")
+        run("apply", change_file, "--state", state)
+
+    base = ("propose", "--lineage", "demo", "--lifetime", "100MB", "--account", "answers")
+    agreed(*base, "--net-lifetime", "2MB", "--net-window", "1h=2MB")
+    agreed(
+        *("enrol", "--lineage", "demo", "--gate", "gate"),
+        *("--auditor", public_of(AUDITOR).hex(), "--pins", "11" * 32, "--epoch", EPOCH),
+    )
+    with closing(Ledger.open(LedgerPlace(state), witness=open_witness(state))) as ledger:
+        took = []
+        while isinstance(made := ledger.acquire("answers", MB), Lease):
+            took.append(made)
+            ledger.settle(made, made.size_bytes)
+        assert isinstance(made, Denied)
+        assert "net budget" in made.detail
+        assert sum(one.size_bytes for one in took) == 2_000_000
+        origin = ledger.state().origin
+    [line] = json.loads(run("show", "--state", state, "--json"))["lineages"]
+    assert line["net"]["left_bytes"] == 0
+    assert line["net"]["audits"][0]["creditable_bytes"] == 2_000_000
+    assert "can be" in run("show", "--state", state)
+
+    first = took[0].lease_id.hex()
+    sizes = ((first, CREDIT_BYTES),)
+    one = Credit(origin, "demo", "gate", "answers", EPOCH, 7, TAPE, 0, CREDIT_BYTES, sizes)
+    file = tmp_path / "credit.json"
+    write_credit_file(file, one, sign_credit(one, OTHER))
+    run("credit", file, "--state", state, code=5)
+    write_credit_file(file, one, sign_credit(one, AUDITOR))
+    assert "credited 65,536 bytes" in run("credit", file, "--state", state)
+    assert "already" in run("credit", file, "--state", state)
+    with closing(Ledger.open(LedgerPlace(state), witness=open_witness(state))) as ledger:
+        ledger.recover_dead_leases()
+        again = ledger.acquire("answers", MB)
+        assert isinstance(again, Lease)
+        assert again.size_bytes <= CREDIT_BYTES
+    # a proposal that says nothing of the net budget keeps it
+    run(*base, "--state", state, "--out", change_file)
+    assert "net" in json.loads(change_file.read_text())["change"]
+    run(*base, "--no-net", "--state", state, "--out", change_file)
+    assert "net" not in json.loads(change_file.read_text())["change"]
+    agreed("revoke", "--lineage", "demo", "--gate", "gate")
+    with closing(LedgerPlace(state).read()) as store:
+        verify_log(store)
+        assert [change.kind for change in history(store)] == ["budget", "budget", "enrol", "revoke"]

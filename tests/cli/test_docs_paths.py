@@ -29,7 +29,7 @@ PAGES += [ROOT / "CONTRIBUTING.md"]
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TREE = {
     f"/{path.relative_to(ROOT)}"
-    for folder in ("src", "tests", "spin", "examples")
+    for folder in ("src", "tests", "spin", "examples", "engines")
     for path in (ROOT / folder).rglob("*")
 }
 PLAN_COMMANDS = plan_app.subcommands

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from enclave.strong_folder import write_folder
 from narrows import config as sections
 from narrows.deploy import isolated
 from narrows.deploy.config import load_config
 from narrows.deploy.isolated import IsolatedDeployment
 from narrows.deploy.local import LocalDeployment
-from narrows.enclave.config import UpstreamConfig
+from narrows.enclave.config import EnclaveConfig, UpstreamConfig
 from narrows.errors import InputError
 
 
 def test_the_effective_configuration_is_private_and_reads_back(tmp_path: Path) -> None:
     config = load_config(None)
-    upstream = UpstreamConfig("http://127.0.0.1:1/v1", "m", api_key="secret")
+    upstream = UpstreamConfig("http://127.0.0.1:1/v1", "m", "secret", tmp_path, "required", "none")
     config = dataclasses.replace(
         config, enclave=dataclasses.replace(config.enclave, upstream=upstream)
     )
@@ -31,6 +32,27 @@ def test_the_effective_configuration_is_private_and_reads_back(tmp_path: Path) -
     assert deployment._arguments("enclave", config) == ["enclave", "--config", str(path)]
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_config(path) == config
+
+
+def test_an_isolated_enclave_sees_the_words_of_a_strong_model_not_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "strong")
+    (tmp_path / "strong" / "model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    upstream = UpstreamConfig("http://127.0.0.1:8000/v1", "m", folder=Path("strong"))
+    enclave = EnclaveConfig(weak=("bytes",), upstream=upstream)
+    files, _ = isolated._models(enclave)
+    assert {path.name for path in files} == {
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+    }
+    assert all(path.is_absolute() for path in files)
+    inside = isolated._inside(dataclasses.replace(load_config(None), enclave=enclave))
+    assert inside.enclave.upstream is not None
+    assert inside.enclave.upstream.folder == tmp_path / "strong"
 
 
 def test_an_isolated_start_checks_the_configuration_that_it_uses(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from narrows.cli.status import collect, table
+from narrows.coding.events import Coding
+from narrows.edge.books.stats import StatsRecorder
+from narrows.edge.books.store import open_database
 from narrows.errors import InputError
 from narrows.ledger.office.demo import create_demo
 
@@ -47,3 +51,27 @@ def test_figures_of_a_gate_that_has_ended_are_not_shown_as_its_state(tmp_path: P
         assert said in told.get()
     first = collect(tmp_path, NOW_S) | {"gate_silent_s": None}  # written between two readings
     console.print(table(first))
+
+
+def test_how_answers_crossed_is_shown(tmp_path: Path) -> None:
+    create_demo(tmp_path, 1000)
+    assert collect(tmp_path, NOW_S)["codings_today"] == {}
+    with closing(open_database(tmp_path)) as database:
+        stats = StatsRecorder(database, lambda: NOW_S)
+        for coding in (Coding.COUPLED, Coding.COUPLED, Coding.TEXT):
+            stats.coded(coding)
+        assert stats.flush()
+        stats.coded(Coding.COUPLED)
+        assert stats.flush()
+    figures = collect(tmp_path, NOW_S)
+    assert figures["codings_today"] == {"coupled": 3, "text": 1}
+    console = Console(width=200)
+    with console.capture() as told:
+        console.print(table(figures))
+    line = next(line for line in told.get().splitlines() if "crossed today" in line)
+    said = " ".join(line.split())
+    assert said == "crossed today 3 coupled 1 as text, why: narrows telemetry"
+    assert collect(tmp_path, NOW_S + 86_400)["codings_today"] == {}
+    with closing(open_database(tmp_path)) as database:
+        database.execute("DROP TABLE codings")
+    assert collect(tmp_path, NOW_S)["codings_today"] == {}

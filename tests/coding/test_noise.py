@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from decimal import Decimal, localcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,3 +100,19 @@ def test_refuses_short_keys_and_negative_positions() -> None:
     for key, position in ((bytes(31), 0), (bytes(32), -1), (bytes(32), 2**63)):
         with pytest.raises(InputError):
             noise.noise_row(key, position)
+
+
+def test_the_vectors_that_other_implementations_are_held_to() -> None:
+    """``tests/engines`` holds ``narrows-vllm`` to the same file."""
+    vectors = json.loads((Path(__file__).parent / "data" / "noise_vectors.json").read_text())
+    for case in vectors["gumbel"]:
+        assert int(noise.gumbel(np.uint64(int(case["u"])))) == case["noise_q24"]
+    for case in vectors["rows"]:
+        row = noise.noise_row(bytes.fromhex(case["key"]), case["position"])
+        assert row.tolist() == case["row"]
+        words = np.empty(noise.padded(151_936), np.uint32)
+        noise.words(row, words)
+        for token in case["tokens"]:
+            number = token["id"]
+            assert int(words[number]) == token["word"]
+            assert int(noise.token_noise(row, number, words[number])) == token["noise_q24"]

@@ -24,7 +24,7 @@ from narrows.coding.spec import answer_spec
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.server import EnclaveServer
-from narrows.models.api import Tokenizer
+from narrows.models.api import Tokenizer, TokenModel
 from narrows.models.bytemodel import ByteModel
 from narrows.wire.messages import (
     PROTOCOL,
@@ -76,9 +76,14 @@ class FakeBackend:
 class Edge:
     """The far end of one link, as simple as can be."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        model: TokenModel | None = None,
+    ) -> None:
         self.reader, self.writer = reader, writer
-        self.model = ByteModel()
+        self.model = model or ByteModel()
         self.decoder = LinkDecoder(self.model, OPTIONS)
         self.events: dict[int, list[Event]] = {}
 

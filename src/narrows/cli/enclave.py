@@ -54,5 +54,5 @@ def enclave(
         settings = dataclasses.replace(settings, upstream=with_key)
     settings.check()
     models = load_weak(settings)
-    backend = make_backend(settings)
+    backend = make_backend(settings, models)
     asyncio.run(serve(settings, backend, models))

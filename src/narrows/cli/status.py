@@ -12,6 +12,8 @@ import typer
 app = typer.Typer(add_completion=False)
 
 DAY_S = 86_400
+_CODINGS = {"coupled": "coupled", "plain": "as token ids", "text": "as text"}
+_CODING_NOTE = "why: narrows telemetry"
 
 
 @app.command(
@@ -67,12 +69,13 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
 
     ``gate_silent_s``: since when no gate has written its figures; None where none ever has.
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
-    read from the gate; None before the first byte."""
+    read from the gate; None before the first byte. ``codings_today``: complete answers by
+    how they crossed the link."""
     import dataclasses
 
     from narrows.deploy.state import ledger_place
     from narrows.edge.books.drift import read_drift
-    from narrows.edge.books.stats import read_stats
+    from narrows.edge.books.stats import read_codings, read_stats
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances
     from narrows.wire.gatestats import (
@@ -98,6 +101,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "today_bytes": stats.today.link_bytes,
         "days_left": balances.left_bytes / per_day if per_day else None,
         "answers": stats.total.answers,
+        "codings_today": read_codings(folder, now_s),
         "answer_bytes": stats.total.answer_bytes,
         "link_bytes": stats.total.link_bytes,
         "ratio": stats.total.answer_bytes / stats.total.link_bytes
@@ -144,6 +148,9 @@ def table(figures: dict[str, Any]) -> Any:
         used = f"{window['used_bytes']:,} of {window['cap_bytes']:,} B"
         grid.add_row(f"window {window['length_s']:g} s", used, window["lineage"])
     grid.add_row("answers", f"{figures['answers']:,}", "completed")
+    if codings := figures["codings_today"]:
+        rows = [f"{codings[name]:,} {words}" for name, words in _CODINGS.items() if name in codings]
+        grid.add_row("crossed today", rows[0], ", ".join([*rows[1:], _CODING_NOTE]))
     grid.add_row("answer text", f"{figures['answer_bytes']:,} B", "UTF-8, handed to clients")
     ratio = figures["ratio"]
     times = f"{ratio:.1f} times smaller" if ratio else ""

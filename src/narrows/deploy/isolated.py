@@ -222,6 +222,7 @@ def _check_upstream(enclave: EnclaveConfig) -> None:
 def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
     """The artifacts that this configuration needs, and how they are found inside."""
     from narrows.models.checkpoint.fetch import cache_dir
+    from narrows.models.checkpoint.hf_tokenizer import text_files
     from narrows.models.registry import DEFAULT_ARTIFACT, resolve
     from narrows.models.shelf.signed import signed_path
 
@@ -229,14 +230,18 @@ def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
     files = [resolve(name).absolute() for name in names if name != "bytes"]
     inside = [path for path in files if path != DEFAULT_ARTIFACT]
     inside += [path for one in inside if (path := signed_path(one)).exists()]
+    if enclave.upstream is not None and enclave.upstream.folder is not None:
+        inside += text_files(enclave.upstream.folder.absolute())
     return tuple(inside), {"NARROWS_CACHE": str(cache_dir().absolute())}
 
 
 def _inside(config: Config) -> Config:
     listen, telemetry = (f"{net.ENCLAVE}:{port}" for port in net.ENCLAVE_PORTS)
-    return dataclasses.replace(
-        config, enclave=dataclasses.replace(config.enclave, listen=listen, telemetry=telemetry)
-    )
+    enclave = dataclasses.replace(config.enclave, listen=listen, telemetry=telemetry)
+    upstream = enclave.upstream
+    if upstream is not None and upstream.folder is not None:
+        upstream = dataclasses.replace(upstream, folder=upstream.folder.absolute())
+    return dataclasses.replace(config, enclave=dataclasses.replace(enclave, upstream=upstream))
 
 
 def _outside(config: Config, network: net.Network, keys: Path) -> Config:

@@ -122,6 +122,11 @@ class EdgeAnswer:
         return self.resumable and now_s - self.lost_s <= patience_s
 
     @property
+    def coding(self) -> Coding:
+        """How it crosses the link, since it was opened there."""
+        return self._coding
+
+    @property
     def native(self) -> bool:
         return self._coding is not Coding.TEXT
 

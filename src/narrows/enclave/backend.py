@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from narrows.coding.events import Event
 from narrows.models.api import Tokenizer
@@ -25,12 +25,13 @@ class BackendRequest:
     """What a backend may know of a request. ``body`` is OpenAI's chat request as the edge
     reduced it; ``noise_key`` (32 bytes) drives sampling; ``resume`` are tokens of this very
     answer that an earlier link has delivered; ``scope``: whose request it is, so that nothing
-    cached for one is felt by another."""
+    cached for one is felt by another; ``tokenizer``: digest of the link's weak model's."""
 
     body: Mapping[str, Any]
     noise_key: bytes
     resume: tuple[int, ...] = ()
     scope: int = 0
+    tokenizer: bytes = b""
 
 
 class Backend(Protocol):
@@ -43,3 +44,14 @@ class Backend(Protocol):
     def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Attended(Protocol):
+    """A backend with work of its own beside answers."""
+
+    async def start(self) -> None:
+        """Before the first link. Raises NarrowsError where the enclave must not serve."""
+
+    def figures(self) -> Mapping[str, float]:
+        """What telemetry reports of it."""

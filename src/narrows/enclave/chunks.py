@@ -46,6 +46,45 @@ class ServerError(Exception):
         self.failure = failure
 
 
+def read_chunk(payload: bytes) -> dict[str, Any]:
+    """One chunk of any of the server's APIs. Raises ``Malformed`` and ``ServerError``."""
+    try:
+        data = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("a chunk is not JSON") from error
+    if not isinstance(data, dict):
+        raise Malformed("a chunk is not an object")
+    if data.get("error") is not None:
+        raise _server_error(data["error"])
+    return data
+
+
+def choices_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The choices of a chunk: one at most."""
+    choices = data.get("choices") or []
+    if not isinstance(choices, list) or len(choices) > 1:
+        raise Malformed("more than one choice")
+    if not all(isinstance(choice, dict) for choice in choices):
+        raise Malformed("a choice is not an object")
+    return choices
+
+
+def reason_of(choice: Mapping[str, Any]) -> str | None:
+    """Why a choice ends, in the server's word; None where it goes on."""
+    reason = choice.get("finish_reason")
+    if reason is not None and not isinstance(reason, str):
+        raise Malformed("a finish reason is not a string")
+    return reason
+
+
+def finish_of(reason: str) -> Finish:
+    """The link's word for it. ``ServerError`` for one that is not known."""
+    finish = _FINISH.get(reason)
+    if finish is None:
+        raise ServerError(Failure.UPSTREAM_BROKE, f"it ended the answer with {reason[:80]!r}")
+    return finish
+
+
 class ChunkReader:
     """One answer's chunks in order; holds the state between them. ``Malformed`` for what is no
     chunk of an answer, and for more than ``max_answer_bytes`` of text."""
@@ -60,20 +99,10 @@ class ChunkReader:
 
     def chunk(self, payload: bytes) -> list[Event]:
         """The events of one chunk. Raises ``Malformed`` and ``ServerError``."""
-        try:
-            data = json.loads(payload)
-        except (ValueError, RecursionError) as error:
-            raise Malformed("a chunk is not JSON") from error
-        if not isinstance(data, dict):
-            raise Malformed("a chunk is not an object")
-        if data.get("error") is not None:
-            raise _server_error(data["error"])
+        data = read_chunk(payload)
         self._empty = False
         self._read_usage(data.get("usage"))
-        choices = data.get("choices") or []
-        if not isinstance(choices, list) or len(choices) > 1:
-            raise Malformed("more than one choice")
-        return [event for choice in choices for event in self._choice(choice)]
+        return [event for choice in choices_of(data) for event in self._choice(choice)]
 
     def end(self) -> list[Event]:
         """The events behind the last chunk, with the answer's end; none where the server did not
@@ -82,30 +111,20 @@ class ChunkReader:
             raise Malformed("a stream without an event")
         if self._reason is None:
             return []
-        finish = _FINISH.get(self._reason)
-        if finish is None:
-            raise ServerError(
-                Failure.UPSTREAM_BROKE, f"it ended the answer with {self._reason[:80]!r}"
-            )
+        finish = finish_of(self._reason)
         events = self._parts(self._calls.finish())
         if self._usage is not None:
             events.append(self._usage)
         return [*events, Finished(finish)]
 
-    def _choice(self, choice: object) -> list[Event]:
-        if not isinstance(choice, dict):
-            raise Malformed("a choice is not an object")
+    def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
         delta = choice.get("delta") or choice.get("message") or {}
         if not isinstance(delta, dict):
             raise Malformed("a delta is not an object")
         if not delta and choice.get("text"):
             raise Malformed("a choice of another API")
         events = self._delta(delta)
-        reason = choice.get("finish_reason")
-        if reason is not None:
-            if not isinstance(reason, str):
-                raise Malformed("a finish reason is not a string")
-            self._reason = self._reason or reason
+        self._reason = self._reason or reason_of(choice)
         return events
 
     def _delta(self, delta: Mapping[str, Any]) -> list[Event]:

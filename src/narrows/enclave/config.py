@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from narrows.config import out_of_range
 from narrows.errors import InputError
@@ -16,11 +17,19 @@ MAX_OPEN_ANSWERS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
-    """Where the server is and how long it may take. ``url`` ends in ``/v1``."""
+    """Where the server is and how long it may take. ``url`` ends in ``/v1``.
+
+    ``folder``: what the server was started with, for the model's tokenizer and chat template.
+    ``tokens``: whether answers cross as the model's own token ids: ``auto`` where that works,
+    ``required`` refuses to start where it does not. ``noise``: what the server draws with:
+    ``narrows`` its plugin's, ``none`` its own, ``auto`` what a probe finds (docs/engines.md)."""
 
     url: str
     model: str
     api_key: str = ""
+    folder: Path | None = None
+    tokens: Literal["auto", "off", "required"] = "auto"
+    noise: Literal["auto", "narrows", "none"] = "auto"
     connect_timeout_s: float = 10.0
     first_token_timeout_s: float = 120.0
     token_timeout_s: float = 60.0
@@ -153,6 +162,8 @@ def _upstream_problems(config: UpstreamConfig) -> list[str]:
         problems.append(f"url {config.url!r} is no http address: write http://host:port/v1")
     if not config.model:
         problems.append("model is empty: what does that server call it?")
+    if config.tokens == "required" and config.folder is None:
+        problems.append('tokens = "required" needs folder: where are the model\'s files?')
     if not config.api_key.isprintable() or not config.api_key.isascii():
         problems.append("api_key holds a character that no header can carry")
     return problems

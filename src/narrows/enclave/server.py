@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from narrows.coding.cache_account import CacheAccount
-from narrows.enclave.backend import Backend
+from narrows.enclave.backend import Attended, Backend
 from narrows.enclave.config import EnclaveConfig
 from narrows.enclave.session import LinkSession
 from narrows.enclave.telemetry import LineRing, TelemetryServer
@@ -44,7 +44,9 @@ class EnclaveServer:
         self._served = 0
 
     async def start(self) -> int:
-        """Listen; the port."""
+        """Listen; the port. Raises NarrowsError where the backend must not serve."""
+        if isinstance(self._backend, Attended):
+            await self._backend.start()
         host, port = parse_address(self._config.listen)
         self._server = await asyncio.start_server(self._connected, host, port, limit=1 << 20)
         bound: int = self._server.sockets[0].getsockname()[1]
@@ -52,7 +54,8 @@ class EnclaveServer:
 
     def figures(self) -> dict[str, float]:
         """What telemetry reports beside the log."""
-        return {"links": len(self._sessions), "links_served": self._served}
+        own = {"links": len(self._sessions), "links_served": self._served}
+        return own | dict(self._backend.figures() if isinstance(self._backend, Attended) else {})
 
     async def stop(self) -> None:
         if self._server is not None:

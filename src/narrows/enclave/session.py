@@ -216,7 +216,11 @@ class LinkSession:
         foreign = tokenizer is not None and tokenizer.digest != model.tokenizer.digest
         translate = feed.ToText(tokenizer) if tokenizer is not None and foreign else None
         wanted = BackendRequest(
-            request.body, bytes.fromhex(request.noise_key), tuple(request.resume), request.scope
+            request.body,
+            bytes.fromhex(request.noise_key),
+            tuple(request.resume),
+            request.scope,
+            model.tokenizer.digest,
         )
         over = threading.Event()  # set in the codec thread: nothing of it is taken any more
 

@@ -68,6 +68,7 @@ class Service:
         counts = self.stats.traffic(answer.weak.name)
         counts.answers += 1
         counts.tokens += tokens
+        self.stats.coded(answer.coding)
         if not answer.resumes:  # else its bits hold what came twice, under another model perhaps
             self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from narrows.coding.events import Coding
 from narrows.edge.books.store import database_path, transaction
 from narrows.errors import NarrowsError
 from narrows.models.shelf.shelf import Offer
@@ -79,16 +80,17 @@ _Imitations = dict[tuple[str, str], Imitation]
 
 @dataclass(slots=True)
 class _Unwritten:
-    """``traffic`` and ``imitation`` by day and weak model, ``keys`` by key and day, ``stated``:
-    signed bits per byte by weak model."""
+    """``traffic`` and ``imitation`` by day and weak model, ``keys`` by key and day, ``codings``:
+    answers by day and coding, ``stated``: signed bits per byte by weak model."""
 
     traffic: _Traffic = field(default_factory=dict)
     keys: _KeyUse = field(default_factory=dict)
     imitation: _Imitations = field(default_factory=dict)
+    codings: dict[tuple[str, str], int] = field(default_factory=dict)
     stated: dict[str, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.traffic or self.keys or self.imitation or self.stated)
+        return bool(self.traffic or self.keys or self.imitation or self.codings or self.stated)
 
 
 class StatsRecorder:
@@ -107,6 +109,11 @@ class StatsRecorder:
     def imitation(self, label: str) -> Imitation:
         """The same of how it imitates; ``label``: name and digest (``Offer.label``)."""
         return self._new.imitation.setdefault((self._today(), label), Imitation())
+
+    def coded(self, coding: Coding) -> None:
+        """A complete answer crossed the link so."""
+        place = (self._today(), coding.name.lower())
+        self._new.codings[place] = self._new.codings.get(place, 0) + 1
 
     def models_seen(self, offers: Sequence[Offer]) -> None:
         """Weak models that are there, with what their operators signed."""
@@ -149,6 +156,8 @@ class StatsRecorder:
             entry[1] += bits
         for place, own in unwritten.imitation.items():
             new.imitation.setdefault(place, Imitation()).add(own.answers, own.text_bytes, own.bits)
+        for place, answers in unwritten.codings.items():
+            new.codings[place] = new.codings.get(place, 0) + answers
         new.stated = unwritten.stated | new.stated
         return False
 
@@ -196,6 +205,12 @@ def _add(database: sqlite3.Connection, new: _Unwritten) -> None:
             " text_bytes = text_bytes + excluded.text_bytes, bits = bits + excluded.bits",
             (day, label, own.answers, own.text_bytes, own.bits),
         )
+    for (day, coding), answers in new.codings.items():
+        database.execute(
+            "INSERT INTO codings VALUES (?, ?, ?) ON CONFLICT (day, coding) DO UPDATE"
+            " SET answers = answers + excluded.answers",
+            (day, coding, answers),
+        )
     for label, bits_per_byte in new.stated.items():
         database.execute("INSERT OR REPLACE INTO weak_models VALUES (?, ?)", (label, bits_per_byte))
 
@@ -226,3 +241,23 @@ def read_stats(state_dir: Path, now_s: float | None = None) -> EdgeStats:
         if day == day_now:
             today.add(counts)
     return EdgeStats(total, today, by_day)
+
+
+def read_codings(state_dir: Path, now_s: float) -> dict[str, int]:
+    """Today's complete answers by how they crossed the link (``Coding``, in lower case); empty
+    where there is no such count."""
+    path = database_path(state_dir)
+    if not path.exists():
+        return {}
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
+        try:
+            rows = database.execute(
+                "SELECT coding, answers FROM codings WHERE day = ? ORDER BY coding",
+                (utc_day(now_s),),
+            ).fetchall()
+        finally:
+            database.close()
+    except sqlite3.Error:  # of an edge that was there before this table
+        return {}
+    return dict(rows)

@@ -52,7 +52,8 @@ CREATE TABLE traffic (
 """
 
 # Statistics that an older narrows neither reads nor misses: made where they are not there, and
-# no reason for another version. 800 days of ``imitation`` are kept.
+# no reason for another version. 800 days of ``imitation`` and
+# ``codings`` are kept.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS imitation (
     day TEXT NOT NULL,
@@ -61,6 +62,12 @@ CREATE TABLE IF NOT EXISTS imitation (
     text_bytes INTEGER NOT NULL,
     bits INTEGER NOT NULL,
     PRIMARY KEY (day, weak)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS codings (
+    day TEXT NOT NULL,
+    coding TEXT NOT NULL,  -- how answers crossed the link
+    answers INTEGER NOT NULL,
+    PRIMARY KEY (day, coding)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS weak_models (
     weak TEXT PRIMARY KEY,
@@ -73,6 +80,7 @@ CREATE TABLE IF NOT EXISTS drift_bounds (
     min_bytes INTEGER NOT NULL
 ) STRICT;
 DELETE FROM imitation WHERE day < date('now', '-800 days');
+DELETE FROM codings WHERE day < date('now', '-800 days');
 """
 
 

@@ -29,7 +29,36 @@ from narrows.models.checkpoint.statements import (
 from narrows.models.text.chat import MAX_TEMPLATE_CHARACTERS, PLAIN_TEMPLATE
 
 _TOKENIZER_CONFIG, _SPECIALS = "tokenizer_config.json", "special_tokens_map.json"
+_TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    _TOKENIZER_CONFIG,
+    _SPECIALS,
+)
+MAX_CONTEXT = 1 << 24
 _Added = dict[str, tuple[int, bool]]
+
+
+def text_files(folder: Path) -> list[Path]:
+    """What ``load_hf_text`` reads, as far as it is there."""
+    return [path for name in _TEXT_FILES if (path := folder / name).exists()]
+
+
+def load_hf_text(folder: Path) -> tuple[TokenizerData, int, int]:
+    """Tokenizer, rows of the vocabulary and longest context of the checkpoint in a folder, whose
+    architecture need not be one of ours and whose weights are not looked at. ArtifactError."""
+    raw = read_json(folder / "config.json")
+    sizes: list[int] = []
+    for name in ("vocab_size", "max_position_embeddings"):
+        number = raw.get(name)
+        if type(number) is not int or not 1 <= number <= MAX_CONTEXT:
+            raise ArtifactError(f"config.json: {name} is {number!r:.40}")
+        sizes.append(number)
+    return tokenizer_data(folder, raw), sizes[0], sizes[1]
 
 
 def tokenizer_data(folder: Path, config: Mapping[str, Any]) -> TokenizerData:

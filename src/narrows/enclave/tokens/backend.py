@@ -1,0 +1,166 @@
+"""Strong model behind a server that says its token ids: vLLM's ``/v1/completions``.
+
+Ids cross in a third to a half of what their text costs, and in less than half of that again
+where the server draws them with the answer's key. What cannot be asked for by ids goes as text,
+through ``UpstreamBackend``: tools, forced formats, messages that the model's template does not
+take, links whose weak model has another tokenizer, and everything while the server does not say
+its ids. An answer that is resumed has ids already, so it stays with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from narrows.coding.events import Coding, Event, Failed, Failure, Finish, Finished, Opened, Tokens
+from narrows.enclave.backend import BackendRequest
+from narrows.enclave.builtin import DEFAULT_MAX_TOKENS, stop_strings
+from narrows.enclave.config import UpstreamConfig
+from narrows.enclave.modelserver import ModelServer, answered
+from narrows.enclave.tokens.completion import Asked, CompletionReader
+from narrows.enclave.tokens.probe import completion
+from narrows.enclave.tokens.standing import Standing
+from narrows.enclave.tokens.strong import StrongText
+from narrows.enclave.upstream import UpstreamBackend
+from narrows.errors import ArtifactError, InputError
+from narrows.models.api import Tokenizer
+
+log = logging.getLogger("narrows.enclave.upstream")
+
+GREEDY_BELOW = 1e-5  # what vLLM takes for greedy, which draws nothing
+_TEXT_ALONE = ("tools", "tool_choice", "response_format", "reasoning_effort")
+_LOST = (Failure.UPSTREAM_REFUSED, Failure.UPSTREAM_BROKE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    asked: Asked
+    stops: tuple[str, ...]
+    before: tuple[int, ...]
+
+
+class TokenBackend:
+    """Backend over token ids, and over text where they cannot be had."""
+
+    def __init__(
+        self, config: UpstreamConfig, server: ModelServer, strong: StrongText, standing: Standing
+    ) -> None:
+        self._config = config
+        self._server = server
+        self._strong = strong
+        self._standing = standing
+        self._text = UpstreamBackend(config, server)
+        self._secret = secrets.token_bytes(32)
+        self._answers = dict.fromkeys(Coding, 0)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The strong model's."""
+        return self._strong.tokenizer
+
+    async def start(self) -> None:
+        """Begin to probe. PeerError where ids are required and cannot be had."""
+        self._standing.start()
+        if self._config.tokens == "required":
+            await self._standing.require(self._config.first_token_timeout_s)
+
+    def figures(self) -> Mapping[str, float]:
+        """How the server stands, and answers by their coding."""
+        counts = {f"answers_{coding.name.lower()}": n for coding, n in self._answers.items()}
+        return self._standing.figures() | counts
+
+    async def close(self) -> None:
+        await self._standing.stop()
+        await self._server.close()
+
+    async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
+        """The events of one answer; see ``modelserver`` for how failures end it."""
+        plan = await self._plan(request)
+        if plan is None:
+            events = self._text.generate(request)
+        elif plan.asked.max_tokens < 1:
+            events = _ended(plan)
+        else:
+            coupled = plan.asked.key is not None
+            coding = Coding.COUPLED if coupled else Coding.PLAIN
+            events = answered(self._completion(plan), coding)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, Opened):
+                    self._answers[event.coding] += 1
+                elif isinstance(event, Failed) and event.code in _LOST:
+                    self._standing.lost()
+                yield event
+
+    async def _plan(self, request: BackendRequest) -> _Plan | None:
+        """What to ask for; None where the answer goes as text."""
+        body = request.body
+        if request.tokenizer != self._strong.tokenizer.digest or _needs_text(body):
+            return None
+        verdict = await self._standing.settled()
+        if not verdict.ids and not request.resume:
+            return None
+        try:
+            prompt = await asyncio.to_thread(self._strong.chat.render, body["messages"])
+        except (InputError, ArtifactError) as error:
+            log.info("an answer goes as text: %s", error)
+            return None
+        start = len(request.resume)
+        room = (verdict.context or self._strong.context) - len(prompt) - start
+        wanted = body.get("max_tokens")
+        left = min(DEFAULT_MAX_TOKENS, room) if wanted is None else min(int(wanted) - start, room)
+        asked_t = body.get("temperature")
+        warm = asked_t is None or float(asked_t) >= GREEDY_BELOW
+        asked = Asked(
+            (*prompt, *request.resume),
+            left,
+            body,
+            request.noise_key if verdict.coupled and warm else None,
+            start,
+            self._salt(request.scope),
+        )
+        return _Plan(asked, tuple(stop_strings(body)), request.resume)
+
+    def _salt(self, scope: int) -> str:
+        """Of the server's prefix cache: whose request it is, in words that nobody can guess."""
+        return hashlib.sha256(self._secret + str(scope).encode()).hexdigest()
+
+    async def _completion(self, plan: _Plan) -> AsyncGenerator[Event, None]:
+        asked = plan.asked
+        reader = CompletionReader(
+            asked,
+            self._strong.tokenizer,
+            max_bytes=self._config.max_answer_bytes,
+            stops=plan.stops,
+            before=plan.before,
+        )
+        at = asked.position
+        async with contextlib.aclosing(
+            completion(self._server, self._config.model, asked, reader)
+        ) as events:
+            async for event in events:
+                if isinstance(event, Tokens) and asked.key is not None:
+                    self._standing.watch(asked.key, at, event.ids)
+                    at += len(event.ids)
+                yield event
+
+
+def _needs_text(body: Mapping[str, Any]) -> bool:
+    if any(body.get(name) for name in _TEXT_ALONE):
+        return True
+    return any(
+        message.get("role") in ("tool", "function") or message.get("tool_calls")
+        for message in body["messages"]
+    )
+
+
+async def _ended(plan: _Plan) -> AsyncGenerator[Event, None]:
+    """An answer without room for a token."""
+    yield Opened(Coding.PLAIN)
+    yield Finished(Finish.LENGTH) if plan.before else Failed(Failure.PROMPT_TOO_LONG)

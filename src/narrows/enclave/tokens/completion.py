@@ -1,0 +1,189 @@
+"""A completion asked for by token ids and read as token ids (vLLM's ``/v1/completions``)."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from narrows.coding.events import Event, Finish, Finished, Tokens, Usage
+from narrows.enclave.chunks import choices_of, finish_of, read_chunk, reason_of
+from narrows.enclave.sse import Malformed
+from narrows.models.api import Tokenizer
+from narrows.wire.stops import StopFinder
+
+_SHAPING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
+ECHO_BYTES_PER_ID = 12
+"""A server says the prompt's ids again, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One completion. ``prompt``: with what was delivered before; ``max_tokens``: of what comes.
+    ``key``: None asks for an uncoupled one. ``position``: of its first token. ``salt``: prompts
+    that the server has read under another one are not felt by this one; empty for none."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    shaping: Mapping[str, Any]
+    key: bytes | None = None
+    position: int = 0
+    salt: str = ""
+
+    def body(self, model: str) -> bytes:
+        """The request."""
+        # Sent although they are OpenAI's defaults: a server may have its model's instead.
+        sent: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
+        sent |= {
+            name: self.shaping[name] for name in _SHAPING if self.shaping.get(name) is not None
+        }
+        sent |= {
+            "model": model,
+            "prompt": self.prompt,
+            "max_tokens": self.max_tokens,
+            "stream": True,
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+        }
+        if self.shaping.get("ignore_eos"):
+            sent["ignore_eos"] = True
+        if self.salt:
+            sent["cache_salt"] = self.salt
+        if self.key is not None:
+            sent.pop(
+                "seed", None
+            )  # the key decides; a seed costs the server a generator of its own
+            sent["vllm_xargs"] = {
+                "narrows_key": self.key.hex(),
+                "narrows_position": self.position,
+            }
+        return json.dumps(sent).encode("ascii")
+
+    @property
+    def line_bytes(self) -> int:
+        """The longest line that its answer may hold."""
+        return (1 << 16) + ECHO_BYTES_PER_ID * len(self.prompt)
+
+
+class NoTokenIds(Malformed):
+    """The server sends text without saying its tokens."""
+
+
+class CompletionReader:
+    """One completion's chunks in order. ``before``: tokens of the answer that were delivered
+    earlier; ``stops``: its stop strings; ``keep_text``: keep the server's own text, in ``text``.
+    ``Malformed`` for what is no such completion, more tokens than were asked for, or more than
+    ``max_bytes`` of text.
+
+    The end-of-text id that ends an answer is no token of it. It may come ahead of the word that
+    it was the end, so such an id is held until something follows."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        tokenizer: Tokenizer,
+        *,
+        max_bytes: int,
+        stops: tuple[str, ...] = (),
+        before: tuple[int, ...] = (),
+        keep_text: bool = False,
+    ) -> None:
+        self._asked = asked
+        self._tokenizer = tokenizer
+        self._left_tokens = asked.max_tokens
+        self._left_bytes = max_bytes
+        self._held: int | None = None
+        self._reason: str | None = None
+        self._finder = StopFinder(stops)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._empty = True
+        self._keep_text = keep_text
+        self.tokens: list[int] = []
+        self.text: list[str] = []
+        for token in before:
+            self._watch(token)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is there: nothing after it is read."""
+        return self._finder.stopped
+
+    def chunk(self, payload: bytes) -> list[Event]:
+        """The events of one chunk. Raises ``Malformed`` and ``ServerError``."""
+        data = read_chunk(payload)
+        self._empty = False
+        fresh: list[int] = []
+        for choice in choices_of(data):
+            self._check_echo(choice)
+            fresh += self._take(self._ids(choice))
+            self._reason = self._reason or reason_of(choice)
+        self.tokens += fresh
+        return [Tokens(tuple(fresh))] if fresh else []
+
+    def end(self) -> list[Event]:
+        """The events behind the last chunk; none where the server did not say how it ends."""
+        if self.stopped:
+            return [self._usage(), Finished(Finish.STOP)]
+        if self._empty:
+            raise Malformed("a stream without an event")
+        if self._reason is None:
+            return []
+        finish = finish_of(self._reason)
+        last: list[Event] = []
+        if self._held is not None and finish is not Finish.STOP:
+            self.tokens.append(self._held)
+            last.append(Tokens((self._held,)))
+        self._held = None
+        return [*last, self._usage(), Finished(finish)]
+
+    def _usage(self) -> Usage:
+        return Usage(
+            len(self._asked.prompt) - self._asked.position,
+            self._asked.position + len(self.tokens),
+        )
+
+    def _check_echo(self, choice: Mapping[str, Any]) -> None:
+        echo = choice.get("prompt_token_ids")
+        if echo is not None and echo != list(self._asked.prompt):
+            raise Malformed("the server read another prompt than it was sent")
+
+    def _ids(self, choice: Mapping[str, Any]) -> list[int]:
+        ids, text = choice.get("token_ids"), choice.get("text")
+        if text is not None and not isinstance(text, str):
+            raise Malformed("text is not a string")
+        if ids is None:
+            if text or "text" not in choice:
+                raise NoTokenIds("a chunk without token ids")
+            return []
+        size = self._tokenizer.vocab_size
+        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < size for i in ids):
+            raise Malformed("token ids that the vocabulary does not have")
+        self._left_tokens -= len(ids)
+        self._left_bytes -= sum(len(self._tokenizer.token_bytes(i)) for i in ids)
+        self._left_bytes -= len(text or "")
+        if self._left_tokens < 0 or self._left_bytes < 0:
+            raise Malformed("the answer is longer than the limit")
+        if self._keep_text:
+            self.text.append(text or "")
+        return ids
+
+    def _take(self, ids: list[int]) -> list[int]:
+        """``ids`` behind the held one, up to where the answer stops."""
+        fresh: list[int] = []
+        waiting = ids if self._held is None else [self._held, *ids]
+        self._held = None
+        for place, token in enumerate(waiting):
+            if self.stopped:
+                break
+            if token in self._tokenizer.eos_ids and place + 1 == len(waiting):
+                self._held = token
+                break
+            fresh.append(token)
+            self._watch(token)
+        return fresh
+
+    def _watch(self, token: int) -> None:
+        self._finder.feed(self._decoder.decode(self._tokenizer.token_bytes(token)))

@@ -1,0 +1,161 @@
+"""What a server can do, found by asking it: token ids, and tokens drawn with a key."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from narrows.coding.events import Event, Failure
+from narrows.enclave.chunks import ServerError
+from narrows.enclave.config import UpstreamConfig
+from narrows.enclave.modelserver import ModelServer
+from narrows.enclave.sse import Malformed
+from narrows.enclave.tokens.completion import Asked, CompletionReader, NoTokenIds
+from narrows.enclave.tokens.luck import odds, total
+from narrows.enclave.tokens.strong import StrongText
+
+PROBE_TOKENS = 64
+COUPLED_BELOW = 1e-9
+"""Odds that tokens which ignore the key look so lucky, for each of two keys."""
+
+_QUESTION = "Name unusual words, one after the other, each from another language."
+_TEMPERATURE = 1.5  # chance in every token, and a temperature that has to be applied
+_SLACK_CHARS = 16  # of text that a server may hold back at the end
+_PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is each server's own
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """``ids``: answers can cross as token ids. ``coupled``: and are drawn with the key.
+    ``context``: tokens that a prompt and its answer may have. ``reached``: whether the server
+    answered at all. ``why``: for people."""
+
+    ids: bool
+    coupled: bool
+    why: str
+    context: int = 0
+    reached: bool = True
+
+
+async def completion(
+    server: ModelServer, model: str, asked: Asked, reader: CompletionReader
+) -> AsyncGenerator[Event, None]:
+    """The events of one completion. Raises what ``modelserver.failure_in`` knows."""
+    async with contextlib.aclosing(
+        server.payloads("/completions", asked.body(model), line_bytes=asked.line_bytes)
+    ) as payloads:
+        async for payload in payloads:
+            for event in reader.chunk(payload):
+                yield event
+            if reader.stopped:
+                break  # closing the connection ends the answer at the server
+    last = reader.end()
+    if not last:
+        raise aiohttp.ClientPayloadError("the stream ended without a finish reason")
+    for event in last:
+        yield event
+
+
+class ServerProbe:
+    """``coins``: random bytes, as many as it is asked for."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        config: UpstreamConfig,
+        strong: StrongText,
+        coins: Callable[[int], bytes],
+    ) -> None:
+        self._server = server
+        self._config = config
+        self._strong = strong
+        self._coins = coins
+
+    async def __call__(self) -> Capability:
+        """Ask. Raises nothing that a server can cause."""
+        limit_s = self._config.first_token_timeout_s + self._config.token_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                context = await self._context()
+                if self._config.noise == "none":
+                    return await self._plain(context, 'noise is "none"')
+                return await self._keyed(context)
+        except NoTokenIds:
+            return Capability(False, False, "the server does not say the ids of its tokens")
+        except Malformed as error:
+            return Capability(False, False, f"the server's completions are malformed: {error}")
+        except ServerError as error:
+            refused = error.failure is not Failure.OVERLOADED
+            return Capability(False, False, f"the server refuses: {str(error)[:200]!r}", 0, refused)
+        except TimeoutError:
+            return Capability(False, False, "the server is too slow for a probe", 0, False)
+        except (aiohttp.ClientError, OSError) as error:
+            return Capability(False, False, f"the server cannot be reached: {error}", 0, False)
+
+    async def _context(self) -> int:
+        """What the server says of its context; the model's own where it does not say."""
+        own = self._strong.context
+        said = await self._server.ask("/models")
+        rows = said.get("data") if isinstance(said, dict) else None
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict) and row.get("id") == self._config.model:
+                limit = row.get("max_model_len")
+                if type(limit) is int and limit > 0:
+                    return min(limit, own) if own else limit
+        return own
+
+    async def _keyed(self, context: int) -> Capability:
+        keys = [self._coins(32), self._coins(32)]
+        try:
+            drawn = await asyncio.gather(*(self._ask(key) for key in keys))
+        except ServerError as error:
+            if error.failure is not Failure.UPSTREAM_REJECTED:
+                raise
+            return await self._plain(context, f"the server refuses the key: {str(error)[:200]!r}")
+        if wrong := next(filter(None, map(self._misread, drawn)), ""):
+            return Capability(False, False, wrong, context)
+        sums = [total(key, 0, one.tokens) for key, one in zip(keys, drawn, strict=True)]
+        counts = [len(one.tokens) for one in drawn]
+        means = ", ".join(f"{s / max(1, n):.2f}" for s, n in zip(sums, counts, strict=True))
+        found = f"luck of {counts[0]} and {counts[1]} tokens under two keys: {means}"
+        if all(odds(n, s) < COUPLED_BELOW for n, s in zip(counts, sums, strict=True)):
+            return Capability(True, True, found, context)
+        why = f"the server draws without the key ({found}, 1.00 is none): is narrows-vllm there?"
+        return Capability(True, False, why, context)
+
+    async def _plain(self, context: int, why: str) -> Capability:
+        wrong = self._misread(await self._ask(None))
+        return Capability(not wrong, False, wrong or why, context)
+
+    async def _ask(self, key: bytes | None) -> CompletionReader:
+        prompt = self._strong.chat.render([{"role": "user", "content": _QUESTION}])
+        shaping = {"temperature": _TEMPERATURE, "ignore_eos": True}
+        asked = Asked(tuple(prompt), PROBE_TOKENS, shaping, key)
+        reader = CompletionReader(
+            asked,
+            self._strong.tokenizer,
+            max_bytes=self._config.max_answer_bytes,
+            keep_text=True,
+        )
+        async with contextlib.aclosing(
+            completion(self._server, self._config.model, asked, reader)
+        ) as events:
+            async for _ in events:
+                pass
+        return reader
+
+    def _misread(self, one: CompletionReader) -> str:
+        """What is wrong where the server's text is not what its ids mean to us."""
+        if not one.tokens:
+            return "the server's completion has no tokens"
+        data = b"".join(map(self._strong.tokenizer.token_bytes, one.tokens))
+        ours = _PRINTABLE.sub("", data.decode("utf-8", "replace"))
+        theirs = _PRINTABLE.sub("", "".join(one.text))
+        if ours.startswith(theirs) and len(ours) - len(theirs) <= _SLACK_CHARS:
+            return ""
+        return "the server's tokens mean other text than in folder: is that the model it serves?"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ledger.ledger_helpers import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, make_keys
 from ledger.test_rules import ROOT, change, fresh
 from narrows.errors import BudgetError
+from narrows.ledger import net as net_module
 from narrows.ledger import rules
 from narrows.ledger.auditors import PPT, Enrolment, NetLimits, Revocation, Terms
 from narrows.ledger.keys import public_of
@@ -340,6 +341,25 @@ def test_a_late_auditor_loses_the_oldest_leases_and_memory_is_bounded() -> None:
         chain.settled(f"{number:032x}", number, 5)
     assert len(chain.leases) == MAX_CREDITABLE
     assert next(iter(chain.leases)) == f"{10:032x}"
+
+
+def test_what_waits_in_all_of_a_ledger_is_bounded_and_a_flood_takes_from_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 gates of five accounts with a dead auditor: 76 MB, and no snapshot loaded again."""
+    monkeypatch.setattr(net_module, "MAX_WAITING", 6)
+    state = audited()
+    quiet = [spent(state, n, MB, "b") for n in range(2)]
+    flood = [spent(state, 10 + n, MB) for n in range(9)]
+    chains = state.nets["base"].auditors["gate"].chains
+    assert list(chains["b"].leases) == quiet
+    assert list(chains["a"].leases) == flood[-4:]
+    # the same from the log and from a snapshot, whose tables are in another order
+    twin = rules.State.from_snapshot(state.snapshot())
+    for each in (state, twin):
+        spent(each, 30, MB, "b")
+        spent(each, 31, MB, "b")
+    assert twin.snapshot() == state.snapshot()
 
 
 def test_a_window_that_is_added_keeps_what_came_after_it() -> None:

@@ -42,7 +42,7 @@ from narrows.ledger.keys import public_of_hex
 from narrows.ledger.limits import BudgetMeter, Limits, Room, fair_bytes
 from narrows.ledger.log.canonical import Document, Fields, decode, encode
 from narrows.ledger.log.merkle import leaf_hash
-from narrows.ledger.net import Credit, Net, parse_credit
+from narrows.ledger.net import Credit, Net, bound_waiting, parse_credit
 from narrows.ledger.records import (
     Account,
     Anchor,
@@ -188,6 +188,7 @@ class State(StateData):
         net = self.nets.get(self.accounts[held.account].lineage)
         if net is not None and used_bytes is not None:  # a dead lease is never credited
             net.settled(held.gate, held.account, lease_id, self.time_ms, used)
+            bound_waiting(self.nets)
 
     def _meters(self, account: str) -> tuple[BudgetMeter, ...]:
         """Every meter that a lease of ``account`` counts against; the widest last."""

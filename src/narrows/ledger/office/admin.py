@@ -109,7 +109,7 @@ def _checked(
     session: Session, document: Document, signatures: list[list[str]], time_ms: int
 ) -> bytes:
     """The change's leaf, tried on a copy: a refused change must not touch the real state."""
-    state = rules.State.from_snapshot(session.state.snapshot())
+    state = session.state.copy()
     leaf = rules.change_leaf(state, document, signatures, time_ms)
     state.apply(leaf, session.replica.tree.root)
     return leaf

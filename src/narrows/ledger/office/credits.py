@@ -49,7 +49,7 @@ def apply_credit(ledger: Ledger, credit: Credit, signature: str) -> int | None:
             if _is_newest(session.state, credit):
                 return []
             # Tried on a copy: a refused credit must not touch the real state.
-            state = rules.State.from_snapshot(session.state.snapshot())
+            state = session.state.copy()
             leaf = rules.credit_leaf(state, credit, signature, session.now_ms())
             state.apply(leaf)
             position.append(session.state.size)

@@ -98,9 +98,8 @@ def post(state: rules.State, made: Credit, key: Any = AUDITOR, time_ms: int = 0)
 
 
 def net_left(state: rules.State, account: str = "a") -> int:
-    room = state.net_room(account, state.time_ms)
-    assert room is not None
-    return room.free_bytes
+    net = state.nets[state.accounts[account].lineage]
+    return net.meter.room(state.time_ms).free_bytes
 
 
 def test_a_credit_gives_back_to_the_net_budget_and_to_nothing_else() -> None:
@@ -313,7 +312,7 @@ def test_adding_a_net_budget_lowers_and_taking_it_away_raises() -> None:
     set_net(state, None)
     spent(state, 1, 4 * MB)
     held = lease(state, 2, 4 * MB)
-    set_net(state, NET, signers=1)
+    set_net(state, replace(NET, delta_ppt=0), signers=1)
     net = state.nets["base"].meter
     assert (net.spent_bytes, net.outstanding_bytes) == (4 * MB, 4 * MB)
     assert held
@@ -321,11 +320,26 @@ def test_adding_a_net_budget_lowers_and_taking_it_away_raises() -> None:
     assert (net.spent_bytes, net.outstanding_bytes) == (5 * MB, 0)
     with pytest.raises(rules.RuleError):
         set_net(rules.State.from_snapshot(state.snapshot()), None, signers=1)
-    wider = NetLimits(Limits(200 * MB, NET.limits.windows), NET.delta_ppt)
+    wider = NetLimits(Limits(200 * MB, NET.limits.windows), 0)
     with pytest.raises(rules.RuleError):
         set_net(rules.State.from_snapshot(state.snapshot()), wider, signers=1)
     with pytest.raises(BudgetError, match="wider"):
         set_net(state, NetLimits(Limits(1 << 41), 0))
+
+
+def test_one_operator_makes_no_pool_of_error_probability() -> None:
+    """Else one who adds the net budget, or adds it again, undoes what k agreed on."""
+    state = fresh()
+    set_net(state, None)
+    with pytest.raises(rules.RuleError, match="1 of 2"):
+        set_net(rules.State.from_snapshot(state.snapshot()), NET, signers=1)
+    set_net(state, replace(NET, delta_ppt=0), signers=1)
+    with pytest.raises(rules.RuleError, match="1 of 2"):
+        set_net(rules.State.from_snapshot(state.snapshot()), NET, signers=1)
+    with pytest.raises(rules.RuleError, match="pool"):
+        people(rules.State.from_snapshot(state.snapshot()), enrolment())
+    set_net(state, NET)
+    people(state, enrolment())
 
 
 def test_no_net_budget_no_enrolment() -> None:
@@ -387,6 +401,26 @@ def test_a_refusal_says_which_budget_it_was() -> None:
     assert refused.reason == "window"
     assert "net" in refused.detail
     assert state.lineages["base"].room(state.time_ms).free_bytes > 0
+
+
+def test_a_refusal_promises_no_credits_where_they_would_not_help() -> None:
+    state = fresh()
+    tight = Limits(10 * MB)
+    accounts = {"a": Limits(None), "b": Limits(None)}
+    net = NetLimits(tight, PPT)
+    change(state, budget_document(state, "base", tight, accounts, state.time_ms, net=net))
+    for number in range(10):
+        if lease_id := lease(state, number, 10 * MB):
+            settle(state, lease_id, state.leases[lease_id].size_bytes)
+    refused = rules.refusal(state, "a", 1, state.time_ms)
+    assert refused is not None
+    assert "net" not in refused.detail
+    accounts.pop("b")
+    change(state, budget_document(state, "base", RAW, accounts, state.time_ms, net=net))
+    for account, credits_help in (("a", True), ("b", False)):  # b is closed
+        refused = rules.refusal(state, account, 1, state.time_ms)
+        assert refused is not None
+        assert ("net" in refused.detail) == credits_help
 
 
 def test_a_copy_is_untouched_by_later_credits() -> None:

@@ -89,10 +89,13 @@ class State(StateData):
             rooms, key=lambda r: (r.free_bytes, r.reason != "depleted", -(r.free_at_ms or 0))
         )
 
-    def net_room(self, account: str, time_ms: int, need_bytes: int = 1) -> Room | None:
-        """What the net budget of the account's lineage would grant; None where it has none."""
-        net = self.nets.get(self.accounts[account].lineage)
-        return None if net is None else net.meter.room(time_ms, need_bytes)
+    def only_net_lacks(self, account: str, time_ms: int, need_bytes: int) -> bool:
+        """Whether nothing but the net budget of the account's lineage refuses ``need_bytes``."""
+        entry = self.accounts[account]
+        raw = (entry.meter, self.lineages[entry.lineage])
+        return not entry.closed and all(
+            meter.room(time_ms, need_bytes).free_bytes >= need_bytes for meter in raw
+        )
 
     def clamp(self, time_ms: int) -> int:
         """Time does not go back: an earlier reading counts as the latest one in the log."""
@@ -251,6 +254,8 @@ class State(StateData):
         net = self.nets.get(change.lineage)
         if net is not None and (change.net is None or not change.net.within(net.limits())):
             return False
+        if net is None and change.net is not None and change.net.delta_ppt:
+            return False  # a pool of error probability: nobody makes or refills one alone
         for name, limits in change.accounts.items():
             account = self.accounts.get(name)
             if account is None or account.closed or not limits.within(account.meter.limits):
@@ -351,7 +356,7 @@ def refusal(state: State, account: str, need_bytes: int, now_ms: int) -> Refusal
     if room.free_bytes >= need_bytes:
         return None
     what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
-    if room == state.net_room(account, now_ms, need_bytes):
+    if state.only_net_lacks(account, now_ms, need_bytes):
         what += " (of the net budget: credits of the auditor bring some back)"
     return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TypeGuard
 
 from narrows.errors import InputError
+from narrows.ledger.auditors import PPT, NetLimits
 from narrows.ledger.limits import Limits
 from narrows.ledger.log.canonical import MAX_INTEGER, is_name
 
+DEFAULT_POOL_PPT = PPT // 1_000_000
 _SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _LENGTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _KEYS = ("lineage", "lifetime_bytes", "windows_bytes", "accounts")
@@ -43,6 +45,31 @@ def limits(words: list[str], where: str) -> Limits:
         else:
             windows[_amount(name, _LENGTHS, where)] = _amount(size, _SIZES, where)
     return Limits(lifetime, tuple(sorted(windows.items())))
+
+
+def parts(share: float, whole: int, flag: str) -> int:
+    """``share``, 0 to 1, as so many of ``whole`` parts. Errors: ``InputError``."""
+    if not 0 <= share <= 1:  # no number is not
+        raise InputError(f"{flag} is {share}, not a number from 0 to 1")
+    return round(share * whole)
+
+
+def net(
+    now: NetLimits | None, lifetime: str | None, windows: list[str], delta: float | None
+) -> NetLimits | None:
+    """The net budget that the flags ask for; what they do not name stays as ``now``. Errors:
+    ``InputError``."""
+    if lifetime is not None:
+        words = [f"lifetime={lifetime}", *windows]
+        pool_ppt = now.delta_ppt if now is not None else DEFAULT_POOL_PPT
+        now = NetLimits(limits(words, "--net-lifetime, --net-window"), pool_ppt)
+    elif windows:
+        raise InputError("--net-window without --net-lifetime", "a net budget has a lifetime")
+    if delta is None:
+        return now
+    if now is None:
+        raise InputError("--net-delta without --net-lifetime", "a net budget has a lifetime")
+    return NetLimits(now.limits, parts(delta, PPT, "--net-delta"))
 
 
 def read_block(path: Path) -> BudgetBlock:

@@ -21,6 +21,7 @@ from narrows.ledger import net as net_module
 from narrows.ledger import rules
 from narrows.ledger.auditors import PPT, Enrolment, NetLimits, Revocation, Terms
 from narrows.ledger.keys import public_of
+from narrows.ledger.leaves import Refusal, credit_leaf, dead_leaf, lease_leaf, refusal, settle_leaf
 from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits
 from narrows.ledger.log.canonical import MalformedError, encode
 from narrows.ledger.net import (
@@ -67,15 +68,15 @@ def lease(
     state: rules.State, number: int, want_bytes: int, account: str = "a", gate: str = "gate"
 ) -> str | None:
     lease_id = number.to_bytes(16, "big")
-    decision = rules.lease_leaf(state, account, want_bytes, lease_id, gate, state.time_ms)
-    if isinstance(decision, rules.Refusal):
+    decision = lease_leaf(state, account, want_bytes, lease_id, gate, state.time_ms)
+    if isinstance(decision, Refusal):
         return None
     state.apply(decision[0])
     return lease_id.hex()
 
 
 def settle(state: rules.State, lease_id: str, used_bytes: int, time_ms: int = 0) -> None:
-    leaf = rules.settle_leaf(state, bytes.fromhex(lease_id), used_bytes, time_ms)
+    leaf = settle_leaf(state, bytes.fromhex(lease_id), used_bytes, time_ms)
     assert leaf is not None
     state.apply(leaf)
 
@@ -94,7 +95,7 @@ def credit(state: rules.State, sizes: dict[str, int], position: int, previous: i
 
 
 def post(state: rules.State, made: Credit, key: Any = AUDITOR, time_ms: int = 0) -> None:
-    state.apply(rules.credit_leaf(state, made, sign_credit(made, key), time_ms))
+    state.apply(credit_leaf(state, made, sign_credit(made, key), time_ms))
 
 
 def net_left(state: rules.State, account: str = "a") -> int:
@@ -137,7 +138,7 @@ def _bad(change_it: Callable[[Credit], Credit]) -> Callable[[rules.State, Credit
         # 0.95 of what was used, and one more block
         _bad(lambda c: replace(c, total=c.previous + 10 * MB, leases=((c.leases[0][0], 10 * MB),))),
         lambda state, good: post(state, good, OTHER),
-        lambda state, good: state.apply(rules.credit_leaf(state, good, "00" * 64, 0)),
+        lambda state, good: state.apply(credit_leaf(state, good, "00" * 64, 0)),
     ],
 )
 def test_a_credit_that_is_not_this_one_is_refused(wrong: Callable[..., None]) -> None:
@@ -205,7 +206,7 @@ def test_what_is_outstanding_dead_or_settled_before_the_enrolment_is_never_credi
     assert held is not None
     assert dead is not None
     assert other_gate is not None
-    state.apply(rules.dead_leaf(state, dead, 0))
+    state.apply(dead_leaf(state, dead, 0))
     settle(state, other_gate, 4 * MB)
     for lease_id in (early, held, dead, other_gate):
         with pytest.raises(rules.RuleError):
@@ -396,7 +397,7 @@ def test_a_refusal_says_which_budget_it_was() -> None:
         if lease_id is None:
             break
         settle(state, lease_id, state.leases[lease_id].size_bytes)
-    refused = rules.refusal(state, "a", 1, state.time_ms)
+    refused = refusal(state, "a", 1, state.time_ms)
     assert refused is not None
     assert refused.reason == "window"
     assert "net" in refused.detail
@@ -412,13 +413,13 @@ def test_a_refusal_promises_no_credits_where_they_would_not_help() -> None:
     for number in range(10):
         if lease_id := lease(state, number, 10 * MB):
             settle(state, lease_id, state.leases[lease_id].size_bytes)
-    refused = rules.refusal(state, "a", 1, state.time_ms)
+    refused = refusal(state, "a", 1, state.time_ms)
     assert refused is not None
     assert "net" not in refused.detail
     accounts.pop("b")
     change(state, budget_document(state, "base", RAW, accounts, state.time_ms, net=net))
     for account, credits_help in (("a", True), ("b", False)):  # b is closed
-        refused = rules.refusal(state, account, 1, state.time_ms)
+        refused = refusal(state, account, 1, state.time_ms)
         assert refused is not None
         assert ("net" in refused.detail) == credits_help
 
@@ -493,18 +494,18 @@ def test_net_is_what_was_used_less_what_was_credited(todo: list[tuple[Any, Any, 
             now_ms += first
         elif kind == "lease":
             lease_id = number.to_bytes(16, "big")
-            decision = rules.lease_leaf(state, "a", first * MB, lease_id, second, now_ms)
-            if not isinstance(decision, rules.Refusal):
+            decision = lease_leaf(state, "a", first * MB, lease_id, second, now_ms)
+            if not isinstance(decision, Refusal):
                 state.apply(decision[0])
                 oracle.leases[lease_id.hex()] = Past(second, decision[1])
         elif kind in ("settle", "dead") and open_ids:
             name = open_ids[first % len(open_ids)]
             past = oracle.leases[name]
             if kind == "dead":
-                past.used, leaf = past.size, rules.dead_leaf(state, name, now_ms)
+                past.used, leaf = past.size, dead_leaf(state, name, now_ms)
             else:
                 past.used = int(past.size * second)
-                made = rules.settle_leaf(state, bytes.fromhex(name), past.used, now_ms)
+                made = settle_leaf(state, bytes.fromhex(name), past.used, now_ms)
                 assert made is not None
                 leaf = made
                 past.settled = past.account == "gate" and "gate" in state.nets["base"].auditors

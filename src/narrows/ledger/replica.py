@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
 from narrows.ledger import records, rules
+from narrows.ledger.leaves import state_leaf
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import decode
 from narrows.ledger.log.merkle import Tree
@@ -152,7 +153,7 @@ class Replica:
             data = self.state.snapshot()
             if len(data) <= records.MAX_SNAPSHOT_BYTES:  # one that nobody reads would be the end
                 snapshot = Snapshot(self.state.size, data, tuple(self.tree.frontier()))
-                written.append(rules.state_leaf(self.state))
+                written.append(state_leaf(self.state))
                 self._take(written[-1:])
             else:
                 self._snapshot_size = self.state.size  # tried again later; the log has it all

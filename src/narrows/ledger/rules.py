@@ -1,10 +1,9 @@
 """The rules of the ledger: a state, what may be done to it, and nothing else.
 
 No clock, disk or network here: time is an argument, and the state is a function of the log's
-leaves. ``lease_leaf``, ``settle_leaf`` and ``change_leaf`` look at a state and return the leaf
-to append, or a ``Refusal``; ``State.apply`` is the only thing that changes a state and checks
-every rule again, so that the same code runs in operation, after a crash and in offline
-verification. Leaf kinds:
+leaves. leaves.py looks at a state and makes the leaf to append; ``State.apply`` is the only thing
+that changes a state and checks every rule, so that the same code runs in operation, after a crash
+and in offline verification. Leaf kinds:
 
     genesis  who may change budgets, and the names of the log
     open     a boot: ledger time at a reading of CLOCK_BOOTTIME, of one gate's machine or of all
@@ -21,7 +20,6 @@ Ledger time (``time_ms``, Unix milliseconds) never goes back in the log.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
 
 from narrows.errors import BudgetError
@@ -30,7 +28,6 @@ from narrows.ledger.changes import (
     BudgetChange,
     Change,
     OperatorChange,
-    Operators,
     Recovery,
     check_operator_change,
     parse_change,
@@ -39,10 +36,10 @@ from narrows.ledger.changes import (
     signers,
 )
 from narrows.ledger.keys import public_of_hex
-from narrows.ledger.limits import BudgetMeter, Limits, Room, fair_bytes
-from narrows.ledger.log.canonical import Document, Fields, decode, encode
+from narrows.ledger.limits import BudgetMeter, Limits, Room
+from narrows.ledger.log.canonical import Fields, decode
 from narrows.ledger.log.merkle import leaf_hash
-from narrows.ledger.net import Credit, Net, bound_waiting, parse_credit
+from narrows.ledger.net import Net, bound_waiting, parse_credit
 from narrows.ledger.records import (
     Account,
     Anchor,
@@ -58,15 +55,6 @@ ID_BYTES = 16
 
 class RuleError(BudgetError):
     """A leaf breaks a rule: the log that holds it is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No lease. ``reason`` as in ``api.Denied``."""
-
-    reason: str
-    detail: str
-    free_at_ms: int | None = None
 
 
 class State(StateData):
@@ -318,97 +306,3 @@ _HANDLERS = {
     "credit": State._credit,
     "state": State._state,
 }
-
-
-# -- the leaves that a state allows ----------------------------------------------------
-
-
-def genesis_leaf(
-    origin: str, log_key: bytes, witness_key: bytes | None, operators: Operators, time_ms: int
-) -> bytes:
-    return encode(
-        {
-            "t": "genesis",
-            "origin": origin,
-            "log_key": log_key.hex(),
-            "witness_key": witness_key.hex() if witness_key else None,
-            "keys": list(operators.keys),
-            "threshold": operators.threshold,
-            "time_ms": time_ms,
-        }
-    )
-
-
-def open_leaf(
-    state: State, boot_id: str, boot_ms: int, time_ms: int, gate: str | None = None
-) -> bytes:
-    """``gate``: whose machine booted, where gates have machines of their own."""
-    leaf: Document = {"t": "open", "boot": boot_id, "boot_ms": boot_ms}
-    leaf["time_ms"] = state.clamp(time_ms)
-    return encode(leaf if gate is None else leaf | {"gate": gate})
-
-
-def refusal(state: State, account: str, need_bytes: int, now_ms: int) -> Refusal | None:
-    """Why ``need_bytes`` may not be leased at ``now_ms``; None where they may."""
-    if account not in state.accounts:
-        return Refusal("unknown_account", f"the ledger has no account {account!r}")
-    room = state.room(account, now_ms, need_bytes)
-    if room.free_bytes >= need_bytes:
-        return None
-    what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
-    if state.only_net_lacks(account, now_ms, need_bytes):
-        what += " (of the net budget: credits of the auditor bring some back)"
-    return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
-
-
-def lease_leaf(
-    state: State, account: str, want_bytes: int, lease_id: bytes, gate: str, time_ms: int
-) -> tuple[bytes, int] | Refusal:
-    """A lease of 1..want_bytes: its leaf and size."""
-    now_ms = state.clamp(time_ms)
-    refused = refusal(state, account, 1, now_ms)
-    if refused is not None:
-        return refused
-    if want_bytes < 1:
-        return Refusal("store", f"a lease of {want_bytes} bytes was asked for")
-    room = state.room(account, now_ms)
-    size_bytes = fair_bytes(want_bytes, room.free_bytes, len(state.leases))
-    leaf: Document = {
-        "t": "lease",
-        "id": lease_id.hex(),
-        "account": account,
-        "bytes": size_bytes,
-        "gate": gate,
-        "time_ms": now_ms,
-    }
-    return encode(leaf), size_bytes
-
-
-def settle_leaf(state: State, lease_id: bytes, used_bytes: int, time_ms: int) -> bytes | None:
-    """The end of a lease; None where it has ended already."""
-    held = state.leases.get(lease_id.hex())
-    if held is None:
-        return None
-    if not 0 <= used_bytes <= held.size_bytes:
-        raise BudgetError(f"{used_bytes} bytes used of a lease of {held.size_bytes}")
-    now_ms = state.clamp(time_ms)
-    return encode({"t": "settle", "id": lease_id.hex(), "used": used_bytes, "time_ms": now_ms})
-
-
-def dead_leaf(state: State, lease_id: str, time_ms: int) -> bytes:
-    return encode({"t": "dead", "id": lease_id, "time_ms": state.clamp(time_ms)})
-
-
-def credit_leaf(state: State, credit: Credit, signature: str, time_ms: int) -> bytes:
-    now_ms = state.clamp(time_ms)
-    body: Document = {"t": "credit", "credit": credit.document(), "signature": signature}
-    return encode(body | {"time_ms": now_ms})
-
-
-def change_leaf(state: State, document: Document, signatures: object, time_ms: int) -> bytes:
-    now_ms = state.clamp(time_ms)
-    return encode({"t": "change", "change": document, "signatures": signatures, "time_ms": now_ms})
-
-
-def state_leaf(state: State) -> bytes:
-    return encode({"t": "state", "digest": sha256(state.snapshot()).hexdigest()})

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from narrows.ledger import rules
 from narrows.ledger.changes import parse_change
+from narrows.ledger.leaves import change_leaf
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import Document, decode
@@ -110,6 +111,6 @@ def _checked(
 ) -> bytes:
     """The change's leaf, tried on a copy: a refused change must not touch the real state."""
     state = session.state.copy()
-    leaf = rules.change_leaf(state, document, signatures, time_ms)
+    leaf = change_leaf(state, document, signatures, time_ms)
     state.apply(leaf, session.replica.tree.root)
     return leaf

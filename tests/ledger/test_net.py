@@ -15,13 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.ledger_helpers import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, make_keys
-from ledger.test_rules import ROOT, change, fresh
+from ledger.test_rules import KEYS, OPERATORS, ROOT, change, fresh
 from narrows.errors import BudgetError
 from narrows.ledger import net as net_module
 from narrows.ledger import rules
 from narrows.ledger.auditors import PPT, Enrolment, NetLimits, Revocation, Terms
 from narrows.ledger.keys import public_of
-from narrows.ledger.leaves import Refusal, credit_leaf, dead_leaf, lease_leaf, refusal, settle_leaf
+from narrows.ledger.leaves import (
+    Refusal,
+    credit_leaf,
+    dead_leaf,
+    genesis_leaf,
+    lease_leaf,
+    refusal,
+    settle_leaf,
+)
 from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits
 from narrows.ledger.log.canonical import MalformedError, encode
 from narrows.ledger.net import (
@@ -388,6 +396,20 @@ def test_a_window_that_is_added_keeps_what_came_after_it() -> None:
     assert day.settled_at(state.time_ms) == 4 * MB
     post(state, credit(state, {late: 3 * MB}, 6, 3 * MB))
     assert day.settled_at(state.time_ms) == MB
+
+
+def test_a_window_that_is_added_at_time_zero_keeps_what_came_after_it_too() -> None:
+    state = rules.State()
+    keys = public_of(KEYS[0])
+    state.apply(genesis_leaf("t.example/1", keys, None, OPERATORS, 0))
+    set_net(state, NET)
+    people(state, enrolment())
+    early = spent(state, 1, 4 * MB)
+    longer = Limits(100 * MB, (*NET.limits.windows, (DAY_MS, 60 * MB)))
+    set_net(state, NetLimits(longer, NET.delta_ppt))
+    spent(state, 2, 4 * MB)
+    post(state, credit(state, {early: 3 * MB}, 5))
+    assert state.nets["base"].meter.windows[DAY_MS].settled_at(0) == 4 * MB
 
 
 def test_a_refusal_says_which_budget_it_was() -> None:

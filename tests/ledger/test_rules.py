@@ -29,7 +29,8 @@ from narrows.ledger.leaves import (
     settle_leaf,
 )
 from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits, fair_bytes
-from narrows.ledger.log.canonical import encode
+from narrows.ledger.log import note
+from narrows.ledger.log.canonical import MAX_INTEGER, encode
 from narrows.ledger.office.propose import (
     auditor_document,
     budget_document,
@@ -399,6 +400,20 @@ def test_a_lineage_made_in_the_gap_grants_nothing_and_keeps_the_gap(gap_bytes: i
         change(rules.State.from_snapshot(state.snapshot()), document, signers=1)
     change(state, document)
     assert state.room("n", START_MS).free_bytes == 150 - gap_bytes
+
+
+def test_gaps_beyond_every_number_close_the_lineage_and_the_ledger_still_loads() -> None:
+    state = fresh()
+    net = NetLimits(Limits(MAX_INTEGER), 0)
+    change(state, budget_document(state, "base", Limits(MAX_INTEGER), ONE, START_MS, net=net))
+    for _ in range(2):
+        gaps = {"base": MAX_INTEGER}
+        change(state, recovery_document(state, ROOT, (9, bytes(32)), gaps, START_MS))
+    again = rules.State.from_snapshot(state.snapshot())
+    assert again.snapshot() == state.snapshot()
+    text = note.Checkpoint(state.origin, state.size, ROOT, state.committed()).text()
+    assert note.parse_checkpoint(text).committed == {"base": MAX_INTEGER}
+    assert isinstance(_lease(again, 1, START_MS), Refusal)
 
 
 def test_a_recovery_makes_no_more_lineages_than_a_ledger_holds() -> None:

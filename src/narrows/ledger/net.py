@@ -126,6 +126,9 @@ class Chain:
         if len(self.leases) > MAX_CREDITABLE:
             self.drop_oldest()
 
+    def copy(self) -> Chain:
+        return Chain(self.position, self.total, self.leases)
+
     def drop_oldest(self) -> None:
         leases = dict(self.leases)
         del leases[next(iter(leases))]
@@ -150,7 +153,7 @@ class Auditor:
     chains: dict[str, Chain] = field(default_factory=dict)  # by account
 
     def copy(self) -> Auditor:
-        return replace(self, chains={name: replace(chain) for name, chain in self.chains.items()})
+        return replace(self, chains={name: chain.copy() for name, chain in self.chains.items()})
 
     def document(self) -> Document:
         chains = {name: chain.document() for name, chain in self.chains.items()}
@@ -308,6 +311,7 @@ class Net:
 def bound_waiting(nets: Mapping[str, Net]) -> None:
     """After each settlement: at most ``MAX_WAITING`` leases wait for credits in all of a ledger.
     The longest list loses its oldest, so that whoever fills one takes nothing from the others."""
-    chains = [chain for _, net in sorted(nets.items()) for _, _, chain in net.creditable()]
-    if sum(len(chain.leases) for chain in chains) > MAX_WAITING:
+    auditors = [auditor for net in nets.values() for auditor in net.auditors.values()]
+    if sum(len(c.leases) for auditor in auditors for c in auditor.chains.values()) > MAX_WAITING:
+        chains = [chain for _, net in sorted(nets.items()) for _, _, chain in net.creditable()]
         max(chains, key=lambda chain: len(chain.leases)).drop_oldest()

@@ -602,3 +602,79 @@ def test_a_hostile_credit_raises_rule_errors_only(name: str, value: Any) -> None
     target[name] = value
     with pytest.raises(rules.RuleError):
         state.apply(encode(leaf))
+
+
+some_limits = st.builds(
+    lambda lifetime, windows: Limits(lifetime * MB, tuple(sorted(windows.items()))),
+    st.sampled_from([40, 30, 20, 1, 0]),
+    st.dictionaries(
+        st.sampled_from([MINUTE_MS, HOUR_MS, DAY_MS]), st.sampled_from([40 * MB, 20 * MB, 0])
+    ),
+)
+some_nets = st.builds(NetLimits, some_limits, st.sampled_from([PPT, 2, 1, 0])) | st.none()
+
+
+def _narrower(one: Limits, other: Limits) -> Limits:
+    windows = dict(other.windows)
+    windows |= {n: min(cap, windows.get(n, cap)) for n, cap in one.windows}
+    lifetime = min(one.lifetime_bytes or 0, other.lifetime_bytes or 0)
+    return Limits(lifetime, tuple(sorted(windows.items())))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    some_limits,
+    some_nets,
+    some_limits,
+    some_nets,
+    st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    st.sampled_from([True, True, False]),
+)
+def test_what_one_operator_may_do_widens_nothing_now_or_later(
+    raw: Limits,
+    net: NetLimits | None,
+    new_raw: Limits,
+    new_net: NetLimits | None,
+    used: list[int],
+    narrow: bool,
+) -> None:
+    """With and without the change, and the same credit after it."""
+    state, accounts = fresh(), {"a": Limits(None)}
+    net = net and NetLimits(_narrower(net.limits, raw), net.delta_ppt)
+    if narrow:
+        new_raw = _narrower(raw, new_raw)
+        if new_net is not None:
+            old = net.limits if net is not None else new_net.limits
+            limits = _narrower(_narrower(old, new_net.limits), new_raw)
+            new_net = NetLimits(limits, min(new_net.delta_ppt, net.delta_ppt if net else 0))
+    if (net and net.limits.exceeds(raw)) or (new_net and new_net.limits.exceeds(new_raw)):
+        return
+    change(state, budget_document(state, "base", raw, accounts, state.time_ms, net=net))
+    if net is not None and net.delta_ppt:
+        people(state, enrolment(delta_ppt=1))
+    ids = []
+    for number, size in enumerate(used):
+        if lease_id := lease(state, number, size * MB):
+            settle(state, lease_id, state.leases[lease_id].size_bytes)
+            ids.append(lease_id)
+    twin = state.copy()
+    document = budget_document(twin, "base", new_raw, accounts, state.time_ms, net=new_net)
+    try:
+        change(twin, document, signers=1)
+    except rules.RuleError:
+        return
+    now_ms = state.time_ms
+    times = [now_ms + n for n in (0, MINUTE_MS - 1, MINUTE_MS, HOUR_MS, DAY_MS, 2 * DAY_MS)]
+    for step in range(2):
+        for moment in times:
+            assert twin.room("a", moment).free_bytes <= state.room("a", moment).free_bytes
+        if step or not ids or new_net is None:
+            return
+        made = credit(state, {ids[0]: CREDIT_BYTES}, 5)
+        both = twin.copy(), state.copy()
+        try:
+            post(both[0], made)
+        except rules.RuleError:
+            return
+        post(both[1], made)
+        twin, state = both

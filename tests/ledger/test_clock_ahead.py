@@ -15,10 +15,11 @@ import pytest
 
 from ledger.ledger_helpers import HOUR_MS, MINUTE_MS, START_MS, Deployment
 from ledger.test_shared_time import RealTime, SharedFile, SlowWitness
-from narrows.ledger import clock, rules
+from narrows.ledger import clock
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.clock import RENEW_MS, TOLERANCE_MS, WitnessedTime
 from narrows.ledger.keys import load_private
+from narrows.ledger.leaves import open_leaf
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
 from narrows.ledger.office.balances import current_balances
@@ -173,7 +174,7 @@ def test_a_leaf_dated_ahead_grants_nothing_until_its_time(site: Site) -> None:
     replica = Replica(store, key.public_key().public_bytes_raw(), key)
     replica.reload()
     ahead_ms = START_MS + 2 * WINDOW_MS
-    replica.append([rules.open_leaf(replica.state, "gate-boot", site.clock.boot_ms(), ahead_ms)])
+    replica.append([open_leaf(replica.state, "gate-boot", site.clock.boot_ms(), ahead_ms)])
     store.close()
     again = site.gate()
     again.recover_dead_leases()

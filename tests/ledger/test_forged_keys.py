@@ -19,6 +19,7 @@ from narrows.gate.config import GateConfig
 from narrows.ledger import rules
 from narrows.ledger.changes import Operators, message_of, sign_change, signers
 from narrows.ledger.keys import public_of
+from narrows.ledger.leaves import change_leaf, genesis_leaf
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
 from narrows.ledger.log import note
@@ -85,7 +86,7 @@ def test_a_set_that_has_such_a_key_counts_no_forged_signature() -> None:
     """Were it in there all the same, from before keys were looked at."""
     state = rules.State()
     good = Operators(tuple(sorted(public_of(key).hex() for key in (ALICE, BOB))), 2)
-    state.apply(rules.genesis_leaf("f.example/1", public_of(ALICE), None, good, START_MS))
+    state.apply(genesis_leaf("f.example/1", public_of(ALICE), None, good, START_MS))
     state.operators = pair(ALICE)
     document = budget_document(state, "base", Limits(10**12), {"a": Limits(None)}, START_MS)
     signatures = forged_with(document, ALICE)
@@ -93,7 +94,7 @@ def test_a_set_that_has_such_a_key_counts_no_forged_signature() -> None:
         signers(document, signatures)
     snapshot = state.snapshot()
     with pytest.raises(BudgetError, match="does not verify"):
-        state.apply(rules.change_leaf(state, document, signatures, START_MS))
+        state.apply(change_leaf(state, document, signatures, START_MS))
     with pytest.raises(BudgetError, match=REFUSED):
         rules.State.from_snapshot(snapshot)
 
@@ -110,9 +111,7 @@ def _log_file(key: str, operator: str) -> Callable[[Path], object]:
 def _genesis(log: str, witness: str) -> Callable[[Path], object]:
     def apply(_: Path) -> object:
         operators = Operators((public_of(BOB).hex(),), 1)
-        leaf = rules.genesis_leaf(
-            "o", bytes.fromhex(log), bytes.fromhex(witness), operators, START_MS
-        )
+        leaf = genesis_leaf("o", bytes.fromhex(log), bytes.fromhex(witness), operators, START_MS)
         return rules.State().apply(leaf)
 
     return apply

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from ledger.ledger_helpers import (
     served,
 )
 from narrows.errors import BudgetError
+from narrows.ledger import records, replica
 from narrows.ledger.api import Denied, Lease, LeaseSource
 from narrows.ledger.changes import parse_change, sign_change
 from narrows.ledger.keys import load_private
@@ -109,6 +111,23 @@ def test_a_dead_gates_leases_count_as_spent(deployment: Deployment) -> None:
 def test_one_process_a_gate(deployment: Deployment) -> None:
     with deployment.ready(Limits(10)), pytest.raises(BudgetError, match="another process"):
         deployment.open()
+
+
+def test_a_state_too_long_for_a_snapshot_still_loads_and_takes_changes(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MAX_SNAPSHOT_BYTES", 500)
+    monkeypatch.setattr(replica, "SNAPSHOT_EVERY_LEAVES", 8)
+    with deployment.ready(Limits(1000)) as ledger:
+        for _ in range(10):
+            ledger.settle(lease(ledger, 10), 10)
+    ledger = deployment.open()
+    deployment.set_budget(ledger, Limits(500), signers=1)
+    assert reason(ledger.acquire("answers", 10)) == "granted"
+    ledger.close()
+    with closing(deployment.store()) as store:
+        assert store.snapshot() is None
+    assert verify_path(deployment.folder).balances.spent_bytes == 100
 
 
 def test_two_gates_and_an_operator_share_one_ledger(deployment: Deployment) -> None:

@@ -7,7 +7,7 @@ import pytest
 from narrows.bench import ledger_sim
 from narrows.bench.ledger_sim import Simulation
 from narrows.errors import BudgetError
-from narrows.ledger import rules
+from narrows.ledger import leaves
 
 
 def test_every_byte_is_sent_outstanding_or_lost_in_a_crash() -> None:
@@ -33,7 +33,7 @@ def test_crashes_strand_what_is_left_of_their_leases(monkeypatch: pytest.MonkeyP
 
 
 def test_rules_that_grant_too_much_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "fair_bytes", lambda want, free, held: want)
+    monkeypatch.setattr(leaves, "fair_bytes", lambda want, free, held: want)
     with pytest.raises(BudgetError, match="leases more than the budget has left"):
         Simulation(10, rounds=3, lease_s=100).run()
 

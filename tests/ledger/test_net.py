@@ -15,11 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.ledger_helpers import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, make_keys
-from ledger.test_rules import ROOT, change, fresh
+from ledger.test_rules import KEYS, OPERATORS, ROOT, change, fresh
 from narrows.errors import BudgetError
+from narrows.ledger import net as net_module
 from narrows.ledger import rules
 from narrows.ledger.auditors import PPT, Enrolment, NetLimits, Revocation, Terms
 from narrows.ledger.keys import public_of
+from narrows.ledger.leaves import (
+    Refusal,
+    credit_leaf,
+    dead_leaf,
+    genesis_leaf,
+    lease_leaf,
+    refusal,
+    settle_leaf,
+)
 from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits
 from narrows.ledger.log.canonical import MalformedError, encode
 from narrows.ledger.net import (
@@ -66,15 +76,15 @@ def lease(
     state: rules.State, number: int, want_bytes: int, account: str = "a", gate: str = "gate"
 ) -> str | None:
     lease_id = number.to_bytes(16, "big")
-    decision = rules.lease_leaf(state, account, want_bytes, lease_id, gate, state.time_ms)
-    if isinstance(decision, rules.Refusal):
+    decision = lease_leaf(state, account, want_bytes, lease_id, gate, state.time_ms)
+    if isinstance(decision, Refusal):
         return None
     state.apply(decision[0])
     return lease_id.hex()
 
 
 def settle(state: rules.State, lease_id: str, used_bytes: int, time_ms: int = 0) -> None:
-    leaf = rules.settle_leaf(state, bytes.fromhex(lease_id), used_bytes, time_ms)
+    leaf = settle_leaf(state, bytes.fromhex(lease_id), used_bytes, time_ms)
     assert leaf is not None
     state.apply(leaf)
 
@@ -93,13 +103,12 @@ def credit(state: rules.State, sizes: dict[str, int], position: int, previous: i
 
 
 def post(state: rules.State, made: Credit, key: Any = AUDITOR, time_ms: int = 0) -> None:
-    state.apply(rules.credit_leaf(state, made, sign_credit(made, key), time_ms))
+    state.apply(credit_leaf(state, made, sign_credit(made, key), time_ms))
 
 
 def net_left(state: rules.State, account: str = "a") -> int:
-    room = state.net_room(account, state.time_ms)
-    assert room is not None
-    return room.free_bytes
+    net = state.nets[state.accounts[account].lineage]
+    return net.meter.room(state.time_ms).free_bytes
 
 
 def test_a_credit_gives_back_to_the_net_budget_and_to_nothing_else() -> None:
@@ -137,7 +146,7 @@ def _bad(change_it: Callable[[Credit], Credit]) -> Callable[[rules.State, Credit
         # 0.95 of what was used, and one more block
         _bad(lambda c: replace(c, total=c.previous + 10 * MB, leases=((c.leases[0][0], 10 * MB),))),
         lambda state, good: post(state, good, OTHER),
-        lambda state, good: state.apply(rules.credit_leaf(state, good, "00" * 64, 0)),
+        lambda state, good: state.apply(credit_leaf(state, good, "00" * 64, 0)),
     ],
 )
 def test_a_credit_that_is_not_this_one_is_refused(wrong: Callable[..., None]) -> None:
@@ -205,7 +214,7 @@ def test_what_is_outstanding_dead_or_settled_before_the_enrolment_is_never_credi
     assert held is not None
     assert dead is not None
     assert other_gate is not None
-    state.apply(rules.dead_leaf(state, dead, 0))
+    state.apply(dead_leaf(state, dead, 0))
     settle(state, other_gate, 4 * MB)
     for lease_id in (early, held, dead, other_gate):
         with pytest.raises(rules.RuleError):
@@ -312,7 +321,7 @@ def test_adding_a_net_budget_lowers_and_taking_it_away_raises() -> None:
     set_net(state, None)
     spent(state, 1, 4 * MB)
     held = lease(state, 2, 4 * MB)
-    set_net(state, NET, signers=1)
+    set_net(state, replace(NET, delta_ppt=0), signers=1)
     net = state.nets["base"].meter
     assert (net.spent_bytes, net.outstanding_bytes) == (4 * MB, 4 * MB)
     assert held
@@ -320,11 +329,26 @@ def test_adding_a_net_budget_lowers_and_taking_it_away_raises() -> None:
     assert (net.spent_bytes, net.outstanding_bytes) == (5 * MB, 0)
     with pytest.raises(rules.RuleError):
         set_net(rules.State.from_snapshot(state.snapshot()), None, signers=1)
-    wider = NetLimits(Limits(200 * MB, NET.limits.windows), NET.delta_ppt)
+    wider = NetLimits(Limits(200 * MB, NET.limits.windows), 0)
     with pytest.raises(rules.RuleError):
         set_net(rules.State.from_snapshot(state.snapshot()), wider, signers=1)
     with pytest.raises(BudgetError, match="wider"):
         set_net(state, NetLimits(Limits(1 << 41), 0))
+
+
+def test_one_operator_makes_no_pool_of_error_probability() -> None:
+    """Else one who adds the net budget, or adds it again, undoes what k agreed on."""
+    state = fresh()
+    set_net(state, None)
+    with pytest.raises(rules.RuleError, match="1 of 2"):
+        set_net(rules.State.from_snapshot(state.snapshot()), NET, signers=1)
+    set_net(state, replace(NET, delta_ppt=0), signers=1)
+    with pytest.raises(rules.RuleError, match="1 of 2"):
+        set_net(rules.State.from_snapshot(state.snapshot()), NET, signers=1)
+    with pytest.raises(rules.RuleError, match="pool"):
+        people(rules.State.from_snapshot(state.snapshot()), enrolment())
+    set_net(state, NET)
+    people(state, enrolment())
 
 
 def test_no_net_budget_no_enrolment() -> None:
@@ -342,6 +366,25 @@ def test_a_late_auditor_loses_the_oldest_leases_and_memory_is_bounded() -> None:
     assert next(iter(chain.leases)) == f"{10:032x}"
 
 
+def test_what_waits_in_all_of_a_ledger_is_bounded_and_a_flood_takes_from_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 gates of five accounts with a dead auditor: 76 MB, and no snapshot loaded again."""
+    monkeypatch.setattr(net_module, "MAX_WAITING", 6)
+    state = audited()
+    quiet = [spent(state, n, MB, "b") for n in range(2)]
+    flood = [spent(state, 10 + n, MB) for n in range(9)]
+    chains = state.nets["base"].auditors["gate"].chains
+    assert list(chains["b"].leases) == quiet
+    assert list(chains["a"].leases) == flood[-4:]
+    # the same from the log and from a snapshot, whose tables are in another order
+    twin = rules.State.from_snapshot(state.snapshot())
+    for each in (state, twin):
+        spent(each, 30, MB, "b")
+        spent(each, 31, MB, "b")
+    assert twin.snapshot() == state.snapshot()
+
+
 def test_a_window_that_is_added_keeps_what_came_after_it() -> None:
     state = audited()
     early = spent(state, 1, 4 * MB)
@@ -355,6 +398,20 @@ def test_a_window_that_is_added_keeps_what_came_after_it() -> None:
     assert day.settled_at(state.time_ms) == MB
 
 
+def test_a_window_that_is_added_at_time_zero_keeps_what_came_after_it_too() -> None:
+    state = rules.State()
+    keys = public_of(KEYS[0])
+    state.apply(genesis_leaf("t.example/1", keys, None, OPERATORS, 0))
+    set_net(state, NET)
+    people(state, enrolment())
+    early = spent(state, 1, 4 * MB)
+    longer = Limits(100 * MB, (*NET.limits.windows, (DAY_MS, 60 * MB)))
+    set_net(state, NetLimits(longer, NET.delta_ppt))
+    spent(state, 2, 4 * MB)
+    post(state, credit(state, {early: 3 * MB}, 5))
+    assert state.nets["base"].meter.windows[DAY_MS].settled_at(0) == 4 * MB
+
+
 def test_a_refusal_says_which_budget_it_was() -> None:
     state = audited()
     for number in range(50):
@@ -362,11 +419,31 @@ def test_a_refusal_says_which_budget_it_was() -> None:
         if lease_id is None:
             break
         settle(state, lease_id, state.leases[lease_id].size_bytes)
-    refused = rules.refusal(state, "a", 1, state.time_ms)
+    refused = refusal(state, "a", 1, state.time_ms)
     assert refused is not None
     assert refused.reason == "window"
     assert "net" in refused.detail
     assert state.lineages["base"].room(state.time_ms).free_bytes > 0
+
+
+def test_a_refusal_promises_no_credits_where_they_would_not_help() -> None:
+    state = fresh()
+    tight = Limits(10 * MB)
+    accounts = {"a": Limits(None), "b": Limits(None)}
+    net = NetLimits(tight, PPT)
+    change(state, budget_document(state, "base", tight, accounts, state.time_ms, net=net))
+    for number in range(10):
+        if lease_id := lease(state, number, 10 * MB):
+            settle(state, lease_id, state.leases[lease_id].size_bytes)
+    refused = refusal(state, "a", 1, state.time_ms)
+    assert refused is not None
+    assert "net" not in refused.detail
+    accounts.pop("b")
+    change(state, budget_document(state, "base", RAW, accounts, state.time_ms, net=net))
+    for account, credits_help in (("a", True), ("b", False)):  # b is closed
+        refused = refusal(state, account, 1, state.time_ms)
+        assert refused is not None
+        assert ("net" in refused.detail) == credits_help
 
 
 def test_a_copy_is_untouched_by_later_credits() -> None:
@@ -439,18 +516,18 @@ def test_net_is_what_was_used_less_what_was_credited(todo: list[tuple[Any, Any, 
             now_ms += first
         elif kind == "lease":
             lease_id = number.to_bytes(16, "big")
-            decision = rules.lease_leaf(state, "a", first * MB, lease_id, second, now_ms)
-            if not isinstance(decision, rules.Refusal):
+            decision = lease_leaf(state, "a", first * MB, lease_id, second, now_ms)
+            if not isinstance(decision, Refusal):
                 state.apply(decision[0])
                 oracle.leases[lease_id.hex()] = Past(second, decision[1])
         elif kind in ("settle", "dead") and open_ids:
             name = open_ids[first % len(open_ids)]
             past = oracle.leases[name]
             if kind == "dead":
-                past.used, leaf = past.size, rules.dead_leaf(state, name, now_ms)
+                past.used, leaf = past.size, dead_leaf(state, name, now_ms)
             else:
                 past.used = int(past.size * second)
-                made = rules.settle_leaf(state, bytes.fromhex(name), past.used, now_ms)
+                made = settle_leaf(state, bytes.fromhex(name), past.used, now_ms)
                 assert made is not None
                 leaf = made
                 past.settled = past.account == "gate" and "gate" in state.nets["base"].auditors
@@ -525,3 +602,79 @@ def test_a_hostile_credit_raises_rule_errors_only(name: str, value: Any) -> None
     target[name] = value
     with pytest.raises(rules.RuleError):
         state.apply(encode(leaf))
+
+
+some_limits = st.builds(
+    lambda lifetime, windows: Limits(lifetime * MB, tuple(sorted(windows.items()))),
+    st.sampled_from([40, 30, 20, 1, 0]),
+    st.dictionaries(
+        st.sampled_from([MINUTE_MS, HOUR_MS, DAY_MS]), st.sampled_from([40 * MB, 20 * MB, 0])
+    ),
+)
+some_nets = st.builds(NetLimits, some_limits, st.sampled_from([PPT, 2, 1, 0])) | st.none()
+
+
+def _narrower(one: Limits, other: Limits) -> Limits:
+    windows = dict(other.windows)
+    windows |= {n: min(cap, windows.get(n, cap)) for n, cap in one.windows}
+    lifetime = min(one.lifetime_bytes or 0, other.lifetime_bytes or 0)
+    return Limits(lifetime, tuple(sorted(windows.items())))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    some_limits,
+    some_nets,
+    some_limits,
+    some_nets,
+    st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    st.sampled_from([True, True, False]),
+)
+def test_what_one_operator_may_do_widens_nothing_now_or_later(
+    raw: Limits,
+    net: NetLimits | None,
+    new_raw: Limits,
+    new_net: NetLimits | None,
+    used: list[int],
+    narrow: bool,
+) -> None:
+    """With and without the change, and the same credit after it."""
+    state, accounts = fresh(), {"a": Limits(None)}
+    net = net and NetLimits(_narrower(net.limits, raw), net.delta_ppt)
+    if narrow:
+        new_raw = _narrower(raw, new_raw)
+        if new_net is not None:
+            old = net.limits if net is not None else new_net.limits
+            limits = _narrower(_narrower(old, new_net.limits), new_raw)
+            new_net = NetLimits(limits, min(new_net.delta_ppt, net.delta_ppt if net else 0))
+    if (net and net.limits.exceeds(raw)) or (new_net and new_net.limits.exceeds(new_raw)):
+        return
+    change(state, budget_document(state, "base", raw, accounts, state.time_ms, net=net))
+    if net is not None and net.delta_ppt:
+        people(state, enrolment(delta_ppt=1))
+    ids = []
+    for number, size in enumerate(used):
+        if lease_id := lease(state, number, size * MB):
+            settle(state, lease_id, state.leases[lease_id].size_bytes)
+            ids.append(lease_id)
+    twin = state.copy()
+    document = budget_document(twin, "base", new_raw, accounts, state.time_ms, net=new_net)
+    try:
+        change(twin, document, signers=1)
+    except rules.RuleError:
+        return
+    now_ms = state.time_ms
+    times = [now_ms + n for n in (0, MINUTE_MS - 1, MINUTE_MS, HOUR_MS, DAY_MS, 2 * DAY_MS)]
+    for step in range(2):
+        for moment in times:
+            assert twin.room("a", moment).free_bytes <= state.room("a", moment).free_bytes
+        if step or not ids or new_net is None:
+            return
+        made = credit(state, {ids[0]: CREDIT_BYTES}, 5)
+        both = twin.copy(), state.copy()
+        try:
+            post(both[0], made)
+        except rules.RuleError:
+            return
+        post(both[1], made)
+        twin, state = both

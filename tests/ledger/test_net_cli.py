@@ -87,9 +87,30 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
     # a proposal that says nothing of the net budget keeps it
     run(*base, "--state", state, "--out", change_file)
     assert "net" in json.loads(change_file.read_text())["change"]
+    here = ("--state", state, "--out", change_file)
+    # what the flags do not name stays: else a new lifetime would empty the auditors' pool
+    agreed(*base, "--net-delta", "0.001")
+    said = run(*base, "--net-lifetime", "3MB", *here)
+    assert "1e-06 in all, of which 1e-09 is taken" not in said
+    assert "now: bounds may fail with 0.001 in all, of which 1e-09 is taken" in said
+    net = json.loads(change_file.read_text())["change"]["net"]
+    assert net == {"delta_ppt": 10**9, "limits": {"lifetime_bytes": 3_000_000, "windows": []}}
+    run(*base, "--no-net", "--net-delta", "0", *here, code=2)
+    run(*base, "--net-window", "1h=1MB", *here, code=2)
+    enrol = ("enrol", "--lineage", "demo", "--gate", "gate", "--auditor", public_of(AUDITOR).hex())
+    for flag, word in (("--delta", "nan"), ("--delta", "inf"), ("--most", "nan"), ("--delta", "2")):
+        run(*enrol, "--pins", "11" * 32, flag, word, *here, code=2)
+    said = run(*enrol, "--pins", "22" * 32, "--epoch", EPOCH, *here)
+    assert f"now at gate:  weights and fixed inputs: {'11' * 32}" in said
     run(*base, "--no-net", "--state", state, "--out", change_file)
     assert "net" not in json.loads(change_file.read_text())["change"]
     agreed("revoke", "--lineage", "demo", "--gate", "gate")
     with closing(LedgerPlace(state).read()) as store:
         verify_log(store)
-        assert [change.kind for change in history(store)] == ["budget", "budget", "enrol", "revoke"]
+        assert [change.kind for change in history(store)] == [
+            "budget",
+            "budget",
+            "enrol",
+            "budget",
+            "revoke",
+        ]

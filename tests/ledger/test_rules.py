@@ -8,6 +8,7 @@ its bytes left at, no window and no lifetime was ever exceeded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,10 +17,26 @@ from hypothesis import strategies as st
 from ledger.ledger_helpers import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, make_keys
 from narrows.errors import BudgetError
 from narrows.ledger import rules
+from narrows.ledger.auditors import PPM, PPT, Enrolment, NetLimits, Terms
 from narrows.ledger.changes import Operators, sign_change
 from narrows.ledger.keys import public_of
+from narrows.ledger.leaves import (
+    Refusal,
+    change_leaf,
+    dead_leaf,
+    genesis_leaf,
+    lease_leaf,
+    settle_leaf,
+)
 from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits, fair_bytes
-from narrows.ledger.office.propose import budget_document, operators_document, recovery_document
+from narrows.ledger.log import note
+from narrows.ledger.log.canonical import MAX_INTEGER, encode
+from narrows.ledger.office.propose import (
+    auditor_document,
+    budget_document,
+    operators_document,
+    recovery_document,
+)
 
 KEYS = make_keys(3, 3)
 OPERATORS = Operators(tuple(sorted(public_of(k).hex() for k in KEYS)), 2)
@@ -29,7 +46,7 @@ LENGTHS = (MINUTE_MS, HOUR_MS, DAY_MS)
 
 def fresh() -> rules.State:
     state = rules.State()
-    state.apply(rules.genesis_leaf("t.example/1", public_of(KEYS[0]), None, OPERATORS, START_MS))
+    state.apply(genesis_leaf("t.example/1", public_of(KEYS[0]), None, OPERATORS, START_MS))
     return state
 
 
@@ -37,7 +54,7 @@ def change(
     state: rules.State, document: dict, signers: int = 2, time_ms: int | None = None
 ) -> None:  # type: ignore[type-arg]
     signatures = sorted(sign_change(document, key) for key in KEYS[:signers])
-    leaf = rules.change_leaf(state, document, signatures, time_ms or state.time_ms)
+    leaf = change_leaf(state, document, signatures, time_ms or state.time_ms)
     state.apply(leaf, lambda: ROOT)
 
 
@@ -142,10 +159,10 @@ def test_no_window_and_no_lifetime_is_ever_exceeded(
             assert state.clamp(now_ms - first) == max(state.time_ms, now_ms - first)
         elif kind == "lease":
             lease_id = number.to_bytes(16, "big")
-            decision = rules.lease_leaf(state, first, second, lease_id, "gate", now_ms)
+            decision = lease_leaf(state, first, second, lease_id, "gate", now_ms)
             before = state.snapshot()
             exact, least = oracle.room(first, now_ms, False), oracle.room(first, now_ms, True)
-            if isinstance(decision, rules.Refusal):
+            if isinstance(decision, Refusal):
                 assert least == 0, "refused although there was room"
                 assert decision.reason in ("depleted", "window")
                 if decision.reason == "window" and decision.free_at_ms is not None:
@@ -164,13 +181,13 @@ def test_no_window_and_no_lifetime_is_ever_exceeded(
             past = oracle.leases[lease_id_hex]
             used = int(past.size * second) if kind == "settle" else past.size
             if kind == "settle":
-                leaf = rules.settle_leaf(state, bytes.fromhex(lease_id_hex), used, now_ms)
+                leaf = settle_leaf(state, bytes.fromhex(lease_id_hex), used, now_ms)
                 assert leaf is not None
             else:
-                leaf = rules.dead_leaf(state, lease_id_hex, now_ms)
+                leaf = dead_leaf(state, lease_id_hex, now_ms)
             state.apply(leaf)
             past.end_ms, past.used = now_ms, used
-            assert rules.settle_leaf(state, bytes.fromhex(lease_id_hex), 0, now_ms) is None
+            assert settle_leaf(state, bytes.fromhex(lease_id_hex), 0, now_ms) is None
         else:
             # new caps, raised or lowered; windows keep their history
             outer = Limits(first, tuple((length, second) for length in LENGTHS))
@@ -200,13 +217,13 @@ def test_a_lease_that_straddles_a_window_edge_breaks_no_hour() -> None:
     assert size == 100
     state.apply(leaf)
     sent = START_MS + 90 * MINUTE_MS
-    assert isinstance(_lease(state, 1, sent), rules.Refusal), "outstanding counts in full"
-    settled = rules.settle_leaf(state, bytes(16), 100, sent)
+    assert isinstance(_lease(state, 1, sent), Refusal), "outstanding counts in full"
+    settled = settle_leaf(state, bytes(16), 100, sent)
     assert settled is not None
     state.apply(settled)
-    assert isinstance(_lease(state, 1, granted + HOUR_MS + 1), rules.Refusal)
-    assert isinstance(_lease(state, 1, sent + HOUR_MS - 1), rules.Refusal)
-    assert not isinstance(_lease(state, 1, sent + HOUR_MS + HOUR_MS // 1024), rules.Refusal)
+    assert isinstance(_lease(state, 1, granted + HOUR_MS + 1), Refusal)
+    assert isinstance(_lease(state, 1, sent + HOUR_MS - 1), Refusal)
+    assert not isinstance(_lease(state, 1, sent + HOUR_MS + HOUR_MS // 1024), Refusal)
 
 
 @given(st.integers(1, 10**15), st.integers(1, 10**15), st.integers(0, 10**5))
@@ -216,13 +233,13 @@ def test_a_share_is_within_what_is_free_and_no_crumb(want: int, free: int, held:
     assert size >= min(want, free, max(4096, want // 2, free // (2 * (held + 1))))
 
 
-def _lease(state: rules.State, want: int, now_ms: int) -> tuple[bytes, int] | rules.Refusal:
-    return rules.lease_leaf(state, "a", want, bytes(16), "gate", now_ms)
+def _lease(state: rules.State, want: int, now_ms: int) -> tuple[bytes, int] | Refusal:
+    return lease_leaf(state, "a", want, bytes(16), "gate", now_ms)
 
 
 def _granted(state: rules.State, want: int, now_ms: int) -> tuple[bytes, int]:
     decision = _lease(state, want, now_ms)
-    assert not isinstance(decision, rules.Refusal)
+    assert not isinstance(decision, Refusal)
     return decision
 
 
@@ -232,7 +249,7 @@ def test_a_week_of_settlements_stays_small() -> None:
     for second in range(3000):
         now_ms = START_MS + second * 777_000
         state.apply(_granted(state, 10, now_ms)[0])
-        leaf = rules.settle_leaf(state, bytes(16), 10, now_ms + 5)
+        leaf = settle_leaf(state, bytes(16), 10, now_ms + 5)
         assert leaf is not None
         state.apply(leaf)
     window = state.lineages["base"].windows[7 * DAY_MS]
@@ -282,7 +299,7 @@ def test_an_account_narrower_before_is_a_raise_when_widened() -> None:
         with pytest.raises(BudgetError):
             give(copy, WIDE, {"a": account}, signers=1)
     give(state, WIDE, {}, signers=1)
-    assert isinstance(_lease(state, 1, START_MS), rules.Refusal)
+    assert isinstance(_lease(state, 1, START_MS), Refusal)
     with pytest.raises(BudgetError):  # a closed account opens only by k
         give(rules.State.from_snapshot(state.snapshot()), WIDE, {"a": Limits(1)}, signers=1)
 
@@ -301,7 +318,7 @@ def test_a_change_is_for_one_ledger_one_position_and_one_time() -> None:
     with pytest.raises(BudgetError, match="expired"):
         change(late, document, time_ms=START_MS + 11)
     other = rules.State()
-    other.apply(rules.genesis_leaf("t.example/2", public_of(KEYS[0]), None, OPERATORS, START_MS))
+    other.apply(genesis_leaf("t.example/2", public_of(KEYS[0]), None, OPERATORS, START_MS))
     with pytest.raises(BudgetError, match="another"):
         change(other, document)
     change(state, document)
@@ -324,14 +341,14 @@ def test_every_field_of_a_change_is_signed() -> None:
     for bend in bends:
         copy = rules.State.from_snapshot(state.snapshot())
         with pytest.raises(BudgetError):
-            copy.apply(rules.change_leaf(copy, document | bend, signatures, START_MS))
+            copy.apply(change_leaf(copy, document | bend, signatures, START_MS))
     for wrong in ([*signatures, signatures[0]], signatures[::-1], [signatures[0]] * 2, []):
         copy = rules.State.from_snapshot(state.snapshot())
         with pytest.raises(BudgetError):
-            copy.apply(rules.change_leaf(copy, document, wrong, START_MS))
+            copy.apply(change_leaf(copy, document, wrong, START_MS))
     stranger = sorted(sign_change(document, key) for key in [*make_keys(9, 2), KEYS[0]])
     with pytest.raises(BudgetError):
-        state.apply(rules.change_leaf(state, document, stranger, START_MS))
+        state.apply(change_leaf(state, document, stranger, START_MS))
 
 
 def test_operators_rotate_by_k_and_the_new_key_itself() -> None:
@@ -342,7 +359,7 @@ def test_operators_rotate_by_k_and_the_new_key_itself() -> None:
 
     def signed(*names: str) -> bytes:
         pairs = sorted(sign_change(document, by_hex[name]) for name in names)
-        return rules.change_leaf(state, document, pairs, START_MS)
+        return change_leaf(state, document, pairs, START_MS)
 
     for names in (OPERATORS.keys[:2], [OPERATORS.keys[0], public_of(new).hex()]):
         with pytest.raises(BudgetError):
@@ -353,7 +370,7 @@ def test_operators_rotate_by_k_and_the_new_key_itself() -> None:
     document = budget_document(state, "base", WIDE, ONE, START_MS)
     pairs = sorted(sign_change(document, key) for key in (gone, by_hex[OPERATORS.keys[0]]))
     with pytest.raises(BudgetError):
-        state.apply(rules.change_leaf(state, document, pairs, START_MS))
+        state.apply(change_leaf(state, document, pairs, START_MS))
 
 
 def test_a_recovery_spends_the_gap_and_every_outstanding_lease() -> None:
@@ -385,6 +402,20 @@ def test_a_lineage_made_in_the_gap_grants_nothing_and_keeps_the_gap(gap_bytes: i
     assert state.room("n", START_MS).free_bytes == 150 - gap_bytes
 
 
+def test_gaps_beyond_every_number_close_the_lineage_and_the_ledger_still_loads() -> None:
+    state = fresh()
+    net = NetLimits(Limits(MAX_INTEGER), 0)
+    change(state, budget_document(state, "base", Limits(MAX_INTEGER), ONE, START_MS, net=net))
+    for _ in range(2):
+        gaps = {"base": MAX_INTEGER}
+        change(state, recovery_document(state, ROOT, (9, bytes(32)), gaps, START_MS))
+    again = rules.State.from_snapshot(state.snapshot())
+    assert again.snapshot() == state.snapshot()
+    text = note.Checkpoint(state.origin, state.size, ROOT, state.committed()).text()
+    assert note.parse_checkpoint(text).committed == {"base": MAX_INTEGER}
+    assert isinstance(_lease(again, 1, START_MS), Refusal)
+
+
 def test_a_recovery_makes_no_more_lineages_than_a_ledger_holds() -> None:
     state = fresh()
     give(state, Limits(1000), ONE)
@@ -405,9 +436,7 @@ def test_a_recovery_is_for_exactly_the_leaves_that_were_signed() -> None:
     good = recovery_document(state, ROOT, (9, bytes(32)), {}, START_MS)
     pairs = sorted(sign_change(good, key) for key in KEYS[:2])
     with pytest.raises(BudgetError, match="another position"):  # nobody says what the root is
-        rules.State.from_snapshot(state.snapshot()).apply(
-            rules.change_leaf(state, good, pairs, START_MS)
-        )
+        rules.State.from_snapshot(state.snapshot()).apply(change_leaf(state, good, pairs, START_MS))
     for size, root in ((state.size, b"\x11" * 32), (state.size + 1, ROOT)):
         bad = good | {"base": [size, root.hex()]}
         with pytest.raises(BudgetError, match="another position"):
@@ -424,7 +453,6 @@ def test_leaves_that_break_a_rule_are_refused() -> None:
     leaf, _ = _granted(state, 100, START_MS + 5)
     state.apply(leaf)
     snapshot = state.snapshot()
-    encode = rules.encode
     lease = {"t": "lease", "id": "01" * 16, "account": "a", "bytes": 1, "gate": "g"}
     at = {"time_ms": START_MS + 5}
     broken = [
@@ -443,7 +471,7 @@ def test_leaves_that_break_a_rule_are_refused() -> None:
         encode({"t": "settle", "id": "02" * 16, "used": 0} | at),
         encode({"t": "dead", "id": "02" * 16} | at),
         encode({"t": "state", "digest": bytes(32).hex()}),
-        rules.genesis_leaf("t.example/1", public_of(KEYS[0]), None, OPERATORS, START_MS + 9),
+        genesis_leaf("t.example/1", public_of(KEYS[0]), None, OPERATORS, START_MS + 9),
         encode(lease | at) + b" ",
         encode(lease | at).replace(b'"bytes":1', b'"bytes":1,"bytes":1'),
         encode(lease | at).replace(b"lease", b"\\u006cease"),
@@ -474,18 +502,53 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+hostile_credits = st.fixed_dictionaries(
+    {
+        name: st.just(value) | json_values
+        for name, value in {
+            "origin": "t.example/1",
+            "lineage": "base",
+            "gate": "gate",
+            "account": "a",
+            "epoch": "ab" * 16,
+            "position": 1,
+            "tape": "00" * 32,
+            "previous": 0,
+            "total": 1 << 16,
+            "leases": [["00" * 16, 1 << 16]],
+        }.items()
+    }
+)
+
+
+@settings(max_examples=400, deadline=None)
 @given(
-    st.sampled_from(["open", "change", "lease", "settle", "dead", "state"]),
+    st.sampled_from(["open", "change", "lease", "settle", "dead", "credit", "state"]),
     st.dictionaries(
         st.sampled_from(
             ["time_ms", "id", "account", "bytes", "gate", "used", "change", "signatures", "boot"]
         ),
         json_values,
     ),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "time_ms": st.just(START_MS),
+            "credit": hostile_credits | json_values,
+            "signature": st.just("00" * 64) | json_values,
+        },
+    ),
 )
-def test_random_documents_raise_rule_errors_only(kind: str, document: dict) -> None:  # type: ignore[type-arg]
+def test_random_documents_raise_rule_errors_only(
+    kind: str, document: dict[str, Any], credit: dict[str, Any]
+) -> None:
     state = fresh()
-    give(state, WIDE, ONE)
+    accounts = {"a": Limits(None)}
+    net = NetLimits(Limits(1 << 20), PPT)
+    change(state, budget_document(state, "base", Limits(1 << 20), accounts, START_MS, net=net))
+    terms = Terms(1, 1, 1, PPM, "11" * 32)
+    enrolment = Enrolment("base", ("gate",), public_of(KEYS[0]).hex(), "ab" * 16, terms)
+    change(state, auditor_document(state, enrolment, START_MS))
+    more = credit if kind == "credit" else {}
     with pytest.raises(rules.RuleError):
-        state.apply(rules.encode({"t": kind} | document))
+        state.apply(encode({"t": kind} | document | more))

@@ -16,11 +16,12 @@ import pytest
 from ledger.etcd_cluster import wait_until
 from ledger.ledger_helpers import START_MS, Deployment, make_keys
 from narrows.errors import BudgetError
-from narrows.ledger import clock, rules
+from narrows.ledger import clock
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.changes import Operators
 from narrows.ledger.clock import SharedTime
 from narrows.ledger.keys import load_private, public_of
+from narrows.ledger.leaves import genesis_leaf, open_leaf
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import Limits
 from narrows.ledger.office.balances import current_balances
@@ -276,12 +277,12 @@ def test_old_logs_replay_to_what_they_were() -> None:
     key = public_of(make_keys(1, 1)[0])
     operators = Operators((key.hex(),), 1)
     state = State()
-    state.apply(rules.genesis_leaf("o", key, key, operators, 5))
-    state.apply(rules.open_leaf(state, "boot", 7, 9))
+    state.apply(genesis_leaf("o", key, key, operators, 5))
+    state.apply(open_leaf(state, "boot", 7, 9))
     assert b"anchors" not in state.snapshot()
     assert state.anchor_of(None, "boot") == Anchor("boot", 7, 9)
     assert state.anchor_of("g1", "boot") is None
-    state.apply(rules.open_leaf(state, "boot-2", 1, 11, "g1"))
+    state.apply(open_leaf(state, "boot-2", 1, 11, "g1"))
     assert state.anchor == Anchor("boot", 7, 9)
     assert state.anchor_of("g1", "boot-2") == Anchor("boot-2", 1, 11)
     assert state.anchor_of("g1", "boot") is None

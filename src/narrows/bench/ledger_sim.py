@@ -24,6 +24,7 @@ from narrows.bench.ledger import LedgerBench
 from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.changes import BudgetChange, Operators
+from narrows.ledger.leaves import Refusal, dead_leaf, genesis_leaf, lease_leaf, settle_leaf
 from narrows.ledger.limits import Limits
 
 MEAN_RATE = 20_000  # bytes/s a gate
@@ -91,10 +92,8 @@ class Simulation:
     def _begin(self, now_s: float, gate: int) -> bool:
         want = max(1, int(self._rates[gate] * self.lease_s))
         lease_id = self._random.randbytes(16)
-        decision = rules.lease_leaf(
-            self._state, "answers", want, lease_id, "gate", int(now_s * 1000)
-        )
-        if isinstance(decision, rules.Refusal):
+        decision = lease_leaf(self._state, "answers", want, lease_id, "gate", int(now_s * 1000))
+        if isinstance(decision, Refusal):
             self.refusals += 1
             return False
         self._append(now_s, gate, decision[0])
@@ -124,10 +123,10 @@ class Simulation:
         for number in range(1 if end == "used" else len(held)):
             lease_id, _ = held.popleft()
             if end == "crash":
-                leaf = rules.dead_leaf(self._state, lease_id.hex(), now_ms)
+                leaf = dead_leaf(self._state, lease_id.hex(), now_ms)
             else:
                 settled = used if number == 0 else 0
-                leaf = rules.settle_leaf(self._state, lease_id, settled, now_ms) or b""
+                leaf = settle_leaf(self._state, lease_id, settled, now_ms) or b""
             self._append(now_s, gate, leaf)
         return 0.0 if end == "used" else self._random.expovariate(1 / self.lease_s)
 
@@ -182,6 +181,6 @@ def _budgeted(budget_bytes: int) -> rules.State:
     state = rules.State()
     base_point = bytes([0x58]) + 31 * b"\x66"
     operators = Operators((base_point.hex(),), 1)
-    state.apply(rules.genesis_leaf("narrows.bench/0", base_point, None, operators, 0))
+    state.apply(genesis_leaf("narrows.bench/0", base_point, None, operators, 0))
     state.set_budget(BudgetChange("base", Limits(budget_bytes), {"answers": Limits(None)}))
     return state

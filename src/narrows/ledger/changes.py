@@ -112,7 +112,10 @@ def _parse_budget(fields: Fields) -> BudgetChange:
         accounts[name] = account
     net = parse_net(fields.take("net")) if fields.has("net") else None
     if net is not None and net.limits.exceeds(limits):
-        raise BudgetError("the net budget is wider than the raw one; it can only narrow")
+        raise BudgetError(
+            "the net budget is wider than the raw one; it can only narrow",
+            "lower both in one change",
+        )
     return BudgetChange(fields.name("lineage"), limits, accounts, net)
 
 

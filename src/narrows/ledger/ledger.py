@@ -25,7 +25,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
-from narrows.ledger import rules
+from narrows.ledger import leaves, rules
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.clock import Clock, ClockError, SystemClock
 from narrows.ledger.keys import load_private
@@ -223,7 +223,7 @@ class Ledger:
         session.check_time()
         pending = session.state.leases.get(self._pending.get(account, b"").hex())
         lacking = need_bytes - (pending.size_bytes if pending is not None else 0)
-        refusal = rules.refusal(session.state, account, lacking, session.now_ms())
+        refusal = leaves.refusal(session.state, account, lacking, session.now_ms())
         return None if refusal is None else self._denied(refusal)
 
     def _acquire(self, account: str, want_bytes: int) -> Lease | Denied:
@@ -252,18 +252,18 @@ class Ledger:
         self._store_failed = False
         return Lease(lease_id, account, held.size_bytes)
 
-    def _write_lease(self, account: str, want_bytes: int) -> rules.Refusal | None:
+    def _write_lease(self, account: str, want_bytes: int) -> leaves.Refusal | None:
         self._owed.write()
-        session, refusals = self._session, list[rules.Refusal]()
+        session, refusals = self._session, list[leaves.Refusal]()
         lease_id = self._pending[account] = session.random_bytes(rules.ID_BYTES)
 
         def decide() -> list[bytes]:
             decision = self._lease_leaf(account, want_bytes, lease_id)
-            if isinstance(decision, rules.Refusal) and not session.store.shared:
+            if isinstance(decision, leaves.Refusal) and not session.store.shared:
                 session.replica.reload()  # people may have raised the budget
                 decision = self._lease_leaf(account, want_bytes, lease_id)
-            refusals[:] = [decision] if isinstance(decision, rules.Refusal) else []
-            return [] if isinstance(decision, rules.Refusal) else [decision[0]]
+            refusals[:] = [decision] if isinstance(decision, leaves.Refusal) else []
+            return [] if isinstance(decision, leaves.Refusal) else [decision[0]]
 
         session.write(decide)
         if refusals:
@@ -273,9 +273,9 @@ class Ledger:
 
     def _lease_leaf(
         self, account: str, want_bytes: int, lease_id: bytes
-    ) -> tuple[bytes, int] | rules.Refusal:
+    ) -> tuple[bytes, int] | leaves.Refusal:
         session, now_ms = self._session, self._session.now_ms()
-        return rules.lease_leaf(session.state, account, want_bytes, lease_id, self._gate, now_ms)
+        return leaves.lease_leaf(session.state, account, want_bytes, lease_id, self._gate, now_ms)
 
     def _settle_owed(self) -> None:
         """Write what settlements may be written, and see that the rest will be."""
@@ -308,9 +308,9 @@ class Ledger:
 
     def _dead_leaves(self, lease_ids: list[str]) -> list[bytes]:
         state, now_ms = self._session.state, self._session.now_ms()
-        return [rules.dead_leaf(state, i, now_ms) for i in lease_ids if i in state.leases]
+        return [leaves.dead_leaf(state, i, now_ms) for i in lease_ids if i in state.leases]
 
-    def _denied(self, refusal: rules.Refusal) -> Denied:
+    def _denied(self, refusal: leaves.Refusal) -> Denied:
         retry_s = None
         if refusal.free_at_ms is not None:
             retry_s = max(1, refusal.free_at_ms - self._session.now_ms()) / 1000

@@ -202,18 +202,21 @@ class BudgetMeter:
 
     def settle(self, time_ms: int, held_bytes: int, used_bytes: int) -> None:
         self.outstanding_bytes -= held_bytes
-        self.spent_bytes += used_bytes
+        # Only gaps that people accept can come here; a snapshot holds no more.
+        self.spent_bytes = min(MAX_INTEGER, self.spent_bytes + used_bytes)
         for window in self.windows.values():
             window.forget(time_ms)
             if used_bytes:
                 window.add(time_ms, used_bytes)
 
     def credit(self, time_ms: int, settled_ms: int, size_bytes: int) -> None:
-        """``size_bytes`` of what was settled at ``settled_ms`` are explained (net budgets)."""
+        """``size_bytes`` of what was settled at ``settled_ms`` (0: before some window was added,
+        so they come out of none) are explained (net budgets)."""
         self.spent_bytes -= size_bytes
         for window in self.windows.values():
             window.forget(time_ms)
-            window.take_out(settled_ms, size_bytes)
+            if settled_ms:
+                window.take_out(settled_ms, size_bytes)
 
     def copy(self) -> BudgetMeter:
         meter = BudgetMeter(self.limits)

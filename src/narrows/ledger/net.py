@@ -16,7 +16,8 @@ clock, disk or network. Laws 9 and 10 (docs/audit.md), as they are checked here:
                them, and no window goes below nothing
 
 A lease falls off the list where ``MAX_CREDITABLE`` newer ones of its gate and account are
-waiting: an auditor that is that late loses credit, and nobody gains any.
+waiting, or where the ledger has ``MAX_WAITING`` in all and no list is longer: an auditor that is
+that late loses credit, and nobody gains any. The lists are in every snapshot, so they are bounded.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ CREDIT_PREFIX = b"narrows credit v1\n"
 CREDIT_BYTES = 1 << 16  # totals are multiples of it: a credit says no more than it must
 MAX_CREDIT_LEASES = 512
 MAX_CREDITABLE = 4096
+MAX_WAITING = 1 << 16
 LEASE_ID_BYTES = 16
 
 
@@ -111,7 +113,8 @@ def sign_credit(credit: Credit, key: Ed25519PrivateKey) -> str:
 @dataclass(slots=True)
 class Chain:
     """What one auditor has credited of one account of a gate, and what it still can.
-    ``leases``: id in hex to (ledger time of the settlement, bytes used), oldest first."""
+    ``leases``: id in hex to (ledger time of the settlement, bytes used), oldest first; never
+    changed in place, since copies share it (a state is copied before every append)."""
 
     position: int = 0
     total: int = 0
@@ -119,12 +122,17 @@ class Chain:
 
     def settled(self, lease_id: str, time_ms: int, used_bytes: int) -> None:
         if used_bytes:
-            self.leases[lease_id] = (time_ms, used_bytes)
+            self.leases = self.leases | {lease_id: (time_ms, used_bytes)}
         if len(self.leases) > MAX_CREDITABLE:
-            del self.leases[next(iter(self.leases))]
+            self.drop_oldest()
 
     def copy(self) -> Chain:
-        return replace(self, leases=dict(self.leases))
+        return Chain(self.position, self.total, self.leases)
+
+    def drop_oldest(self) -> None:
+        leases = dict(self.leases)
+        del leases[next(iter(leases))]
+        self.leases = leases
 
     def document(self) -> list[Any]:
         return [self.position, self.total, [[i, *row] for i, row in self.leases.items()]]
@@ -261,8 +269,9 @@ class Net:
             if size_bytes > used_bytes * auditor.terms.most_ppm // PPM:
                 raise BudgetError(f"lease {lease_id[:16]} cannot be credited with {size_bytes}")
         for lease_id, size_bytes in credit.leases:
-            settled_ms, _ = chain.leases.pop(lease_id)
-            self.meter.credit(time_ms, settled_ms, size_bytes)
+            self.meter.credit(time_ms, chain.leases[lease_id][0], size_bytes)
+        gone = dict(credit.leases)
+        chain.leases = {i: row for i, row in chain.leases.items() if i not in gone}
         chain.position, chain.total = credit.position, credit.total
 
     # -- snapshots ---------------------------------------------------------------------
@@ -297,3 +306,12 @@ class Net:
         for gate, auditor in sorted(self.auditors.items()):
             for account, chain in sorted(auditor.chains.items()):
                 yield gate, account, chain
+
+
+def bound_waiting(nets: Mapping[str, Net]) -> None:
+    """After each settlement: at most ``MAX_WAITING`` leases wait for credits in all of a ledger.
+    The longest list loses its oldest, so that whoever fills one takes nothing from the others."""
+    auditors = [auditor for net in nets.values() for auditor in net.auditors.values()]
+    if sum(len(c.leases) for auditor in auditors for c in auditor.chains.values()) > MAX_WAITING:
+        chains = [chain for _, net in sorted(nets.items()) for _, _, chain in net.creditable()]
+        max(chains, key=lambda chain: len(chain.leases)).drop_oldest()

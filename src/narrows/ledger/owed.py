@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from narrows.ledger import rules
+from narrows.ledger.leaves import settle_leaf
 from narrows.ledger.session import Session
 
 BATCH_LEAVES = 1024
@@ -64,5 +64,5 @@ class Owed:
 
     def _leaves(self, batch: list[bytes]) -> list[bytes]:
         state, now_ms = self._session.state, self._session.now_ms()
-        leaves = [rules.settle_leaf(state, i, self._leases[i][0], now_ms) for i in batch]
+        leaves = [settle_leaf(state, i, self._leases[i][0], now_ms) for i in batch]
         return [leaf for leaf in leaves if leaf is not None]

@@ -14,7 +14,8 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.errors import BudgetError
-from narrows.ledger import rules
+from narrows.ledger import records, rules
+from narrows.ledger.leaves import state_leaf
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import decode
 from narrows.ledger.log.merkle import Tree
@@ -149,10 +150,13 @@ class Replica:
         self.void = True
         self._take(leaves)
         if self.state.size - self._snapshot_size >= SNAPSHOT_EVERY_LEAVES:
-            frontier = tuple(self.tree.frontier())
-            snapshot = Snapshot(self.state.size, self.state.snapshot(), frontier)
-            written.append(rules.state_leaf(self.state))
-            self._take(written[-1:])
+            data = self.state.snapshot()
+            if len(data) <= records.MAX_SNAPSHOT_BYTES:  # one that nobody reads would be the end
+                snapshot = Snapshot(self.state.size, data, tuple(self.tree.frontier()))
+                written.append(state_leaf(self.state))
+                self._take(written[-1:])
+            else:
+                self._snapshot_size = self.state.size  # tried again later; the log has it all
         if self._key is None:
             raise StoreError("the ledger was opened without its log key")
         signed = note.sign_note(self.checkpoint().text(), self.state.origin, self._key)

@@ -1,10 +1,9 @@
 """The rules of the ledger: a state, what may be done to it, and nothing else.
 
 No clock, disk or network here: time is an argument, and the state is a function of the log's
-leaves. ``lease_leaf``, ``settle_leaf`` and ``change_leaf`` look at a state and return the leaf
-to append, or a ``Refusal``; ``State.apply`` is the only thing that changes a state and checks
-every rule again, so that the same code runs in operation, after a crash and in offline
-verification. Leaf kinds:
+leaves. leaves.py looks at a state and makes the leaf to append; ``State.apply`` is the only thing
+that changes a state and checks every rule, so that the same code runs in operation, after a crash
+and in offline verification. Leaf kinds:
 
     genesis  who may change budgets, and the names of the log
     open     a boot: ledger time at a reading of CLOCK_BOOTTIME, of one gate's machine or of all
@@ -21,7 +20,6 @@ Ledger time (``time_ms``, Unix milliseconds) never goes back in the log.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
 
 from narrows.errors import BudgetError
@@ -30,7 +28,6 @@ from narrows.ledger.changes import (
     BudgetChange,
     Change,
     OperatorChange,
-    Operators,
     Recovery,
     check_operator_change,
     parse_change,
@@ -39,10 +36,10 @@ from narrows.ledger.changes import (
     signers,
 )
 from narrows.ledger.keys import public_of_hex
-from narrows.ledger.limits import BudgetMeter, Limits, Room, fair_bytes
-from narrows.ledger.log.canonical import Document, Fields, decode, encode
+from narrows.ledger.limits import BudgetMeter, Limits, Room
+from narrows.ledger.log.canonical import Fields, decode
 from narrows.ledger.log.merkle import leaf_hash
-from narrows.ledger.net import Credit, Net, parse_credit
+from narrows.ledger.net import Net, bound_waiting, parse_credit
 from narrows.ledger.records import (
     Account,
     Anchor,
@@ -58,15 +55,6 @@ ID_BYTES = 16
 
 class RuleError(BudgetError):
     """A leaf breaks a rule: the log that holds it is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No lease. ``reason`` as in ``api.Denied``."""
-
-    reason: str
-    detail: str
-    free_at_ms: int | None = None
 
 
 class State(StateData):
@@ -89,10 +77,13 @@ class State(StateData):
             rooms, key=lambda r: (r.free_bytes, r.reason != "depleted", -(r.free_at_ms or 0))
         )
 
-    def net_room(self, account: str, time_ms: int, need_bytes: int = 1) -> Room | None:
-        """What the net budget of the account's lineage would grant; None where it has none."""
-        net = self.nets.get(self.accounts[account].lineage)
-        return None if net is None else net.meter.room(time_ms, need_bytes)
+    def only_net_lacks(self, account: str, time_ms: int, need_bytes: int) -> bool:
+        """Whether nothing but the net budget of the account's lineage refuses ``need_bytes``."""
+        entry = self.accounts[account]
+        raw = (entry.meter, self.lineages[entry.lineage])
+        return not entry.closed and all(
+            meter.room(time_ms, need_bytes).free_bytes >= need_bytes for meter in raw
+        )
 
     def clamp(self, time_ms: int) -> int:
         """Time does not go back: an earlier reading counts as the latest one in the log."""
@@ -188,6 +179,7 @@ class State(StateData):
         net = self.nets.get(self.accounts[held.account].lineage)
         if net is not None and used_bytes is not None:  # a dead lease is never credited
             net.settled(held.gate, held.account, lease_id, self.time_ms, used)
+            bound_waiting(self.nets)
 
     def _meters(self, account: str) -> tuple[BudgetMeter, ...]:
         """Every meter that a lease of ``account`` counts against; the widest last."""
@@ -250,6 +242,8 @@ class State(StateData):
         net = self.nets.get(change.lineage)
         if net is not None and (change.net is None or not change.net.within(net.limits())):
             return False
+        if net is None and change.net is not None and change.net.delta_ppt:
+            return False  # a pool of error probability: nobody makes or refills one alone
         for name, limits in change.accounts.items():
             account = self.accounts.get(name)
             if account is None or account.closed or not limits.within(account.meter.limits):
@@ -312,97 +306,3 @@ _HANDLERS = {
     "credit": State._credit,
     "state": State._state,
 }
-
-
-# -- the leaves that a state allows ----------------------------------------------------
-
-
-def genesis_leaf(
-    origin: str, log_key: bytes, witness_key: bytes | None, operators: Operators, time_ms: int
-) -> bytes:
-    return encode(
-        {
-            "t": "genesis",
-            "origin": origin,
-            "log_key": log_key.hex(),
-            "witness_key": witness_key.hex() if witness_key else None,
-            "keys": list(operators.keys),
-            "threshold": operators.threshold,
-            "time_ms": time_ms,
-        }
-    )
-
-
-def open_leaf(
-    state: State, boot_id: str, boot_ms: int, time_ms: int, gate: str | None = None
-) -> bytes:
-    """``gate``: whose machine booted, where gates have machines of their own."""
-    leaf: Document = {"t": "open", "boot": boot_id, "boot_ms": boot_ms}
-    leaf["time_ms"] = state.clamp(time_ms)
-    return encode(leaf if gate is None else leaf | {"gate": gate})
-
-
-def refusal(state: State, account: str, need_bytes: int, now_ms: int) -> Refusal | None:
-    """Why ``need_bytes`` may not be leased at ``now_ms``; None where they may."""
-    if account not in state.accounts:
-        return Refusal("unknown_account", f"the ledger has no account {account!r}")
-    room = state.room(account, now_ms, need_bytes)
-    if room.free_bytes >= need_bytes:
-        return None
-    what = "the lifetime cap is reached" if room.reason == "depleted" else "a window is full"
-    if room == state.net_room(account, now_ms, need_bytes):
-        what += " (of the net budget: credits of the auditor bring some back)"
-    return Refusal(room.reason, f"account {account}: {what}", room.free_at_ms)
-
-
-def lease_leaf(
-    state: State, account: str, want_bytes: int, lease_id: bytes, gate: str, time_ms: int
-) -> tuple[bytes, int] | Refusal:
-    """A lease of 1..want_bytes: its leaf and size."""
-    now_ms = state.clamp(time_ms)
-    refused = refusal(state, account, 1, now_ms)
-    if refused is not None:
-        return refused
-    if want_bytes < 1:
-        return Refusal("store", f"a lease of {want_bytes} bytes was asked for")
-    room = state.room(account, now_ms)
-    size_bytes = fair_bytes(want_bytes, room.free_bytes, len(state.leases))
-    leaf: Document = {
-        "t": "lease",
-        "id": lease_id.hex(),
-        "account": account,
-        "bytes": size_bytes,
-        "gate": gate,
-        "time_ms": now_ms,
-    }
-    return encode(leaf), size_bytes
-
-
-def settle_leaf(state: State, lease_id: bytes, used_bytes: int, time_ms: int) -> bytes | None:
-    """The end of a lease; None where it has ended already."""
-    held = state.leases.get(lease_id.hex())
-    if held is None:
-        return None
-    if not 0 <= used_bytes <= held.size_bytes:
-        raise BudgetError(f"{used_bytes} bytes used of a lease of {held.size_bytes}")
-    now_ms = state.clamp(time_ms)
-    return encode({"t": "settle", "id": lease_id.hex(), "used": used_bytes, "time_ms": now_ms})
-
-
-def dead_leaf(state: State, lease_id: str, time_ms: int) -> bytes:
-    return encode({"t": "dead", "id": lease_id, "time_ms": state.clamp(time_ms)})
-
-
-def credit_leaf(state: State, credit: Credit, signature: str, time_ms: int) -> bytes:
-    now_ms = state.clamp(time_ms)
-    body: Document = {"t": "credit", "credit": credit.document(), "signature": signature}
-    return encode(body | {"time_ms": now_ms})
-
-
-def change_leaf(state: State, document: Document, signatures: object, time_ms: int) -> bytes:
-    now_ms = state.clamp(time_ms)
-    return encode({"t": "change", "change": document, "signatures": signatures, "time_ms": now_ms})
-
-
-def state_leaf(state: State) -> bytes:
-    return encode({"t": "state", "digest": sha256(state.snapshot()).hexdigest()})

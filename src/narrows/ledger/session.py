@@ -27,6 +27,7 @@ from narrows.ledger.clock import (
     WitnessedTime,
 )
 from narrows.ledger.keys import public_of
+from narrows.ledger.leaves import open_leaf
 from narrows.ledger.log import note
 from narrows.ledger.replica import BehindError, Replica
 from narrows.ledger.stores.store import ConflictError, Head, Store, StoreError
@@ -252,7 +253,7 @@ class Session:
             time_ms = latest.time_ms if latest is not None else 0
             # Read after the witness's answer: time may be behind by its way, never ahead.
             boot_ms = self._clock.boot_ms()
-            self.write(lambda: [rules.open_leaf(self.state, boot_id, boot_ms, time_ms, self._gate)])
+            self.write(lambda: [open_leaf(self.state, boot_id, boot_ms, time_ms, self._gate)])
         anchor = self.state.anchor_of(self._gate, boot_id)
         if anchor is None:
             raise ClockError("another process of this gate's name runs on another machine")

@@ -49,6 +49,7 @@ def enrol(
     it; one is enough where it only tightens the terms of the auditor that is there."""
     import secrets
 
+    from narrows.cli.ledger.limits import parts
     from narrows.ledger.auditors import EPOCH_BYTES, PPM, PPT, Enrolment, Terms
     from narrows.ledger.log.canonical import unhex
 
@@ -56,7 +57,13 @@ def enrol(
         raise InputError("--pins is not 64 lower-case hex digits", "see narrows audit pins")
     if epoch and unhex(epoch, EPOCH_BYTES) is None:
         raise InputError("--epoch is not 32 lower-case hex digits", "leave it out for a new one")
-    terms = Terms(round(audited * PPM), segment_bits, round(delta * PPT), round(most * PPM), pins)
+    terms = Terms(
+        parts(audited, PPM, "--audited"),
+        segment_bits,
+        parts(delta, PPT, "--delta"),
+        parts(most, PPM, "--most"),
+        pins,
+    )
     gates = tuple(sorted(set(gate)))
     body = Enrolment(lineage, gates, auditor, epoch or secrets.token_hex(EPOCH_BYTES), terms)
     _write(body, out, valid_days, state, as_json)

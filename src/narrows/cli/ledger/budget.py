@@ -79,11 +79,11 @@ def propose(
         list[str] | None, typer.Option(help="LENGTH=SIZE of the net budget, as in 1h=5MB.")
     ] = None,
     net_delta: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Probability with which auditors' bounds may fail, all in all.", min=0, max=1
+            help="Probability with which auditors' bounds may fail, all in all: as it is, or 1e-6."
         ),
-    ] = 1e-6,
+    ] = None,
     no_net: Annotated[
         bool, typer.Option("--no-net", help="Take the net budget away: all that left counts.")
     ] = False,
@@ -98,7 +98,6 @@ def propose(
 
     from narrows.cli.ledger import limits as budget_limits
     from narrows.deploy.state import existing_place
-    from narrows.ledger.auditors import PPT, NetLimits
     from narrows.ledger.changes import parse_change
     from narrows.ledger.limits import Limits
     from narrows.ledger.office.balances import read_state
@@ -123,15 +122,13 @@ def propose(
             size_bytes(lifetime, "--lifetime"), budget_limits.windows(window or [], "--window")
         )
     now = read_state(existing_place(state))
-    if no_net and (net_lifetime is not None or net_window):
-        raise InputError("--no-net and a net budget", "say one of them")
-    if net_window and net_lifetime is None:
-        raise InputError("--net-window without --net-lifetime", "a net budget has a lifetime")
-    net = now.nets[lineage].limits() if lineage in now.nets and not no_net else None
-    if net_lifetime is not None:
-        net_windows = budget_limits.windows(net_window or [], "--net-window")
-        net_limits = Limits(size_bytes(net_lifetime, "--net-lifetime"), net_windows)
-        net = NetLimits(net_limits, round(net_delta * PPT))
+    net = now.nets[lineage].limits() if lineage in now.nets else None
+    if no_net:
+        if net_lifetime is not None or net_window or net_delta is not None:
+            raise InputError("--no-net and a net budget", "say one of them")
+        net = None
+    else:
+        net = budget_limits.net(net, net_lifetime, net_window or [], net_delta)
     document = budget_document(
         now,
         lineage,

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from narrows.errors import InputError
+from narrows.ledger.auditors import PPT, NetLimits
 from narrows.ledger.limits import Limits
 from narrows.ledger.log.canonical import MAX_INTEGER, is_name
 from narrows.sizes import size_bytes
 
+DEFAULT_POOL_PPT = PPT // 1_000_000
 _LENGTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _KEYS = ("lineage", "lifetime_bytes", "windows_bytes", "accounts")
 
@@ -47,6 +49,31 @@ def windows(words: list[str], where: str) -> tuple[tuple[int, int], ...]:
             raise InputError(f"{where}: {word!r} is not LENGTH=SIZE", "write it as 1h=50MB")
         found[_length_ms(length, where)] = size_bytes(size, f"{where} {length}")
     return tuple(sorted(found.items()))
+
+
+def parts(share: float, whole: int, flag: str) -> int:
+    """``share``, 0 to 1, as so many of ``whole`` parts. Errors: ``InputError``."""
+    if not 0 <= share <= 1:  # no number is not
+        raise InputError(f"{flag} is {share}, not a number from 0 to 1")
+    return round(share * whole)
+
+
+def net(
+    now: NetLimits | None, lifetime: str | None, window: list[str], delta: float | None
+) -> NetLimits | None:
+    """The net budget that the flags ask for; what they do not name stays as ``now``. Errors:
+    ``InputError``."""
+    if lifetime is not None:
+        pool_ppt = now.delta_ppt if now is not None else DEFAULT_POOL_PPT
+        given = Limits(size_bytes(lifetime, "--net-lifetime"), windows(window, "--net-window"))
+        now = NetLimits(given, pool_ppt)
+    elif window:
+        raise InputError("--net-window without --net-lifetime", "a net budget has a lifetime")
+    if delta is None:
+        return now
+    if now is None:
+        raise InputError("--net-delta without --net-lifetime", "a net budget has a lifetime")
+    return NetLimits(now.limits, parts(delta, PPT, "--net-delta"))
 
 
 def read_block(path: Path) -> BudgetBlock:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from narrows.ledger import rules
 from narrows.ledger.changes import parse_change
+from narrows.ledger.leaves import change_leaf
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import Document, decode
@@ -109,7 +110,7 @@ def _checked(
     session: Session, document: Document, signatures: list[list[str]], time_ms: int
 ) -> bytes:
     """The change's leaf, tried on a copy: a refused change must not touch the real state."""
-    state = rules.State.from_snapshot(session.state.snapshot())
-    leaf = rules.change_leaf(state, document, signatures, time_ms)
+    state = session.state.copy()
+    leaf = change_leaf(state, document, signatures, time_ms)
     state.apply(leaf, session.replica.tree.root)
     return leaf

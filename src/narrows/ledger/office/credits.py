@@ -12,6 +12,7 @@ from pathlib import Path
 from narrows.durable import read_once, write_whole
 from narrows.errors import InputError
 from narrows.ledger import rules
+from narrows.ledger.leaves import credit_leaf
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Fields, decode, encode
 from narrows.ledger.net import Credit, parse_credit
@@ -49,8 +50,8 @@ def apply_credit(ledger: Ledger, credit: Credit, signature: str) -> int | None:
             if _is_newest(session.state, credit):
                 return []
             # Tried on a copy: a refused credit must not touch the real state.
-            state = rules.State.from_snapshot(session.state.snapshot())
-            leaf = rules.credit_leaf(state, credit, signature, session.now_ms())
+            state = session.state.copy()
+            leaf = credit_leaf(state, credit, signature, session.now_ms())
             state.apply(leaf)
             position.append(session.state.size)
             return [leaf]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from narrows.errors import BudgetError
-from narrows.ledger.auditors import PPM, PPT, Enrolment, Revocation
+from narrows.ledger.auditors import PPM, PPT, Enrolment, Revocation, Terms
 from narrows.ledger.changes import BudgetChange, Change, OperatorChange, parse_change
 from narrows.ledger.limits import Limits
 from narrows.ledger.log.canonical import Document, decode
+from narrows.ledger.net import Net
 from narrows.ledger.rules import State
 from narrows.ledger.stores.store import Store
 
@@ -92,26 +93,39 @@ def _net_lines(change: BudgetChange, state: State | None) -> list[str]:
     if net is not None:
         now = limits_line(net.meter.limits)
         lines.append(f"    now: {now}; spent {net.meter.spent_bytes:,} of it")
+        lines.append(f"    now: bounds may fail with {_pool(net)}")
     return lines
 
 
+def _pool(net: Net) -> str:
+    return f"{net.delta_ppt / PPT:.3g} in all, of which {net.taken_ppt / PPT:.3g} is taken"
+
+
+def _terms_lines(terms: Terms) -> list[str]:
+    return [
+        f"  audits {terms.audited_ppm / PPM:.4%} of segments of {terms.segment_bits} bits",
+        f"  its bound may fail with {terms.delta_ppt / PPT:.3g} for each gate",
+        f"  credits at most {terms.most_ppm / PPM:.4%} of a lease",
+        f"  weights and fixed inputs: {terms.pins}",
+    ]
+
+
 def _enrolment_lines(body: Enrolment, state: State | None) -> list[str]:
-    terms = body.terms
     lines = [f"enrol an auditor for {', '.join(body.gates)} of lineage {body.lineage}"]
-    lines.append(f"  key {body.key}, epoch {body.epoch}")
-    lines.append(f"  audits {terms.audited_ppm / PPM:.4%} of segments of {terms.segment_bits} bits")
-    lines.append(f"  its bound may fail with {terms.delta_ppt / PPT:.3g} for each gate")
-    lines.append(f"  credits at most {terms.most_ppm / PPM:.4%} of a lease")
-    lines.append(f"  weights and fixed inputs: {terms.pins}")
+    lines += [f"  key {body.key}, epoch {body.epoch}", *_terms_lines(body.terms)]
     if state is None:
         return lines
     net = state.nets.get(body.lineage)
     if net is None:
         return [*lines, "  the lineage has no net budget: this cannot be applied"]
+    lines.append(f"  the lineage's bounds may fail with {_pool(net)}")
     for gate in body.gates:
         old = net.auditors.get(gate)
         if old is not None and (old.key, old.epoch) != (body.key, body.epoch):
             lines.append(f"  replaces {old.key[:16]} at {gate}: what it has not credited is lost")
+        elif old is not None:
+            changed = set(_terms_lines(old.terms)) - set(_terms_lines(body.terms))
+            lines += [f"  now at {gate}:{line}" for line in sorted(changed)]
     needed = 1 if net.tightens(body) else state.operators.threshold
     return [*lines, f"needs {needed} of {len(state.operators.keys)} operators"]
 

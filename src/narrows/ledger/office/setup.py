@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from narrows.durable import read_once, sync_folder, write_whole
 from narrows.errors import BudgetError
-from narrows.ledger import rules
 from narrows.ledger.changes import Operators, parse_operators
 from narrows.ledger.clock import Clock, SystemClock
 from narrows.ledger.keys import load_private, public_of, public_of_hex, save_private
+from narrows.ledger.leaves import genesis_leaf
 from narrows.ledger.log.canonical import MAX_DOCUMENT_BYTES, Fields, decode, encode
 from narrows.ledger.replica import Replica
 from narrows.ledger.stores import sqlite as sqlite_store
@@ -92,7 +92,7 @@ def create_ledger(
     key = load_private(place.key_file)
     with closing(place.create()) as store:
         replica = Replica(store, public_of(key), key)
-        leaf = rules.genesis_leaf(origin, public_of(key), witness_key, operators, time_ms)
+        leaf = genesis_leaf(origin, public_of(key), witness_key, operators, time_ms)
         replica.append([leaf])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from narrows.errors import InputError
-from narrows.models.checkpoint.source import SourceModel
+from narrows.models.checkpoint.source import ARCHITECTURES, SourceModel
 from narrows.models.distribution import frequencies
 from narrows.models.served import ServedModel
 from narrows.rows import some_rows
@@ -131,7 +131,7 @@ def float_model(source: SourceModel) -> Any:
     import transformers
 
     c = source.config
-    kind = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[c.architecture]
+    kind = ARCHITECTURES[c.architecture]
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": c.rope_theta}
     if c.rope_scaling is not None:
         rope |= {

@@ -226,7 +226,7 @@ def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
     from narrows.models.registry import DEFAULT_ARTIFACT, resolve
     from narrows.models.shelf.signed import signed_path
 
-    names = [*enclave.weak] + ([enclave.model] if enclave.upstream is None else [])
+    names = [*enclave.weak, *enclave.strong_models]
     files = [resolve(name).absolute() for name in names if name != "bytes"]
     inside = [path for path in files if path != DEFAULT_ARTIFACT]
     inside += [path for one in inside if (path := signed_path(one)).exists()]

@@ -194,9 +194,7 @@ def prepare_models(config: Config) -> None:
     """Import models and compile kernels now, with progress, so that no role is slow later."""
     from narrows.models.registry import load_model, resolve
 
-    names = [*config.enclave.weak, *config.edge.weak]
-    if config.enclave.upstream is None:
-        names.append(config.enclave.model)
+    names = [*config.enclave.weak, *config.edge.weak, *config.enclave.strong_models]
     for name in dict.fromkeys(names):
         if name not in ("bytes", "default"):  # these come with the package
             resolve(name)

@@ -88,6 +88,11 @@ class EnclaveConfig:
     session: SessionConfig = field(default_factory=SessionConfig)
     isolated: IsolatedConfig = field(default_factory=IsolatedConfig)
 
+    @property
+    def strong_models(self) -> tuple[str, ...]:
+        """The built-in model, where it is the one that answers."""
+        return (self.model,) if self.upstream is None else ()
+
     def check(self) -> EnclaveConfig:
         """Itself, or ``InputError`` with every problem."""
         problems = _enclave_problems(self)

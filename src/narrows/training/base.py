@@ -1,7 +1,7 @@
 """The small model that a fine-tuning starts from: its float32 checkpoint, as a module to train.
 
 Nothing comes from the checkpoint's own code: the weights are read by ``narrows.models``, and the
-module is transformers' Llama, Qwen2 or Qwen3 with exactly these sizes.
+module is transformers' of that architecture with exactly these sizes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from narrows.homes import expanded
 from narrows.models.artifact import Artifact
 from narrows.models.checkpoint.fetch import SMOLLM2_135M, fetch_gguf
 from narrows.models.checkpoint.hf import hf_name
-from narrows.models.checkpoint.source import ModelConfig, SourceModel
+from narrows.models.checkpoint.source import ARCHITECTURES, ModelConfig, SourceModel
 from narrows.models.registry import load_source
 from narrows.training.rounded import ATTENTION
-
-_CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
 def load_base(base: str) -> SourceModel:
@@ -63,7 +61,7 @@ def hf_config(config: ModelConfig) -> Any:
     else:
         rotary = {"rope_theta": config.rope_theta}
         rotary["rope_scaling"] = rope if config.rope_scaling else None
-    kind = getattr(transformers, _CLASSES[config.architecture] + "Config")
+    kind = getattr(transformers, ARCHITECTURES[config.architecture] + "Config")
     return kind(
         vocab_size=config.vocab_size,
         hidden_size=config.d_model,
@@ -85,7 +83,8 @@ def hf_model(source: SourceModel) -> Any:
     import transformers
 
     config = source.config
-    model = getattr(transformers, _CLASSES[config.architecture] + "ForCausalLM")(hf_config(config))
+    kind = getattr(transformers, ARCHITECTURES[config.architecture] + "ForCausalLM")
+    model = kind(hf_config(config))
     weights = {hf_name(name): torch.from_numpy(source.tensor(name)) for name in source.tensors()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from narrows.errors import ArtifactError
-from narrows.models.checkpoint.source import ModelConfig, RopeScaling
+from narrows.models.checkpoint.source import ARCHITECTURES, ModelConfig, RopeScaling
 from narrows.models.checkpoint.statements import agreed, same, two_statements
 
-_CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 _THETA = 10000.0
 _QWEN3_HEAD_DIM = 128  # what transformers takes where a Qwen3 config has none
 
@@ -204,7 +203,7 @@ def _check_neutral(raw: Mapping[str, Any]) -> None:
 def _check_architecture(raw: Mapping[str, Any], arch: str, config: ModelConfig) -> None:
     """Settings whose neutral value depends on the architecture or on the sizes."""
     classes = raw.get("architectures")
-    meant = f"{_CLASSES[arch]}ForCausalLM"
+    meant = f"{ARCHITECTURES[arch]}ForCausalLM"
     if classes and classes != [meant]:
         raise two_statements(("model_type", arch), ("architectures", classes))
     # Qwen2 has these biases whatever the setting says; the others have none.

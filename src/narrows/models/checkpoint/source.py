@@ -25,7 +25,12 @@ from numpy.typing import NDArray
 
 from narrows.errors import ArtifactError
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+# As config.json and GGUF files call it: what its classes in transformers begin with.
+ARCHITECTURES = {
+    "llama": "Llama",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+}
 
 Shape = tuple[int, ...]
 TensorLoader = Callable[[str], NDArray[np.float32]]

@@ -151,7 +151,7 @@ def test_experience_moves_only_when_a_segment_is_complete() -> None:
     learned = experience.start(greedy=False)
     learned.log_exponent = 5.0
     assert experience.start(greedy=False).log_exponent == pytest.approx(math.log(20))
-    experience.absorb(False, learned, 256)
+    experience.absorb(False, learned, 32)
     assert experience.start(greedy=False).log_exponent == pytest.approx((5 + math.log(20)) / 2)
     assert experience.start(greedy=True).log_exponent == pytest.approx(math.log(20))
 

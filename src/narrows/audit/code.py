@@ -36,7 +36,7 @@ _START = math.log(20.0)
 _RATE = 1 / 32
 _STEP_MAX = 4.0
 _LOWEST, _HIGHEST = 0.0, math.log(4096.0)
-_MEMORY_TOKENS = 256
+_MEMORY_TOKENS = 32
 
 
 @dataclass(slots=True)

@@ -1,0 +1,187 @@
+"""The auditor: tape in, coins, scores, what is explained and what of it may be credited.
+
+Order of a segment, which the bound rests on: it is complete on the tape; its coin is drawn; only
+then is it scored. Its class is fixed before the coin: what costs more than B on the link alone
+is audited whatever the coin says and is added exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from narrows.alarms.sequential import Alarm
+from narrows.audit.bound import Bound
+from narrows.audit.charge import credit_bytes, explained_q16, segment_cost_q16
+from narrows.audit.code import ONE_BIT, Experience
+from narrows.audit.coins import coin
+from narrows.audit.replay import TapeReplay
+from narrows.audit.scorer import Scorer
+from narrows.audit.scoring import Scored, score
+from narrows.audit.segments import Segment
+from narrows.errors import InputError
+from narrows.models.api import TokenModel
+
+KEEP_WORST = 5
+SWAP_TOKENS = 100
+"""After so many scored tokens, most of them off the winner mean other weights or other noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """As operators sign them into the enrolment. ``share`` f in (0, 1]; ``bound_bits`` B: what a
+    segment in the bound may cost at most; ``delta``: the chance that the bound ever fails."""
+
+    share: float = 1.0
+    bound_bits: int = 2048
+    delta: float = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """An answer's segment among the dearest for each token."""
+
+    bits_per_token: float
+    tokens: int
+    link: int
+    answer: int
+    index: int
+    prompt: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has been audited so far. Costs in Q16 bits."""
+
+    segments: int = 0
+    drawn: int = 0
+    tokens: int = 0
+    off: int = 0
+    audit_q16: int = 0
+    squares: float = 0.0
+    scored_segments: int = 0
+    not_scored: Counter[str] = field(default_factory=Counter)
+    by_position: dict[int, tuple[int, int]] = field(default_factory=dict)
+    worst: list[Worst] = field(default_factory=list)
+
+
+class Auditor:
+    """One gate's tape against one strong model. ``key``: 32 secret bytes, for the coins."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        weak: Mapping[bytes, TokenModel],
+        rules: Rules,
+        key: bytes,
+        alarm: Alarm | None = None,
+    ) -> None:
+        self.scorer = scorer
+        self.rules = rules
+        self.replay = TapeReplay(weak)
+        self.tally = Tally()
+        self.alarm = alarm or Alarm()
+        self._key = key
+        self._experience = Experience()
+        self._bound = Bound(rules.share, rules.delta)
+        self._exact_q16 = 0  # explained of segments that are always audited
+        self._group_q16 = 0  # link cost of the others, rounded down
+        self._group_cost_q16 = 0  # of the drawn ones among them
+        self._drawn_q16 = 0  # explained of those
+        self._credit_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """The tape's next bytes. InputError where the tape breaks its own rules."""
+        for segment in self.replay.feed(data):
+            self.take(segment)
+
+    def take(self, segment: Segment) -> None:
+        """Flip the coin, score, account."""
+        self.tally.segments += 1
+        link_q16 = segment.link_q16
+        always = link_q16 + ONE_BIT > self.rules.bound_bits * ONE_BIT
+        drawn = always or coin(
+            self._key,
+            self.replay.reader.boot_nonce,
+            segment.link,
+            segment.answer,
+            segment.index,
+            segment.digest,
+            self.rules.share,
+        )
+        if not always:
+            self._group_q16 += link_q16 - segment.coded
+        if not drawn:
+            return
+        self.tally.drawn += 1
+        cost_q16 = self._cost(segment, link_q16)
+        explained = explained_q16(cost_q16, link_q16, segment.coded)
+        if always:
+            self._exact_q16 += explained
+        else:
+            self._drawn_q16 += explained
+            self._group_cost_q16 += cost_q16
+            self._bound.audited(cost_q16 / (self.rules.bound_bits * ONE_BIT))
+        if not self.alarm.raised:
+            self._credit_bytes = max(self._credit_bytes, credit_bytes(self._explained_q16()))
+
+    @property
+    def credit_bytes(self) -> int:
+        """What may be credited in all. Never less than before: a credit stays valid when the
+        bound jumps later. Nothing is added behind an alarm."""
+        return self._credit_bytes
+
+    def bound_bits(self) -> float:
+        """The most that the segments in the bound can have cost together, with 1 - delta."""
+        return self._bound.total() * self.rules.bound_bits
+
+    def group_cost_bits(self) -> float:
+        """What the drawn segments in the bound have cost: the truth where f is 1."""
+        return self._group_cost_q16 / ONE_BIT
+
+    @property
+    def other_weights(self) -> bool:
+        """Hardly a token is explained: other weights, or noise that is not the shared one."""
+        return self.tally.tokens >= SWAP_TOKENS and 2 * self.tally.off > self.tally.tokens
+
+    def _explained_q16(self) -> int:
+        """Of the segments in the bound: what the drawn ones alone explain, or what the bound
+        leaves of all of them, whichever is more."""
+        if self.rules.share == 1:
+            return self._exact_q16 + self._drawn_q16
+        left = self._group_q16 - math.ceil(self.bound_bits() * ONE_BIT)
+        return self._exact_q16 + max(self._drawn_q16, left)
+
+    def _cost(self, segment: Segment, link_q16: int) -> int:
+        try:
+            scored = score(segment, self.scorer, self._experience)
+        except InputError as error:
+            self.tally.not_scored[error.message] += 1
+            return link_q16
+        self._count(segment, scored)
+        return segment_cost_q16(scored.audit_q16, link_q16)
+
+    def _count(self, segment: Segment, scored: Scored) -> None:
+        tally = self.tally
+        tally.scored_segments += 1
+        tally.tokens += segment.coded
+        tally.off += scored.off
+        tally.audit_q16 += scored.audit_q16
+        tally.squares += (scored.audit_q16 / ONE_BIT) ** 2
+        for number, cost in enumerate(scored.costs_q16, len(segment.before)):
+            count, total = tally.by_position.get(number // 32, (0, 0))
+            tally.by_position[number // 32] = (count + 1, total + cost)
+        self.alarm.observe(scored.audit_q16 / ONE_BIT, segment.coded)
+        per_token = scored.audit_q16 / ONE_BIT / max(1, segment.coded)
+        place = (segment.link, segment.answer, segment.index)
+        found = Worst(per_token, segment.coded, *place, _prompt_text(segment))
+        tally.worst = sorted([*tally.worst, found], key=lambda one: -one.bits_per_token)
+        del tally.worst[KEEP_WORST:]
+
+
+def _prompt_text(segment: Segment) -> str:
+    messages = segment.request.body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else {}
+    return str(last.get("content", "") if isinstance(last, dict) else "")[:200]

@@ -19,10 +19,15 @@ KEY = b"c" * 32
 
 
 @functools.cache
-def tiny(seed: int) -> TokenModel:
+def tiny_path(seed: int) -> Path:
     path = Path(tempfile.mkdtemp(prefix="narrows-test-")) / f"tiny-{seed}.narrows"
     pack(tiny_source(seed=seed), path, name=f"tiny-{seed}", threads=1)
-    return load_model(path, threads=1, kv_bytes=16 << 20)
+    return path
+
+
+@functools.cache
+def tiny(seed: int) -> TokenModel:
+    return load_model(tiny_path(seed), threads=1, kv_bytes=16 << 20)
 
 
 def strong() -> TokenModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from narrows.alarms.sequential import Alarm
@@ -25,6 +25,7 @@ from narrows.errors import InputError
 from narrows.models.api import TokenModel
 
 KEEP_WORST = 5
+POSITION_TOKENS, MAX_POSITIONS = 32, 64
 SWAP_TOKENS = 100
 """After so many scored tokens, most of them off the winner mean other weights or other noise."""
 
@@ -60,8 +61,9 @@ class Tally:
     tokens: int = 0
     off: int = 0
     audit_q16: int = 0
-    squares: float = 0.0
     scored_segments: int = 0
+    squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Sums over scored segments of bits², bits · tokens, tokens²."""
     not_scored: Counter[str] = field(default_factory=Counter)
     by_position: dict[int, tuple[int, int]] = field(default_factory=dict)
     worst: list[Worst] = field(default_factory=list)
@@ -77,13 +79,16 @@ class Auditor:
         rules: Rules,
         key: bytes,
         alarm: Alarm | None = None,
+        on_cost: Callable[[int], None] = lambda cost_q16: None,
     ) -> None:
+        """``on_cost``: told each drawn segment's cost, Q16 bits; for measurements."""
         self.scorer = scorer
         self.rules = rules
         self.replay = TapeReplay(weak)
         self.tally = Tally()
         self.alarm = alarm or Alarm()
         self._key = key
+        self._on_cost = on_cost
         self._experience = Experience()
         self._bound = Bound(rules.share, rules.delta)
         self._exact_q16 = 0  # explained of segments that are always audited
@@ -117,6 +122,7 @@ class Auditor:
             return
         self.tally.drawn += 1
         cost_q16 = self._cost(segment, link_q16)
+        self._on_cost(cost_q16)
         explained = explained_q16(cost_q16, link_q16, segment.coded)
         if always:
             self._exact_q16 += explained
@@ -169,14 +175,18 @@ class Auditor:
         tally.tokens += segment.coded
         tally.off += scored.off
         tally.audit_q16 += scored.audit_q16
-        tally.squares += (scored.audit_q16 / ONE_BIT) ** 2
+        bits, count = scored.audit_q16 / ONE_BIT, segment.coded
+        more = (bits * bits, bits * count, float(count * count))
+        first, cross, second = (old + new for old, new in zip(tally.squares, more, strict=True))
+        tally.squares = (first, cross, second)
         for number, cost in enumerate(scored.costs_q16, len(segment.before)):
-            count, total = tally.by_position.get(number // 32, (0, 0))
-            tally.by_position[number // 32] = (count + 1, total + cost)
-        self.alarm.observe(scored.audit_q16 / ONE_BIT, segment.coded)
-        per_token = scored.audit_q16 / ONE_BIT / max(1, segment.coded)
-        place = (segment.link, segment.answer, segment.index)
-        found = Worst(per_token, segment.coded, *place, _prompt_text(segment))
+            place = min(number // POSITION_TOKENS, MAX_POSITIONS - 1)
+            had, total = tally.by_position.get(place, (0, 0))
+            tally.by_position[place] = (had + 1, total + cost)
+        self.alarm.observe(bits, count)
+        per_token = bits / max(1, count)
+        name = (segment.link, segment.answer, segment.index)
+        found = Worst(per_token, count, *name, _prompt_text(segment))
         tally.worst = sorted([*tally.worst, found], key=lambda one: -one.bits_per_token)
         del tally.worst[KEEP_WORST:]
 

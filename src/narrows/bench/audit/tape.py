@@ -2,7 +2,8 @@
 what passes is written as a gate would copy it.
 
 The clock is virtual, so that a busy machine changes no moment: each answer brings a token every
-``token_ms``, and what the encoder has given is sent at the gate's next tick.
+``token_ms``, and what the encoder has given is sent at the gate's next tick. Paid are the bytes
+and the gate's price of time, as on a port without TLS (a TLS record adds 22 bytes a tick).
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from narrows.coding.spec import answer_spec
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.errors import InputError
+from narrows.gate.timing import UNITS_PER_BIT, UNITS_PER_BYTE, LinkHistory, TickModel
 from narrows.models.api import TokenModel
 from narrows.wire.messages import PROTOCOL, Greeting, Hello, Request, WeakOffer, encode_frame
 from narrows.wire.tape import MAX_DATA_BYTES, Begin, End, Inward, Outward, TapeWriter
 
-TLS_RECORD_BYTES = 22
 NONCE = hashlib.sha256(b"narrows bench audit").digest()
 LEASE = bytes(16)
 
@@ -90,6 +91,10 @@ class TapeRecorder:
         self._tape = bytearray(self._writer.header)
         self._waiting = b""
         self._position = 0
+        self._time = TickModel()
+        self._history = LinkHistory()
+        self._units = 0  # of time, in all
+        self._paid_time_bytes = 0
         self._now_ms = 0.0
         offer = WeakOffer(weak.digest.hex(), weak.numerics.hex())
         wire = self.encoder.options.to_wire()
@@ -132,28 +137,31 @@ class TapeRecorder:
             part = data[start : start + MAX_DATA_BYTES]
             self._tape += self._writer.put(Inward(0, self._ns(), part))
 
+    @property
+    def timing_bits(self) -> float:
+        """What the gate charged for the moments."""
+        return self._units / UNITS_PER_BIT
+
     def _send(self) -> None:
+        """A tick."""
         data, self._waiting = self._waiting, b""
+        self._units += self._time.tick([(self._history, len(data), False)])
         for start in range(0, len(data), MAX_DATA_BYTES):
             self._outward(data[start : start + MAX_DATA_BYTES])
 
     def _outward(self, data: bytes) -> None:
-        paid = len(data) + TLS_RECORD_BYTES
+        time_bytes = -(-self._units // UNITS_PER_BYTE) - self._paid_time_bytes
+        self._paid_time_bytes += time_bytes
+        paid = len(data) + time_bytes
         record = Outward(0, self._ns(), LEASE, self._position, paid, data)
         self._tape += self._writer.put(record)
         self._position += len(data)
 
 
-def tape_of(
-    weak: TokenModel,
-    played: Sequence[Played],
-    coding: Coding = Coding.COUPLED,
-    options: LinkOptions | None = None,
-    tick_ms: int = 100,
-    token_ms: float = 50.0,
+def play(
+    recorder: TapeRecorder, played: Sequence[Played], coding: Coding, token_ms: float
 ) -> bytes:
     """All answers at once, in even rounds: each brings its next token every ``token_ms``."""
-    recorder = TapeRecorder(weak, options, tick_ms)
     numbers = [recorder.request(answer.request) for answer in played]
     for number, answer in zip(numbers, played, strict=True):
         greedy = answer.request.body.get("temperature") == 0
@@ -166,3 +174,14 @@ def tape_of(
                 recorder.encoder.put(number, Finished(answer.finish))
         recorder.run_to((step + 1) * token_ms)
     return recorder.finish()
+
+
+def tape_of(
+    weak: TokenModel,
+    played: Sequence[Played],
+    coding: Coding = Coding.COUPLED,
+    tick_ms: int = 100,
+    token_ms: float = 50.0,
+) -> bytes:
+    """``play`` on a fresh link."""
+    return play(TapeRecorder(weak, tick_ms=tick_ms), played, coding, token_ms)

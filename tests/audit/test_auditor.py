@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from audit.rig import audited, auditor, played, records, strong, tiny, weak
+from narrows.audit import reasons
 from narrows.audit.auditor import Rules
 from narrows.audit.code import ONE_BIT
 from narrows.audit.keybook import KeyBook
 from narrows.audit.replay import LATE, TapeReplay
+from narrows.audit.report import report, text
 from narrows.bench.audit.tape import Played, TapeRecorder, tape_of
 from narrows.coding.events import Channel, Coding, Finish, Finished, Switch, Text, Tokens
 from narrows.errors import InputError
@@ -177,7 +179,7 @@ def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
             request=Request(uid=request.uid, body=body, noise_key=request.noise_key),
         )
     one = audited(tape_of(weak(), answers))
-    assert one.tally.not_scored["the scorer cannot apply tools"] == 1
+    assert one.tally.not_scored["the scorer cannot apply a field of the request"] == 1
     assert sum(one.tally.not_scored.values()) == 2
     assert one.credit_bytes == 0
 
@@ -250,3 +252,15 @@ def test_the_same_answer_under_plain_coding_is_explained_too() -> None:
     one = audited(tape_of(weak(), answers, coding=Coding.PLAIN))
     assert one.tally.off == 0
     assert one.credit_bytes > 0.5 * one.replay.bits["tokens"] / 8
+
+
+def test_reasons_are_bounded_and_reports_plain() -> None:
+    found: dict[str, int] = {}
+    for number in range(1000):
+        reasons.count(found, f"{number} \x1b[2J" + "x" * 1000)
+    assert len(found) == reasons.MAX_REASONS + 1
+    assert found[reasons.OTHERS] == 1000 - reasons.MAX_REASONS
+    assert max(map(len, found)) <= reasons.MAX_CHARACTERS
+    one = audited(tape_of(weak(), played(1, 5)))
+    lines = text(report(one) | {"not_scored": found})
+    assert "\x1b" not in "".join(lines)

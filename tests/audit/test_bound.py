@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from narrows.audit.attackers import ATTACKERS, failures, most_failures, over_truth
-from narrows.audit.bound import Bound
-from narrows.audit.coins import coin
+from narrows.audit.share.attackers import ATTACKERS, failures, most_failures, over_truth
+from narrows.audit.share.bound import Bound
+from narrows.audit.share.coins import coin
 
 KEY = b"k" * 32
 NONCE = b"n" * 32

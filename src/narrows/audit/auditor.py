@@ -8,19 +8,19 @@ is audited whatever the coin says and is added exactly.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from narrows.alarms.sequential import Alarm
-from narrows.audit.bound import Bound
+from narrows.audit import reasons
 from narrows.audit.charge import credit_bytes, explained_q16, segment_cost_q16
 from narrows.audit.code import ONE_BIT, Experience
-from narrows.audit.coins import coin
 from narrows.audit.replay import TapeReplay
 from narrows.audit.scorer import Scorer
 from narrows.audit.scoring import Scored, score
 from narrows.audit.segments import Segment
+from narrows.audit.share.bound import Bound
+from narrows.audit.share.coins import coin
 from narrows.errors import InputError
 from narrows.models.api import TokenModel
 
@@ -64,7 +64,7 @@ class Tally:
     scored_segments: int = 0
     squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Sums over scored segments of bits², bits · tokens, tokens²."""
-    not_scored: Counter[str] = field(default_factory=Counter)
+    not_scored: dict[str, int] = field(default_factory=dict)
     by_position: dict[int, tuple[int, int]] = field(default_factory=dict)
     worst: list[Worst] = field(default_factory=list)
 
@@ -164,7 +164,7 @@ class Auditor:
         try:
             scored = score(segment, self.scorer, self._experience)
         except InputError as error:
-            self.tally.not_scored[error.message] += 1
+            reasons.count(self.tally.not_scored, error.message)
             return link_q16
         self._count(segment, scored)
         return segment_cost_q16(scored.audit_q16, link_q16)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
+from narrows.audit import reasons
 from narrows.audit.keybook import KeyBook
 from narrows.audit.port import AuditPort
 from narrows.audit.segments import Answering, Segment, coding_fault
@@ -227,7 +228,7 @@ class TapeReplay:
         for kind, bits in link.bits.items():
             self.bits[kind] = self.bits.get(kind, 0.0) + bits
         if link.fault is not None:
-            self.faults[link.fault] = self.faults.get(link.fault, 0) + 1
+            reasons.count(self.faults, link.fault)
 
 
 def _is_hex(text: str) -> bool:

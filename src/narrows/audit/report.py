@@ -91,7 +91,8 @@ _LINES = (
 
 
 def text(found: dict[str, Any]) -> list[str]:
-    """The report in lines. Prompts are the auditor's zone's own: show it nowhere else."""
+    """The report in lines, nothing in them that moves a terminal's cursor. Prompts are the
+    auditor's zone's own: show it nowhere else."""
     lines = [f"{found['state']}: {found['scorer']}, share {found['share']:g}"]
     for words, key in _LINES:
         value = found[key] if key != "segments" else f"{found['segments']}, {found['drawn']}"
@@ -106,4 +107,4 @@ def text(found: dict[str, Any]) -> list[str]:
     for one in found["worst"]:
         name = f"link {one['link']} answer {one['answer']} segment {one['segment']}"
         lines.append(f"  {one['bits_per_token']:.3f} bits a token: {name}: {one['prompt']!r}")
-    return lines
+    return ["".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines]

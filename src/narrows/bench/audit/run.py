@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from narrows.audit.attackers import over_truth
 from narrows.audit.auditor import Auditor, Rules
 from narrows.audit.choose import scorer_named
 from narrows.audit.code import ONE_BIT
-from narrows.audit.coins import KEY_BYTES
 from narrows.audit.report import report
+from narrows.audit.share.attackers import over_truth
+from narrows.audit.share.coins import KEY_BYTES
 from narrows.bench.audit.tape import Played, TapeRecorder, make_requests, play, serve
 from narrows.bench.coupled import PROMPTS, five_bit_model, generate
 from narrows.coding.events import Coding

@@ -39,8 +39,8 @@ def run(
 
     from narrows.audit.auditor import Auditor, Rules
     from narrows.audit.choose import scorer_named
-    from narrows.audit.coins import KEY_BYTES
     from narrows.audit.report import report, text
+    from narrows.audit.share.coins import KEY_BYTES
     from narrows.durable import read_once, write_whole
     from narrows.errors import InputError
     from narrows.models.registry import load_model

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from narrows.audit.bound import Bound, grid, log_factor
+from narrows.audit.share.bound import Bound, grid, log_factor
 
 Floats = NDArray[np.float64]
 

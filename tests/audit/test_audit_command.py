@@ -102,3 +102,21 @@ def test_what_is_no_tape_or_report_is_refused(
         bad.write_text(text)
         code, _, err = said(["audit", "show", str(bad)], capsys)
         assert (code, "no report" in err) == (2, True)
+
+
+def test_honest_tapes_make_a_null_that_a_run_takes(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    null = tmp_path / "null.json"
+    mine = words(files)[2:]
+    code, out, _ = said(["audit", "calibrate", *mine, "--out", str(null), "--json"], capsys)
+    assert code == 0
+    assert json.loads(out) == json.loads(null.read_text())
+    assert json.loads(out)["segments"] == 6
+    code, out, _ = said(words(files, "--null", str(null), "--json"), capsys)
+    assert (code, json.loads(out)["alarm"]) == (0, False)
+    found = json.loads(null.read_text())
+    for change in ({"slacks": [1e9, 1e9, 1e9]}, {"rates": [1]}, {"format": "x"}, {"slacks": 3}):
+        null.write_text(json.dumps(found | change))
+        code, _, err = said(words(files, "--null", str(null)), capsys)
+        assert (code, "null" in err) == (2, True)

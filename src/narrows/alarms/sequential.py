@@ -40,7 +40,7 @@ def calibrate(
     which the mean of 2^(t C - slack n) is at most 1 with ``confidence`` to spare, by the
     empirical Bernstein bound (Maurer and Pontil 2009) with twice the highest value seen as the
     range; then times ``margin``, for engines that are a little worse than on that day.
-    ValueError: fewer than two segments."""
+    Too few segments make a slack that allows everything. ValueError: fewer than two."""
     rows = [(bits, tokens) for bits, tokens in segments if tokens > 0]
     if len(rows) < 2:
         raise ValueError(f"{len(rows)} segments say nothing about a rate")
@@ -51,7 +51,7 @@ def calibrate(
             middle = (low + high) / 2
             fits = _upper([2.0 ** (rate * c - middle * n) for c, n in rows], confidence) <= 1
             low, high = (low, middle) if fits else (middle, high)
-        slacks.append(margin * high)
+        slacks.append(min(margin * high, rate * COST_CAP_BITS))  # which nothing exceeds
     return Null(RATES, tuple(slacks))
 
 

@@ -52,6 +52,16 @@ class Worst:
     prompt: str
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A drawn segment: its cost; by the audit's code alone, None where it was not scored; its
+    tokens that the link's token code carried. Q16 bits."""
+
+    cost_q16: int
+    audit_q16: int | None
+    tokens: int
+
+
 @dataclass(slots=True)
 class Tally:
     """What has been audited so far. Costs in Q16 bits."""
@@ -79,16 +89,16 @@ class Auditor:
         rules: Rules,
         key: bytes,
         alarm: Alarm | None = None,
-        on_cost: Callable[[int], None] = lambda cost_q16: None,
+        on_drawn: Callable[[Drawn], None] = lambda drawn: None,
     ) -> None:
-        """``on_cost``: told each drawn segment's cost, Q16 bits; for measurements."""
+        """``on_drawn``: told of each drawn segment; for measurements."""
         self.scorer = scorer
         self.rules = rules
         self.replay = TapeReplay(weak)
         self.tally = Tally()
         self.alarm = alarm or Alarm()
         self._key = key
-        self._on_cost = on_cost
+        self._on_drawn = on_drawn
         self._experience = Experience()
         self._bound = Bound(rules.share, rules.delta)
         self._exact_q16 = 0  # explained of segments that are always audited
@@ -121,8 +131,10 @@ class Auditor:
         if not drawn:
             return
         self.tally.drawn += 1
-        cost_q16 = self._cost(segment, link_q16)
-        self._on_cost(cost_q16)
+        scored = self._scored(segment)
+        audit_q16 = None if scored is None else scored.audit_q16
+        cost_q16 = link_q16 if audit_q16 is None else segment_cost_q16(audit_q16, link_q16)
+        self._on_drawn(Drawn(cost_q16, audit_q16, segment.coded))
         explained = explained_q16(cost_q16, link_q16, segment.coded)
         if always:
             self._exact_q16 += explained
@@ -160,14 +172,15 @@ class Auditor:
         left = self._group_q16 - math.ceil(self.bound_bits() * ONE_BIT)
         return self._exact_q16 + max(self._drawn_q16, left)
 
-    def _cost(self, segment: Segment, link_q16: int) -> int:
+    def _scored(self, segment: Segment) -> Scored | None:
+        """None: it cannot be scored, and counts with its link cost."""
         try:
             scored = score(segment, self.scorer, self._experience)
         except InputError as error:
             reasons.count(self.tally.not_scored, error.message)
-            return link_q16
+            return None
         self._count(segment, scored)
-        return segment_cost_q16(scored.audit_q16, link_q16)
+        return scored
 
     def _count(self, segment: Segment, scored: Scored) -> None:
         tally = self.tally

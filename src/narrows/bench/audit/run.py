@@ -86,7 +86,7 @@ def measure(settings: Settings, say: Say) -> dict[str, Any]:
             {weak.digest: weak},
             Rules(),
             bytes(KEY_BYTES),
-            on_cost=lambda cost_q16: costs.append(cost_q16 / ONE_BIT),
+            on_drawn=lambda drawn: costs.append(drawn.cost_q16 / ONE_BIT),
         )
         say("the auditor decodes the tape")
         began = time.perf_counter()

@@ -46,8 +46,10 @@ def test_what_the_exact_runtime_served_is_explained(temperature: float, top_p: f
     sent = one.replay.data_bytes
     tokens = one.replay.bits["tokens"]
     assert sum(one.replay.bits.values()) == pytest.approx(8 * (sent - 2), abs=80)
-    assert 0 < 8 * one.credit_bytes <= tokens
-    assert 8 * one.credit_bytes >= tokens - 20 - 12 * len(answers)
+    checks = one.replay.checked_bits
+    assert checks == one.replay.bits["checks"] == 8 * len(answers)
+    assert 0 < 8 * one.credit_bytes <= tokens + checks
+    assert 8 * one.credit_bytes >= tokens + checks - 20 - 12 * len(answers)
 
 
 def test_a_tape_in_pieces_says_the_same_as_at_once() -> None:
@@ -72,7 +74,7 @@ def test_other_weights_or_noise_are_heard_and_earn_nothing(lie: str) -> None:
     assert one.other_weights
     assert one.tally.tokens < 500
     assert one.alarm.raised
-    assert one.credit_bytes < 0.2 * one.replay.data_bytes
+    assert one.credit_bytes < 0.3 * one.replay.data_bytes
 
 
 def test_a_request_that_comes_behind_its_opening_earns_nothing() -> None:
@@ -181,7 +183,7 @@ def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
     one = audited(tape_of(weak(), answers))
     assert one.tally.not_scored["the scorer cannot apply a field of the request"] == 1
     assert sum(one.tally.not_scored.values()) == 2
-    assert one.credit_bytes == 0
+    assert one.credit_bytes <= one.replay.checked_bits / 8
 
 
 def test_a_weak_model_that_is_not_here_is_said() -> None:

@@ -111,6 +111,7 @@ class Auditor:
         """The tape's next bytes. InputError where the tape breaks its own rules."""
         for segment in self.replay.feed(data):
             self.take(segment)
+        self._settle()
 
     def take(self, segment: Segment) -> None:
         """Flip the coin, score, account."""
@@ -142,6 +143,9 @@ class Auditor:
             self._drawn_q16 += explained
             self._group_cost_q16 += cost_q16
             self._bound.audited(cost_q16 / (self.rules.bound_bits * ONE_BIT))
+        self._settle()
+
+    def _settle(self) -> None:
         if not self.alarm.raised:
             self._credit_bytes = max(self._credit_bytes, credit_bytes(self._explained_q16()))
 
@@ -165,12 +169,13 @@ class Auditor:
         return self.tally.tokens >= SWAP_TOKENS and 2 * self.tally.off > self.tally.tokens
 
     def _explained_q16(self) -> int:
-        """Of the segments in the bound: what the drawn ones alone explain, or what the bound
-        leaves of all of them, whichever is more."""
+        """Of the checks all. Of the segments in the bound: what the drawn ones alone explain, or
+        what the bound leaves of all of them, whichever is more."""
+        exact_q16 = self._exact_q16 + self.replay.checked_bits * ONE_BIT
         if self.rules.share == 1:
-            return self._exact_q16 + self._drawn_q16
+            return exact_q16 + self._drawn_q16
         left = self._group_q16 - math.ceil(self.bound_bits() * ONE_BIT)
-        return self._exact_q16 + max(self._drawn_q16, left)
+        return exact_q16 + max(self._drawn_q16, left)
 
     def _scored(self, segment: Segment) -> Scored | None:
         """None: it cannot be scored, and counts with its link cost."""

@@ -14,12 +14,14 @@ from narrows.coding.range.kernels import RANGE
 
 class AuditPort(DecoderPort):
     """``bits``: code length by kind, for reports. ``token_q16``: cost of the last token, Q16
-    bits, rounded up. ``open_position``: coded bytes that can have been sent before anything of
-    the action now decoded was in them: its position less the bytes held back for a carry."""
+    bits, rounded up. ``checked_bits``: of checks that were right. ``open_position``: coded bytes
+    that can have been sent before anything of the action now decoded was in them: its position
+    less the bytes held back for a carry."""
 
     def __init__(self, before_wait: Callable[[], None]) -> None:
         super().__init__(before_wait)
-        self.bits = {"tokens": 0.0, "signals": 0.0, "pushes": 0.0}
+        self.bits = {"tokens": 0.0, "signals": 0.0, "checks": 0.0, "pushes": 0.0}
+        self.checked_bits = 0
         self.token_q16 = 0
         self.open_position = 0
 
@@ -36,8 +38,11 @@ class AuditPort(DecoderPort):
         return bit
 
     def raw(self, bits: int, value: int | None) -> IntStep:
+        """With a ``value``, a check: what it has to be is known, or the link ends here."""
         number = yield from super().raw(bits, value)
-        self.bits["signals"] += bits
+        self.bits["signals" if value is None else "checks"] += bits
+        if number == value:
+            self.checked_bits += bits
         return number
 
     def token(self, code: Code, value: int | None) -> IntStep:

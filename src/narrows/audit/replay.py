@@ -72,6 +72,11 @@ class LinkReplay:
         """Code length by kind, of what is decoded."""
         return {} if self._decoder is None else dict(self._decoder.account.bits)
 
+    @property
+    def checked_bits(self) -> int:
+        """Bits of checks that were right: nobody was free to choose them."""
+        return 0 if self._decoder is None else self._decoder.account.checked_bits
+
     def take(self, record: Record) -> list[Segment]:
         """The segments that this record completes."""
         self._digest.update(encode(record))
@@ -199,6 +204,7 @@ class TapeReplay:
         self._weak = weak
         self._keys = KeyBook()
         self._links: dict[int, LinkReplay] = {}
+        self._checked_bits = 0  # of links that are over
 
     def feed(self, data: bytes) -> list[Segment]:
         segments: list[Segment] = []
@@ -218,6 +224,11 @@ class TapeReplay:
             self._finish(record.link)
         return segments
 
+    @property
+    def checked_bits(self) -> int:
+        """Of all links, open ones too."""
+        return self._checked_bits + sum(link.checked_bits for link in self._links.values())
+
     def close(self) -> None:
         """The tape goes no further: accounts of links that are still open are added."""
         for link in list(self._links):
@@ -225,6 +236,7 @@ class TapeReplay:
 
     def _finish(self, number: int) -> None:
         link = self._links.pop(number)
+        self._checked_bits += link.checked_bits
         for kind, bits in link.bits.items():
             self.bits[kind] = self.bits.get(kind, 0.0) + bits
         if link.fault is not None:

@@ -25,6 +25,7 @@ from narrows.training.base import hf_model
 
 @pytest.fixture(scope="module")
 def scorer() -> TorchScorer:
+    torch.set_num_threads(1)  # tiny products: threads that wait for each other cost more
     source = tiny_source(seed=1)
     data = source.tokenizer
     tokenizer = BpeTokenizer(

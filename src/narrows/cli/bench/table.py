@@ -10,6 +10,7 @@ app = CommandTable(
         "serve": ("narrows.cli.bench.serve", "The whole path against the model alone."),
         "runtime": ("narrows.cli.bench.runtime", "The exact runtime, llama.cpp and float32."),
         "codec": ("narrows.cli.bench.codec", "The link on real answers, and compressors."),
+        "audit": ("narrows.cli.bench.audit", "What an auditor cannot explain of real answers."),
         "coupled": ("narrows.cli.bench.coupled", "Coupled coding against H, CE and KL."),
         "gate": ("narrows.cli.bench.gate", "The gate: throughput, delay, kills, overspend."),
         "hostile": ("narrows.cli.bench_hostile", "What a broken link's bytes hold up."),

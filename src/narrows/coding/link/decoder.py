@@ -9,7 +9,7 @@ determine it. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from narrows.coding.events import (
@@ -52,10 +52,12 @@ class LinkDecoder:
         model: TokenModel,
         options: LinkOptions | None = None,
         make_code: CodeFactory = TokenCode,
+        make_port: Callable[[Callable[[], None]], DecoderPort] = DecoderPort,
     ) -> None:
+        """``make_port``: a port that keeps account of what it decodes, say."""
         self.options = options or LinkOptions()
         self._model = model
-        self._port = DecoderPort(lambda: self._grammar.keep())
+        self._port = make_port(lambda: self._grammar.keep())
         self._grammar = Grammar(self._port, self, model, self.options.limits, make_code)
         self._events: list[tuple[int, Event]] = []
         self._dead: LinkError | None = None

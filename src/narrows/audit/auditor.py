@@ -1,0 +1,215 @@
+"""The auditor: tape in, coins, scores, what is explained and what of it may be credited.
+
+Order of a segment, which the bound rests on: it is complete on the tape; its coin is drawn; only
+then is it scored. Its class is fixed before the coin: what costs more than B on the link alone
+is audited whatever the coin says and is added exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from narrows.alarms.sequential import Alarm
+from narrows.audit import reasons
+from narrows.audit.charge import credit_bytes, explained_q16, segment_cost_q16
+from narrows.audit.code import ONE_BIT, Experience
+from narrows.audit.replay import TapeReplay
+from narrows.audit.scorer import Scorer
+from narrows.audit.scoring import Scored, score
+from narrows.audit.segments import Segment
+from narrows.audit.share.bound import Bound
+from narrows.audit.share.coins import coin
+from narrows.errors import InputError
+from narrows.models.api import TokenModel
+
+KEEP_WORST = 5
+POSITION_TOKENS, MAX_POSITIONS = 32, 64
+SWAP_TOKENS = 100
+"""After so many scored tokens, most of them off the winner mean other weights or other noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """As operators sign them into the enrolment. ``share`` f in (0, 1]; ``bound_bits`` B: what a
+    segment in the bound may cost at most; ``delta``: the chance that the bound ever fails."""
+
+    share: float = 1.0
+    bound_bits: int = 2048
+    delta: float = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """An answer's segment among the dearest for each token."""
+
+    bits_per_token: float
+    tokens: int
+    link: int
+    answer: int
+    index: int
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A drawn segment: its cost; by the audit's code alone, None where it was not scored; its
+    tokens that the link's token code carried. Q16 bits."""
+
+    cost_q16: int
+    audit_q16: int | None
+    tokens: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has been audited so far. Costs in Q16 bits."""
+
+    segments: int = 0
+    drawn: int = 0
+    tokens: int = 0
+    off: int = 0
+    audit_q16: int = 0
+    scored_segments: int = 0
+    squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Sums over scored segments of bits², bits · tokens, tokens²."""
+    not_scored: dict[str, int] = field(default_factory=dict)
+    by_position: dict[int, tuple[int, int]] = field(default_factory=dict)
+    worst: list[Worst] = field(default_factory=list)
+
+
+class TapeAuditor:
+    """One gate's tape against one strong model. ``key``: 32 secret bytes, for the coins."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        weak: Mapping[bytes, TokenModel],
+        rules: Rules,
+        key: bytes,
+        alarm: Alarm | None = None,
+        on_drawn: Callable[[Drawn], None] = lambda drawn: None,
+    ) -> None:
+        """``on_drawn``: told of each drawn segment; for measurements."""
+        self.scorer = scorer
+        self.rules = rules
+        self.replay = TapeReplay(weak)
+        self.tally = Tally()
+        self.alarm = alarm or Alarm()
+        self._key = key
+        self._on_drawn = on_drawn
+        self._experience = Experience()
+        self._bound = Bound(rules.share, rules.delta)
+        self._exact_q16 = 0  # explained of segments that are always audited
+        self._group_q16 = 0  # link cost of the others, rounded down
+        self._group_cost_q16 = 0  # of the drawn ones among them
+        self._drawn_q16 = 0  # explained of those
+        self._credit_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """The tape's next bytes. InputError where the tape breaks its own rules."""
+        for segment in self.replay.feed(data):
+            self.take(segment)
+        self._settle()
+
+    def take(self, segment: Segment) -> None:
+        """Flip the coin, score, account."""
+        self.tally.segments += 1
+        link_q16 = segment.link_q16
+        always = link_q16 + ONE_BIT > self.rules.bound_bits * ONE_BIT
+        drawn = always or coin(
+            self._key,
+            self.replay.reader.boot_nonce,
+            segment.link,
+            segment.answer,
+            segment.index,
+            segment.digest,
+            self.rules.share,
+        )
+        if not always:
+            self._group_q16 += link_q16 - segment.coded
+        if not drawn:
+            return
+        self.tally.drawn += 1
+        scored = self._scored(segment)
+        audit_q16 = None if scored is None else scored.audit_q16
+        cost_q16 = link_q16 if audit_q16 is None else segment_cost_q16(audit_q16, link_q16)
+        self._on_drawn(Drawn(cost_q16, audit_q16, segment.coded))
+        explained = explained_q16(cost_q16, link_q16, segment.coded)
+        if always:
+            self._exact_q16 += explained
+        else:
+            self._drawn_q16 += explained
+            self._group_cost_q16 += cost_q16
+            self._bound.audited(cost_q16 / (self.rules.bound_bits * ONE_BIT))
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.alarm.raised:
+            self._credit_bytes = max(self._credit_bytes, credit_bytes(self._explained_q16()))
+
+    @property
+    def credit_bytes(self) -> int:
+        """What may be credited in all. Never less than before: a credit stays valid when the
+        bound jumps later. Nothing is added behind an alarm."""
+        return self._credit_bytes
+
+    def bound_bits(self) -> float:
+        """The most that the segments in the bound can have cost together, with 1 - delta."""
+        return self._bound.total() * self.rules.bound_bits
+
+    def group_cost_bits(self) -> float:
+        """What the drawn segments in the bound have cost: the truth where f is 1."""
+        return self._group_cost_q16 / ONE_BIT
+
+    @property
+    def other_weights(self) -> bool:
+        """Hardly a token is explained: other weights, or noise that is not the shared one."""
+        return self.tally.tokens >= SWAP_TOKENS and 2 * self.tally.off > self.tally.tokens
+
+    def _explained_q16(self) -> int:
+        """Of the checks all. Of the segments in the bound: what the drawn ones alone explain, or
+        what the bound leaves of all of them, whichever is more."""
+        exact_q16 = self._exact_q16 + self.replay.checked_bits * ONE_BIT
+        if self.rules.share == 1:
+            return exact_q16 + self._drawn_q16
+        left = self._group_q16 - math.ceil(self.bound_bits() * ONE_BIT)
+        return exact_q16 + max(self._drawn_q16, left)
+
+    def _scored(self, segment: Segment) -> Scored | None:
+        """None: it cannot be scored, and counts with its link cost."""
+        try:
+            scored = score(segment, self.scorer, self._experience)
+        except InputError as error:
+            reasons.count(self.tally.not_scored, error.message)
+            return None
+        self._count(segment, scored)
+        return scored
+
+    def _count(self, segment: Segment, scored: Scored) -> None:
+        tally = self.tally
+        tally.scored_segments += 1
+        tally.tokens += segment.coded
+        tally.off += scored.off
+        tally.audit_q16 += scored.audit_q16
+        bits, count = scored.audit_q16 / ONE_BIT, segment.coded
+        more = (bits * bits, bits * count, float(count * count))
+        first, cross, second = (old + new for old, new in zip(tally.squares, more, strict=True))
+        tally.squares = (first, cross, second)
+        for number, cost in enumerate(scored.costs_q16, len(segment.before)):
+            place = min(number // POSITION_TOKENS, MAX_POSITIONS - 1)
+            had, total = tally.by_position.get(place, (0, 0))
+            tally.by_position[place] = (had + 1, total + cost)
+        self.alarm.observe(bits, count)
+        per_token = bits / max(1, count)
+        name = (segment.link, segment.answer, segment.index)
+        found = Worst(per_token, count, *name, _prompt_text(segment))
+        tally.worst = sorted([*tally.worst, found], key=lambda one: -one.bits_per_token)
+        del tally.worst[KEEP_WORST:]
+
+
+def _prompt_text(segment: Segment) -> str:
+    messages = segment.request.body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else {}
+    return str(last.get("content", "") if isinstance(last, dict) else "")[:200]

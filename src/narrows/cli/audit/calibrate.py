@@ -1,0 +1,61 @@
+"""``narrows audit calibrate``: the alarm's null, from tapes that are known to be honest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Example: narrows audit calibrate --tape held-out.tape --out null.json. "
+    "Use tapes that no alarm will be asked about."
+)
+def calibrate(
+    tape: Annotated[list[Path], typer.Option(help="Honest tapes; may be given again.")],
+    out: Annotated[Path, typer.Option(help="Write the null here.")],
+    model: Annotated[
+        str, typer.Option(help="The strong model: smollm2-135m, an artifact, a folder or a hub id.")
+    ] = "smollm2-135m",
+    scorer: Annotated[
+        str, typer.Option(help="runtime (exact) or torch (transformers, float32).")
+    ] = "runtime",
+    weak: Annotated[
+        list[str] | None, typer.Option(help="Weak models of the links. Default: default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Score every segment of honest tapes; write how much an honest engine may be charged."""
+    from narrows.alarms.nullfile import to_json
+    from narrows.alarms.sequential import calibrate as fit
+    from narrows.audit.auditor import Drawn, Rules, TapeAuditor
+    from narrows.audit.choose import scorer_named
+    from narrows.audit.code import ONE_BIT
+    from narrows.audit.share.coins import KEY_BYTES
+    from narrows.cli.audit.tapes import read_tape, weak_models
+    from narrows.durable import write_whole
+    from narrows.errors import InputError
+
+    charges: list[tuple[float, int]] = []
+
+    def keep(drawn: Drawn) -> None:
+        if drawn.audit_q16 is not None:
+            charges.append((drawn.audit_q16 / ONE_BIT, drawn.tokens))
+
+    strong, models = scorer_named(scorer, model), weak_models(weak)
+    for path in tape:
+        read_tape(TapeAuditor(strong, models, Rules(), bytes(KEY_BYTES), on_drawn=keep), path)
+    try:
+        null = fit(charges)
+    except ValueError as error:
+        raise InputError(f"the tapes hold too little: {error}") from error
+    text = to_json(null, len(charges), sum(tokens for _, tokens in charges))
+    write_whole(out, text.encode() + b"\n")
+    if as_json:
+        typer.echo(text)
+        return
+    for rate, slack in zip(null.rates, null.slacks, strict=True):
+        typer.echo(f"  t = {rate:g}: {slack / rate:.4f} bits a token are allowed")

@@ -58,6 +58,10 @@ weak publish {artifact} --key demo --source x --passphrase-file BAD --state {sta
 weak switch BAD --folder {new}
 weak export BAD
 weak receive --gate 127.0.0.1:1 --at-most 1kB --out {new} --config BAD
+budget credit BAD --state {state}
+audit show BAD
+audit run --tape BAD
+audit calibrate --tape BAD --out {new}
 plan BAD
 plan --from-codec BAD
 plan sweep BAD --over cap=1..2GB/day:2
@@ -70,6 +74,8 @@ key operator add {key} --out BAD --state {state}
 key operator rotate {own} {key} --out BAD --state {state}
 key operator revoke {own} --out BAD --state {state}
 budget propose --lineage demo --lifetime 2MB --account answers --out BAD --state {state}
+budget enrol --lineage demo --gate g --auditor {key} --pins {own} --out BAD --state {state}
+budget revoke --lineage demo --gate g --out BAD --state {state}
 ledger backup BAD --state {state}
 ledger recover --propose BAD --state {state}
 weak import {checkpoint} --out BAD
@@ -105,6 +111,9 @@ budget show --state BAD
 budget propose --lineage demo --lifetime 2MB --account answers --out {new} --state BAD
 budget apply {change} --state BAD
 budget history --state BAD
+budget enrol --lineage demo --gate g --auditor {key} --pins {own} --out {new} --state BAD
+budget revoke --lineage demo --gate g --out {new} --state BAD
+budget credit {change} --state BAD
 ledger backup {new} --state BAD
 ledger copy {new} --state BAD
 ledger release gate --state BAD

@@ -15,13 +15,17 @@ from e2e.fakes import Refusal, ScriptedModel
 from models.tiny import tiny_source
 from narrows.models.checkpoint.pack import pack
 
-VETO = "{% for m in messages %}{{ raise_exception('no such turn') }}{% endfor %}"
+# An import asks for one chat that renders; no conversation of these tests is that one.
+VETO = (
+    "{% for m in messages %}{% if m.content == 'Hello.' %}{{ m.content }}"
+    "{% else %}{{ raise_exception('no such turn') }}{% endif %}{% endfor %}"
+)
 MODEL = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Chain, ScriptedModel]]:
-    """The weak model's template refuses every conversation."""
+    """The weak model's template refuses every conversation that is held here."""
     state: Path = tmp_path_factory.mktemp("server")
     source = tiny_source()
     tokenizer = dataclasses.replace(source.tokenizer, chat_template=VETO)

@@ -80,7 +80,7 @@ def _others_stay_exact(
     waiting = {1: harmful}
     for number in (0, 2, 3):
         native = [Tokens((number, 4, 5)), Switch(Channel.REASONING), Tokens((6,))]
-        text = [Text(b"the text "), Switch(Channel.CONTENT), Text(b"of it")]
+        text = [Text(b"the text "), Switch(Channel.REASONING), Text(b"of it")]
         coding = Coding.PLAIN if number == 2 else Coding.TEXT
         said: list[Event] = list(native) if coding is Coding.PLAIN else list(text)
         waiting[number] = [Opened(coding), *said, Usage(3, 4), Finished(Finish.STOP)]

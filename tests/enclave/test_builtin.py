@@ -97,9 +97,12 @@ def test_resuming_continues_the_very_same_answer(artifact: Path) -> None:
     async def check(backend: BuiltinBackend) -> None:
         whole = ids(await collect(backend, request("go on", 3)))
         assert len(whole) > 4
-        wanted = request("go on", 3, max_tokens=len(whole) - 4)
-        resumed = BackendRequest(wanted.body, wanted.noise_key, tuple(whole[:4]))
-        assert ids(await collect(backend, resumed)) == whole[4:]
+        wanted = request("go on", 3, max_tokens=len(whole))
+        for known in (4, len(whole) - 1, len(whole)):
+            resumed = BackendRequest(wanted.body, wanted.noise_key, tuple(whole[:known]))
+            events = await collect(backend, resumed)
+            assert ids(events) == whole[known:]
+            assert events[-1] == Finished(Finish.LENGTH), "the whole answer has its tokens"
 
     with_backend(artifact, check)
 

@@ -26,6 +26,7 @@ from narrows.coding.events import (
 )
 from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.enclave import feed
+from narrows.models.bytemodel import ByteModel
 
 VOCABULARY = TinyModel().vocab_size
 UNKNOWN = b"\x07"
@@ -127,3 +128,22 @@ def test_events_out_of_order_end_their_answer(events: list[Event], end: Event) -
     feed.finish(pair.encoder, 0, Failed(Failure.INTERNAL))
     pair.settle(0.0)
     assert pair.merged(0)[-1] == end
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_tokens_as_text_are_cut_at_a_stop_string(size: int) -> None:
+    """The edge leaves text to who wrote it, so a model of our own must not pass its stop."""
+    text = ByteModel().tokenizer
+    said = list(b"one <end> two")
+
+    def through(stops: list[str]) -> bytes:
+        translate = feed.ToText(text, stops)
+        pieces = [Tokens(tuple(said[at : at + size])) for at in range(0, len(said), size)]
+        events = [e for piece in pieces for e in translate.events(piece)]
+        events += translate.events(Finished(Finish.STOP))
+        assert events[-1] == Finished(Finish.STOP)
+        return b"".join(e.data for e in events if isinstance(e, Text))
+
+    assert through(["<end>"]) == b"one "
+    assert through(["<end>", "e "]) == b"on"
+    assert through(["<never>"]) == through([]) == b"one <end> two"

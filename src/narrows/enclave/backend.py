@@ -55,3 +55,9 @@ class Attended(Protocol):
 
     def figures(self) -> Mapping[str, float]:
         """What telemetry reports of it."""
+
+
+def stop_strings(body: Mapping[str, Any]) -> list[str]:
+    """The request's stop strings, whether given as one or as a list."""
+    stop = body.get("stop") or []
+    return [stop] if isinstance(stop, str) else [str(item) for item in stop]

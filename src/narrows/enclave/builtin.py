@@ -33,7 +33,7 @@ from narrows.coding.events import (
 )
 from narrows.coding.spec import ChatModel, fixed_q16
 from narrows.coding.tokens.sampler import sample
-from narrows.enclave.backend import BackendRequest
+from narrows.enclave.backend import BackendRequest, stop_strings
 from narrows.errors import InputError, NarrowsError
 from narrows.models.api import Logits, Stream, Tokenizer, TokenModel
 from narrows.wire.stops import StopFinder
@@ -103,9 +103,9 @@ class BuiltinBackend:
     async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
         """The events of one answer. Closing the generator frees its stream at the next step."""
         job = await self._admit(request)
-        if isinstance(job, Failure):
+        if not isinstance(job, _Job):
             yield Opened(Coding.PLAIN)
-            yield Failed(job)
+            yield job
             return
         yield Opened(Coding.COUPLED if job.temperature else Coding.PLAIN)
         try:
@@ -117,20 +117,22 @@ class BuiltinBackend:
         finally:
             job.cancelled = True
 
-    async def _admit(self, request: BackendRequest) -> _Job | Failure:
+    async def _admit(self, request: BackendRequest) -> _Job | Finished | Failed:
+        """The job in its queue, or how the answer ends without one."""
         if any(request.body.get(name) for name in _UNSUPPORTED):
-            return Failure.BAD_REQUEST
+            return Failed(Failure.BAD_REQUEST)
         try:
             job = await asyncio.to_thread(self._job, request, asyncio.get_running_loop())
         except InputError as error:
             log.warning("a request that the built-in model cannot take: %s", error)
-            return Failure.BAD_REQUEST
+            return Failed(Failure.BAD_REQUEST)
         if job.max_tokens < 1:
-            return Failure.PROMPT_TOO_LONG
+            # A resumed answer may have had all of its tokens, and lost its end alone.
+            return Finished(Finish.LENGTH) if job.resume else Failed(Failure.PROMPT_TOO_LONG)
         try:
             self._waiting.put_nowait(job)
         except queue.Full:
-            return Failure.OVERLOADED
+            return Failed(Failure.OVERLOADED)
         return job
 
     def _job(self, request: BackendRequest, loop: asyncio.AbstractEventLoop) -> _Job:
@@ -138,6 +140,8 @@ class BuiltinBackend:
         prompt = render(self._model, body["messages"])
         room = self._model.max_context - len(prompt) - len(request.resume)
         wanted = body.get("max_tokens")
+        # What the client asked for is the whole answer, whatever of it has been delivered.
+        left = DEFAULT_MAX_TOKENS if wanted is None else int(wanted) - len(request.resume)
         return _Job(
             prompt=prompt,
             resume=request.resume,
@@ -145,7 +149,7 @@ class BuiltinBackend:
             temperature=fixed_q16(body.get("temperature"), 1.0, 2.0),
             top_p=fixed_q16(body.get("top_p"), 1.0, 1.0),
             noise_key=request.noise_key,
-            max_tokens=min(room, DEFAULT_MAX_TOKENS if wanted is None else int(wanted)),
+            max_tokens=min(room, left),
             finder=StopFinder(stop_strings(body)),
             loop=loop,
         )
@@ -269,9 +273,3 @@ def render(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int
     if not isinstance(model, ChatModel):
         raise InputError(f"{model.name} has no chat template")
     return model.render_chat(messages)
-
-
-def stop_strings(body: Mapping[str, Any]) -> list[str]:
-    """The request's stop strings, whether given as one or as a list."""
-    stop = body.get("stop") or []
-    return [stop] if isinstance(stop, str) else [str(item) for item in stop]

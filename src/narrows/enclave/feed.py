@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import codecs
 import logging
+from collections.abc import Sequence
 
 from narrows.coding.events import Coding, Event, Failed, Failure, Finished, Opened, Text, Tokens
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.errors import InputError
 from narrows.models.api import Tokenizer
+from narrows.wire.stops import StopFinder
 
 log = logging.getLogger("narrows.enclave.session")
 
@@ -52,10 +54,12 @@ def fail(encoder: LinkEncoder, number: int) -> None:
 
 
 class ToText:
-    """A backend's own tokens as text for a weak model with another vocabulary."""
+    """A backend's own tokens as text for a weak model with another vocabulary. ``stops``: cut
+    here, since the edge leaves text to the server that wrote it."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._token_bytes = tokenizer.token_bytes
+        self._finder = StopFinder(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def events(self, event: Event) -> tuple[Event, ...]:
@@ -63,9 +67,10 @@ class ToText:
             return (Opened(Coding.TEXT),)
         if isinstance(event, Tokens):
             data = b"".join(self._token_bytes(token) for token in event.ids)
-            text = self._decoder.decode(data).encode()
+            text = self._finder.feed(self._decoder.decode(data)).encode()
             return (Text(text),) if text else ()
         if isinstance(event, Finished):
-            rest = self._decoder.decode(b"", final=True).encode()
+            last = self._finder.feed(self._decoder.decode(b"", final=True))
+            rest = (last + self._finder.finish()).encode()
             return (Text(rest), event) if rest else (event,)
         return (event,)

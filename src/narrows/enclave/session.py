@@ -25,7 +25,7 @@ from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
 from narrows.enclave import feed
-from narrows.enclave.backend import Backend, BackendRequest
+from narrows.enclave.backend import Backend, BackendRequest, stop_strings
 from narrows.enclave.config import SessionConfig
 from narrows.errors import LinkError, NarrowsError
 from narrows.models.api import TokenModel
@@ -214,7 +214,8 @@ class LinkSession:
         """Run the backend for one answer. Whatever happens, the answer is ended on the link."""
         tokenizer = self._backend.tokenizer
         foreign = tokenizer is not None and tokenizer.digest != model.tokenizer.digest
-        translate = feed.ToText(tokenizer) if tokenizer is not None and foreign else None
+        stops = stop_strings(request.body)
+        translate = feed.ToText(tokenizer, stops) if tokenizer is not None and foreign else None
         wanted = BackendRequest(
             request.body,
             bytes.fromhex(request.noise_key),

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from narrows.coding.events import Coding, Event, Failed, Failure, Finish, Finished, Opened, Tokens
-from narrows.enclave.backend import BackendRequest
-from narrows.enclave.builtin import DEFAULT_MAX_TOKENS, stop_strings
+from narrows.enclave.backend import BackendRequest, stop_strings
+from narrows.enclave.builtin import DEFAULT_MAX_TOKENS
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.tokens.completion import Asked, CompletionReader

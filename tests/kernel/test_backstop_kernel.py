@@ -14,7 +14,7 @@ import pytest
 from kernel.fakes import Leases
 from kernel.frames import send_frames
 from kernel.netns import DEVICE, GATE, OUTSIDE, Machine, needs_kernel, two_machines
-from narrows.errors import InputError
+from narrows.errors import InputError, PeerError
 from narrows.gate.backstop.config import BackstopConfig
 from narrows.gate.backstop.guard import Backstop
 from narrows.gate.backstop.kernel import NftKernel
@@ -200,3 +200,15 @@ def test_payload_behind_a_claimed_end_is_payload(tmp_path: Path, said: int, tail
         assert box.gate.counter("acks_passed") == box.gate.counter("bare_passed") == (0, 0)
         assert box.reconcile()
         assert "of links left" in box.backstop.alarm
+
+
+def test_one_gate_for_each_network_namespace_wherever_its_driver_was_made() -> None:
+    """Drivers made in one namespace and installed in two: each machine has its own gate."""
+    with two_machines() as (gate, outside):
+        first, second, other = (NftKernel(PLAN) for _ in range(3))
+        gate.within(first.install)
+        with pytest.raises(PeerError, match="another gate"):
+            gate.within(second.install)
+        outside.within(other.install)
+        for kernel in (first, second, other):
+            kernel.close()

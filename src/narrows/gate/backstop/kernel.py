@@ -77,15 +77,17 @@ class NftKernel:
         self._plan = plan
         self._nft: Nft | None = None
         self._sockets: TcpSockets | None = None
-        self._only = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._only: socket.socket | None = None
         self._indexes: dict[str, int] = {}
         self._rules = ""
         self._over: dict[str, int] = {}
 
     def install(self) -> Reading:
         devices = self._plan.devices
+        # One gate for each network namespace: that of the thread that makes the socket.
+        self._only = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._only.bind("\0narrows-backstop")  # one gate for each network namespace
+            self._only.bind("\0narrows-backstop")
         except OSError as error:
             raise PeerError("another gate holds this machine's backstop") from error
         nft = self._nft = Nft()
@@ -129,7 +131,8 @@ class NftKernel:
             self._nft.run(closing_commands(self._plan.devices))
 
     def close(self) -> None:
-        self._only.close()
+        if self._only is not None:
+            self._only.close()
         if self._nft is not None:
             self._nft.close()
         if self._sockets is not None:

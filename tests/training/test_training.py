@@ -192,7 +192,8 @@ def each(p):
     if p.step == stop:
         import os, signal
         os.kill(os.getpid(), signal.SIGKILL)
-run.run(each, checkpoint_s=-1.0)
+# A checkpoint after each step, where it is to be killed after any; else at the end alone.
+run.run(each, checkpoint_s=-1.0 if stop >= 0 else 1e9)
 print(run.dev_bits()[0])
 """
 

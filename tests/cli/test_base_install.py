@@ -35,7 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert _run(sys.executable, "-m", "venv", folder).returncode == 0
     pip = (folder / "bin" / "pip", "--disable-pip-version-check", "--quiet", "install")
     locked = _run(*pip, "--require-hashes", "-r", ROOT / "requirements-gate.txt")
-    if "No matching distribution" in locked.stderr or "ConnectionError" in locked.stderr:
+    if locked.returncode and _run(*pip, "--dry-run", "--no-deps", "typer").returncode:
         pytest.skip("no package index can be reached, so nothing can be installed")
     assert locked.returncode == 0, locked.stderr
     built = _run(*pip, "--no-deps", ROOT)

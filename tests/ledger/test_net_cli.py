@@ -56,6 +56,9 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
         *("enrol", "--lineage", "demo", "--gate", "gate"),
         *("--auditor", public_of(AUDITOR).hex(), "--pins", "11" * 32, "--epoch", EPOCH),
     )
+    [line] = json.loads(run("show", "--state", state, "--json"))["lineages"]
+    [audit] = line["net"]["audits"]
+    assert (audit["gate"], audit["account"], audit["creditable_bytes"]) == ("gate", "", 0)
     with closing(Ledger.open(LedgerPlace(state), witness=open_witness(state))) as ledger:
         took = []
         while isinstance(made := ledger.acquire("answers", MB), Lease):

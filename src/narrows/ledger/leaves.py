@@ -113,5 +113,6 @@ def change_leaf(state: State, document: Document, signatures: object, time_ms: i
     return encode({"t": "change", "change": document, "signatures": signatures, "time_ms": now_ms})
 
 
-def state_leaf(state: State) -> bytes:
-    return encode({"t": "state", "digest": sha256(state.snapshot()).hexdigest()})
+def state_leaf(snapshot: bytes) -> bytes:
+    """``snapshot``: of the state before this leaf."""
+    return encode({"t": "state", "digest": sha256(snapshot).hexdigest()})

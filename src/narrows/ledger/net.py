@@ -121,10 +121,12 @@ class Chain:
     leases: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def settled(self, lease_id: str, time_ms: int, used_bytes: int) -> None:
-        if used_bytes:
-            self.leases = self.leases | {lease_id: (time_ms, used_bytes)}
-        if len(self.leases) > MAX_CREDITABLE:
-            self.drop_oldest()
+        if not used_bytes:
+            return
+        leases = self.leases | {lease_id: (time_ms, used_bytes)}
+        if len(leases) > MAX_CREDITABLE:
+            del leases[next(iter(leases))]
+        self.leases = leases
 
     def copy(self) -> Chain:
         return Chain(self.position, self.total, self.leases)
@@ -194,7 +196,7 @@ class Net:
         if added:
             # A window that starts in the middle of a granule holds only what came after. A lease
             # from before must not be taken out of it, so it comes out of no window any more.
-            for _, _, chain in self.creditable():
+            for chain in self.chains():
                 chain.leases = {i: (0, used_bytes) for i, (_, used_bytes) in chain.leases.items()}
 
     # -- people ------------------------------------------------------------------------
@@ -301,17 +303,15 @@ class Net:
         }
         return net
 
-    def creditable(self) -> Iterator[tuple[str, str, Chain]]:
-        """Gate, account, and what is waiting to be credited there."""
-        for gate, auditor in sorted(self.auditors.items()):
-            for account, chain in sorted(auditor.chains.items()):
-                yield gate, account, chain
+    def chains(self) -> Iterator[Chain]:
+        """Of all gates and accounts, in their order."""
+        for _, auditor in sorted(self.auditors.items()):
+            yield from (chain for _, chain in sorted(auditor.chains.items()))
 
 
 def bound_waiting(nets: Mapping[str, Net]) -> None:
     """After each settlement: at most ``MAX_WAITING`` leases wait for credits in all of a ledger.
     The longest list loses its oldest, so that whoever fills one takes nothing from the others."""
-    auditors = [auditor for net in nets.values() for auditor in net.auditors.values()]
-    if sum(len(c.leases) for auditor in auditors for c in auditor.chains.values()) > MAX_WAITING:
-        chains = [chain for _, net in sorted(nets.items()) for _, _, chain in net.creditable()]
+    chains = [chain for _, net in sorted(nets.items()) for chain in net.chains()]
+    if sum(len(chain.leases) for chain in chains) > MAX_WAITING:
         max(chains, key=lambda chain: len(chain.leases)).drop_oldest()

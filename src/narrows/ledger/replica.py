@@ -153,7 +153,7 @@ class Replica:
             data = self.state.snapshot()
             if len(data) <= records.MAX_SNAPSHOT_BYTES:  # one that nobody reads would be the end
                 snapshot = Snapshot(self.state.size, data, tuple(self.tree.frontier()))
-                written.append(state_leaf(self.state))
+                written.append(state_leaf(data))
                 self._take(written[-1:])
             else:
                 self._snapshot_size = self.state.size  # tried again later; the log has it all

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.audit.options import JsonOption, ModelOption, ScorerOption, WeakOption
+
 app = typer.Typer(add_completion=False)
 
 
@@ -17,16 +19,10 @@ app = typer.Typer(add_completion=False)
 def calibrate(
     tape: Annotated[list[Path], typer.Option(help="Honest tapes; may be given again.")],
     out: Annotated[Path, typer.Option(help="Write the null here.")],
-    model: Annotated[
-        str, typer.Option(help="The strong model: smollm2-135m, an artifact, a folder or a hub id.")
-    ] = "smollm2-135m",
-    scorer: Annotated[
-        str, typer.Option(help="runtime (exact) or torch (transformers, float32).")
-    ] = "runtime",
-    weak: Annotated[
-        list[str] | None, typer.Option(help="Weak models of the links. Default: default.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    model: ModelOption = "smollm2-135m",
+    scorer: ScorerOption = "runtime",
+    weak: WeakOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Score every segment of honest tapes; write how much an honest engine may be charged."""
     from narrows.alarms.nullfile import to_json

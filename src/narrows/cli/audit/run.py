@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.audit.options import JsonOption, ModelOption, ScorerOption, WeakOption
+
 app = typer.Typer(add_completion=False)
 MAX_SMALL_FILE_BYTES = 4096
 
@@ -17,15 +19,9 @@ MAX_SMALL_FILE_BYTES = 4096
 )
 def run(
     tape: Annotated[Path, typer.Option(help="The tape of a gate.")],
-    model: Annotated[
-        str, typer.Option(help="The strong model: smollm2-135m, an artifact, a folder or a hub id.")
-    ] = "smollm2-135m",
-    scorer: Annotated[
-        str, typer.Option(help="runtime (exact) or torch (transformers, float32).")
-    ] = "runtime",
-    weak: Annotated[
-        list[str] | None, typer.Option(help="Weak models of the links. Default: default.")
-    ] = None,
+    model: ModelOption = "smollm2-135m",
+    scorer: ScorerOption = "runtime",
+    weak: WeakOption = None,
     share: Annotated[float, typer.Option(help="Share of segments to audit, 0 to 1.")] = 1.0,
     bound_bits: Annotated[int, typer.Option(min=1, help="B: most bits of a segment.")] = 2048,
     delta: Annotated[float, typer.Option(help="Chance that the bound ever fails.")] = 1e-9,
@@ -34,7 +30,7 @@ def run(
         Path | None, typer.Option(help="The alarm's null, of narrows audit calibrate.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Decode the tape, flip the coins, recompute the answers, say what is explained."""
     import json

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.audit.options import JsonOption
+
 app = typer.Typer(add_completion=False)
 MAX_REPORT_BYTES = 1 << 24
 
@@ -14,7 +16,7 @@ MAX_REPORT_BYTES = 1 << 24
 @app.command(epilog="Example: narrows audit show report.json")
 def show(
     report: Annotated[Path, typer.Argument(help="Written by narrows audit run --out.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What was explained, what was not, and the worst answers with their prompts."""
     import json

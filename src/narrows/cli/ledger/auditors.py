@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from narrows.cli.ledger.options import JsonOption, StateOption, ValidDays, WitnessOption
+from narrows.cli.ledger.options import (
+    JsonOption,
+    StateOption,
+    ValidDays,
+    WitnessOption,
+    open_ledger,
+    proposed_at_ms,
+    write_proposal,
+)
 from narrows.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,7 +103,6 @@ def credit(
     import json
     from contextlib import closing
 
-    from narrows.cli.ledger.options import open_ledger
     from narrows.deploy.state import existing_place
     from narrows.ledger.office.credits import apply_credit, read_credit_file
 
@@ -114,21 +121,10 @@ def credit(
 def _write(
     body: Enrolment | Revocation, out: Path, valid_days: int, state: Path | None, as_json: bool
 ) -> None:
-    import json
-    import time
-
     from narrows.deploy.state import existing_place
-    from narrows.ledger.changes import parse_change
     from narrows.ledger.office.balances import read_state
-    from narrows.ledger.office.describe import describe
-    from narrows.ledger.office.propose import auditor_document, write_change_file
+    from narrows.ledger.office.propose import auditor_document
 
     now = read_state(existing_place(state))
-    now_ms = max(now.time_ms, int(time.time() * 1000))
-    document = auditor_document(now, body, now_ms, valid_days * 86_400_000)
-    write_change_file(out, document, [])
-    lines = describe(parse_change(document), now)
-    if as_json:
-        typer.echo(json.dumps({"change": document, "lines": lines}))
-    else:
-        typer.echo("\n".join(lines))
+    document = auditor_document(now, body, proposed_at_ms(now), valid_days * 86_400_000)
+    write_proposal(out, document, now, as_json)

@@ -14,6 +14,8 @@ from narrows.cli.ledger.options import (
     StateOption,
     ValidDays,
     WitnessOption,
+    proposed_at_ms,
+    write_proposal,
 )
 from narrows.errors import InputError
 
@@ -93,16 +95,12 @@ def propose(
 ) -> None:
     """Write a change that sets the whole budget of a lineage. It does nothing until applied.
     A net budget that is there stays as it is unless the flags say otherwise."""
-    import json
-    import time
 
     from narrows.cli.ledger import limits as budget_limits
     from narrows.deploy.state import existing_place
-    from narrows.ledger.changes import parse_change
     from narrows.ledger.limits import Limits
     from narrows.ledger.office.balances import read_state
-    from narrows.ledger.office.describe import describe
-    from narrows.ledger.office.propose import budget_document, write_change_file
+    from narrows.ledger.office.propose import budget_document
     from narrows.sizes import size_bytes
 
     accounts = dict(budget_limits.account(text) for text in account or [])
@@ -134,16 +132,11 @@ def propose(
         lineage,
         limits,
         accounts,
-        max(now.time_ms, int(time.time() * 1000)),
+        proposed_at_ms(now),
         valid_days * 86_400_000,
         net,
     )
-    write_change_file(out, document, [])
-    lines = describe(parse_change(document), now)
-    if as_json:
-        typer.echo(json.dumps({"change": document, "lines": lines}))
-    else:
-        typer.echo("\n".join(lines))
+    write_proposal(out, document, now, as_json)
 
 
 @app.command(epilog="Example: narrows budget sign raise.json --key alice.key")
@@ -288,6 +281,6 @@ def _add_net(table: Table, net: NetBalance) -> None:
         name = f"    any {duration(window.length_ms)}"
         table.add_row(name, f"{window.cap_bytes:,}", used, "", left)
     for audit in net.audits:
-        name = f"    {audit.gate}/{audit.account} by {audit.auditor[:16]}"
+        name = f"    {audit.gate}/{audit.account or '-'} by {audit.auditor[:16]}"
         credited, waiting = f"{audit.credited_bytes:,}", f"{audit.creditable_bytes:,}"
         table.add_row(name, f"{credited} credited", f"{waiting} can be", "", "")

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from narrows.cli.ledger.options import JsonOption, PassphraseOption, StateOption, public_key
+from narrows.cli.ledger.options import (
+    JsonOption,
+    PassphraseOption,
+    StateOption,
+    proposed_at_ms,
+    public_key,
+)
 from narrows.errors import InputError
 
 app = typer.Typer(
@@ -105,7 +111,6 @@ def revoke(
 def _propose(
     state: Path | None, without: list[str], extra: list[str], threshold: int | None, out: Path
 ) -> None:
-    import time
 
     from narrows.deploy.state import existing_place
     from narrows.ledger.changes import Operators
@@ -122,6 +127,6 @@ def _propose(
     wanted = Operators(tuple(keys), threshold or now.operators.threshold)
     if not 1 <= wanted.threshold <= len(keys):
         raise InputError(f"{wanted.threshold} of {len(keys)} keys cannot sign", "set --threshold")
-    document = operators_document(now, wanted, max(now.time_ms, int(time.time() * 1000)))
+    document = operators_document(now, wanted, proposed_at_ms(now))
     write_change_file(out, document, [])
     typer.echo(f"{wanted.threshold} of {len(keys)} operators would sign; unsigned in {out}")

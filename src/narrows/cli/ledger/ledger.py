@@ -171,12 +171,10 @@ def recover(
     import json
     from contextlib import closing
 
-    from narrows.cli.ledger.options import open_ledger
+    from narrows.cli.ledger.options import open_ledger, write_proposal
     from narrows.deploy.state import existing_place
-    from narrows.ledger.changes import parse_change
     from narrows.ledger.office import admin
-    from narrows.ledger.office.describe import describe
-    from narrows.ledger.office.propose import read_change_file, recovery_document, write_change_file
+    from narrows.ledger.office.propose import read_change_file, recovery_document
 
     if (file is None) == (propose is None):
         raise InputError("give a signed recovery, or --propose FILE")
@@ -188,6 +186,4 @@ def recover(
             gap, now = admin.find_gap(ledger), ledger.state()
             head = (gap.witnessed.size, gap.witnessed.root)
             document = recovery_document(now, gap.root, head, gap.gap_bytes, gap.witnessed.time_ms)
-            write_change_file(propose, document, [])
-            lines = describe(parse_change(document), now)
-            typer.echo(json.dumps({"change": document}) if as_json else "\n".join(lines))
+            write_proposal(propose, document, now, as_json)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from narrows.ledger.ledger import Ledger
+    from narrows.ledger.log.canonical import Document
+    from narrows.ledger.rules import State
     from narrows.ledger.session import WitnessClient
     from narrows.ledger.stores.place import LedgerPlace
 
@@ -53,6 +55,29 @@ def public_key(text: str, what: str) -> bytes:
         return public_of_hex(text, what)
     except BudgetError as error:
         raise InputError(error.message, error.remedy) from error
+
+
+def proposed_at_ms(now: State) -> int:
+    """The moment from which a proposal's validity counts: the log may be ahead of this machine."""
+    import time
+
+    return max(now.time_ms, int(time.time() * 1000))
+
+
+def write_proposal(out: Path, document: Document, now: State, as_json: bool) -> None:
+    """Write an unsigned change, and say what it would do to ``now``."""
+    import json
+
+    from narrows.ledger.changes import parse_change
+    from narrows.ledger.office.describe import describe
+    from narrows.ledger.office.propose import write_change_file
+
+    write_change_file(out, document, [])
+    lines = describe(parse_change(document), now)
+    if as_json:
+        typer.echo(json.dumps({"change": document, "lines": lines}))
+    else:
+        typer.echo("\n".join(lines))
 
 
 def operator_key(

@@ -10,7 +10,7 @@ from narrows.ledger.clock import Clock, LedgerTime, SystemClock
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.limits import BudgetMeter
-from narrows.ledger.net import Net
+from narrows.ledger.net import Chain, Net
 from narrows.ledger.replica import Replica
 from narrows.ledger.rules import State
 from narrows.ledger.stores.place import LedgerPlace
@@ -42,7 +42,8 @@ class AccountBalance:
 
 @dataclass(frozen=True, slots=True)
 class AuditBalance:
-    """Who audits one account of a gate. ``creditable_bytes``: settled, and not yet credited."""
+    """Who audits one account of a gate; ``account`` is empty while nothing has settled there.
+    ``creditable_bytes``: settled, and not yet credited."""
 
     gate: str
     account: str
@@ -145,12 +146,13 @@ def _net(net: Net, time_ms: int) -> NetBalance:
         AuditBalance(
             gate,
             account,
-            net.auditors[gate].key,
-            net.auditors[gate].epoch,
+            auditor.key,
+            auditor.epoch,
             chain.total,
             sum(used_bytes for _, used_bytes in chain.leases.values()),
         )
-        for gate, account, chain in net.creditable()
+        for gate, auditor in sorted(net.auditors.items())
+        for account, chain in sorted((auditor.chains or {"": Chain()}).items())
     )
     return NetBalance(
         granted,

@@ -15,12 +15,14 @@ help:
 	@echo "make test          run every test"
 	@echo "make kernels       compile the numeric kernels"
 	@echo "make lint          ruff and mypy --strict"
+	@echo "make format        what ruff mends by itself"
 	@echo "make bench         measure the parts (ANSWERS=file.jsonl adds the codec)"
 	@echo "make torture       the hours-long fault tests"
 	@echo "make engines-test  install vLLM in build/engines (3.4 GB) and serve with it"
 	@echo "make check-model   search the model of the lease protocol (Debian: spin gcc)"
 	@echo "make lock          lock the gate's packages by hash (requirements-gate.txt)"
 	@echo "make release       the wheel, the source and an SBOM in dist/"
+	@echo "make clean         remove .venv and what was built"
 	@echo "make weak-default  train the shipped weak model again (PROMPTS=prompts.jsonl)"
 
 $(BIN)/python:

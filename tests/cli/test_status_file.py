@@ -70,7 +70,7 @@ def test_how_answers_crossed_is_shown(tmp_path: Path) -> None:
         console.print(table(figures))
     line = next(line for line in told.get().splitlines() if "crossed today" in line)
     said = " ".join(line.split())
-    assert said == "crossed today 3 coupled 1 as text, why: narrows telemetry"
+    assert said == "crossed today 3 coupled 1 as text, why: docs/engines.md"
     assert collect(tmp_path, NOW_S + 86_400)["codings_today"] == {}
     with closing(open_database(tmp_path)) as database:
         database.execute("DROP TABLE codings")

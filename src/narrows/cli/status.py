@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 
 DAY_S = 86_400
 _CODINGS = {"coupled": "coupled", "plain": "as token ids", "text": "as text"}
-_CODING_NOTE = "why: narrows telemetry"
+_CODING_NOTE = "why: docs/engines.md"
 
 
 @app.command(

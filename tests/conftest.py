@@ -44,6 +44,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[FOLDER] = folder
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each of several workers begins with its part of the slow tests: one that came last would
+    keep a single worker busy at the end. A module's tests stay together, for its fixtures."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers < 2:
+        return
+    slow: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            slow.setdefault(item.path, []).append(item)
+    rest = [item for item in items if not item.get_closest_marker("slow")]
+    groups = list(slow.values())
+    items[:] = [
+        item
+        for number in range(workers)
+        for part in (
+            *groups[number::workers],
+            rest[number * len(rest) // workers : (number + 1) * len(rest) // workers],
+        )
+        for item in part
+    ]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     folder = config.stash.get(FOLDER, None)

@@ -26,7 +26,10 @@ def _load() -> ModuleType:
 
 
 model = _load()
-pytestmark = pytest.mark.skipif(bool(model.missing()), reason=f"{model.missing()} is not installed")
+pytestmark = [
+    pytest.mark.skipif(bool(model.missing()), reason=f"{model.missing()} is not installed"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")

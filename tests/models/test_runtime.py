@@ -48,6 +48,7 @@ def test_wide_activations_agree_too(tmp_path: Path) -> None:
         assert len({runtime.numerics for runtime in runtimes}) == 1
 
 
+@pytest.mark.slow
 def test_a_generic_processor_computes_the_same() -> None:
     program = (
         "import sys; from pathlib import Path\n"

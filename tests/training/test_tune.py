@@ -105,6 +105,7 @@ for name, stop in (("whole", -1), ("killed", 9), ("killed", 17), ("killed", -1))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_fine_tuning_resumes_to_the_same_loss(tmp_path: Path) -> None:
     """Killed before and after rounding sets in (step 12 of 24)."""
     pytest.importorskip("torch")
@@ -279,6 +280,7 @@ def test_the_mean_of_two_runs_is_packed_signed_for_and_measured_on_what_neither_
         merged(tiny_source(seed=9), runs)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """Ended by the clock, on which both have to agree."""
     pytest.importorskip("torch")

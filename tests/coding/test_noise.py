@@ -44,6 +44,18 @@ def test_words_are_philox_by_the_stated_counter() -> None:
     assert (shorter == words[: len(shorter)]).all()
 
 
+def test_a_tokens_uniform_is_both_of_its_words() -> None:
+    row = noise.noise_row(b"u" * 32, 3)
+    key = [int(row[0]), int(row[1])]
+    for token in (*range(2100), 50_000, 131_071, 2**18 - 1):
+        high, low = (
+            block([((token >> 10) << 8) | (token & 255), n, int(row[2]), int(row[3])], key)
+            for n in (0, 1)
+        )
+        lane = (token >> 8) & 3
+        assert int(noise.token_uniform(row, token)) == max(1, high[lane] << 32 | low[lane])
+
+
 def exact_gumbel(u: int) -> Decimal:
     with localcontext() as context:
         context.prec = 60

@@ -9,7 +9,7 @@ import pytest
 from edge.harness import Rig, native
 from narrows.cli.status import collect
 from narrows.edge.books.drift import judge, read_drift, save_bounds
-from narrows.edge.books.stats import Imitation, StatsRecorder
+from narrows.edge.books.stats import Imitation, StatsRecorder, read_codings
 from narrows.edge.books.store import database_path, open_database
 from narrows.edge.config import DriftConfig
 from narrows.ledger.office.demo import create_demo
@@ -95,9 +95,10 @@ def test_complete_answers_are_what_counts(tmp_path):
 
 def test_an_older_database_is_not_in_the_way(tmp_path):
     database = open_database(tmp_path)
-    for table in ("imitation", "weak_models", "drift_bounds"):
+    for table in ("imitation", "weak_models", "drift_bounds", "codings"):
         database.execute(f"DROP TABLE {table}")
     assert read_drift(tmp_path, 1e9) == []
+    assert read_codings(tmp_path, 1e9) == {}
     database.close()
     open_database(tmp_path).close()
     assert read_drift(tmp_path, 1e9) == []

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+import narrows.edge.api.probe as probe_module
 from narrows.edge.api.app import LATE_S, _Routes
+from narrows.edge.api.probe import StrongModelProbe
 
 
 def health(late_s: float = 0.0, model: str = "ok") -> tuple[int, dict[str, Any]]:
@@ -39,3 +41,61 @@ def test_a_decoder_that_is_late_is_no_good_health(late_s: float, status: int) ->
     assert found == status
     assert body["decoder"] == ("ok" if status == 200 else "late")
     assert body["decoder_late_s"] == late_s
+
+
+class Asking(StrongModelProbe):
+    """A probe whose questions get ``codes``, and answers behind them."""
+
+    def __init__(self, *codes: str, probe: bool = True) -> None:
+        self.looks = self.questions = 0
+        self._codes = list(codes)
+        service: Any = SimpleNamespace(config=SimpleNamespace(probe=probe), model="ok", link=self)
+        super().__init__(service)
+
+    @property
+    def up(self) -> bool:
+        """Of the link."""
+        self.looks += 1
+        return True
+
+    gate_state = SimpleNamespace(state="ok")
+
+    async def _code(self) -> str:
+        self.questions += 1
+        return self._codes.pop(0) if self._codes else ""
+
+
+async def failing(probe: Asking) -> None:
+    """A client whose requests fail, however often it asks."""
+    answer: Any = SimpleNamespace(finish=None, error=SimpleNamespace(code="upstream_broke"))
+    running = asyncio.create_task(probe.run())
+    for _ in range(50):
+        await asyncio.sleep(0.002)
+        probe.heard(answer)
+    running.cancel()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "FIRST_PAUSE_S", 1e-4)
+    monkeypatch.setattr(probe_module, "MAX_PAUSE_S", 3600.0)
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_client_whose_requests_fail_cannot_make_the_edge_ask() -> None:
+    asking = Asking()
+    asyncio.run(failing(asking))
+    assert asking.questions == 1
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_model_that_is_gone_is_asked_until_it_answers() -> None:
+    asking = Asking("upstream_refused", "overloaded", "upstream_slow")
+    asyncio.run(failing(asking))
+    assert asking.questions == 4
+
+
+def test_an_edge_that_is_not_to_ask_does_not_wake() -> None:
+    asking = Asking(probe=False)
+    asyncio.run(failing(asking))
+    assert (asking.looks, asking.questions) == (0, 0)

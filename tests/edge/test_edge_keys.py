@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from edge.harness import MODEL, Hang, Rig, chat, native, wait_until
 from narrows.cli.key_api import key_list, key_new, key_revoke
+from narrows.edge.books.drift import read_drift
 from narrows.edge.books.keys import any_key, bits_used, create_key, find_key, list_keys, revoke_key
-from narrows.edge.books.stats import Counts, StatsRecorder, read_stats, utc_day
+from narrows.edge.books.stats import Counts, StatsRecorder, read_codings, read_stats, utc_day
 from narrows.edge.books.store import SCHEMA_VERSION, database_path, load_secret, open_database
 from narrows.errors import InputError, NarrowsError
 
@@ -225,7 +226,8 @@ def test_a_broken_database_is_a_clear_error(tmp_path):
     database_path(tmp_path).write_bytes(b"nonsense" * 1000)
     with pytest.raises(NarrowsError):
         open_database(tmp_path)
-    with pytest.raises(NarrowsError):
-        read_stats(tmp_path)
+    for read in (read_stats, read_codings, read_drift):
+        with pytest.raises(NarrowsError, match="cannot read"):
+            read(tmp_path, 1e9)
     with pytest.raises(sqlite3.DatabaseError):
         sqlite3.connect(database_path(tmp_path)).execute("SELECT * FROM api_keys")

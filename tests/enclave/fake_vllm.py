@@ -76,6 +76,8 @@ class Server:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
+        if mode == "bad-gateway":
+            return web.json_response({"error": {"message": "it starts"}}, status=502)
         if mode == "refuses-key" and "vllm_xargs" in body:
             return web.json_response({"error": {"message": "no such field"}}, status=400)
         if len(body["prompt"]) + body["max_tokens"] > CONTEXT:

@@ -16,8 +16,11 @@ from models.tiny import SPECIALS, TEMPLATE, tiny_config, tiny_tokenizer_json
 VOCAB = tiny_config().vocab_size
 
 
-def write_folder(folder: Path, *, template: str = TEMPLATE, vocab_size: int = VOCAB) -> Path:
-    """The files that a checkpoint has beside its weights."""
+def write_folder(
+    folder: Path, *, template: str = TEMPLATE, vocab_size: int = VOCAB, **said: Any
+) -> Path:
+    """The files that a checkpoint has beside its weights. ``said``: more of
+    tokenizer_config.json."""
     folder.mkdir(exist_ok=True)
     files: dict[str, Any] = {
         "config.json": {
@@ -29,6 +32,7 @@ def write_folder(folder: Path, *, template: str = TEMPLATE, vocab_size: int = VO
             "chat_template": template,
             "bos_token": SPECIALS[1],
             "eos_token": SPECIALS[2],
+            **said,
         },
         "generation_config.json": {"eos_token_id": [0, 2]},
     }

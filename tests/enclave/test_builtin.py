@@ -93,7 +93,9 @@ def test_the_same_key_gives_the_same_answer_in_any_company(artifact: Path) -> No
     with_backend(artifact, check, max_batch=4)
 
 
-def test_resuming_continues_the_very_same_answer(artifact: Path) -> None:
+def test_resuming_continues_the_very_same_answer(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def check(backend: BuiltinBackend) -> None:
         whole = ids(await collect(backend, request("go on", 3)))
         assert len(whole) > 4
@@ -103,6 +105,10 @@ def test_resuming_continues_the_very_same_answer(artifact: Path) -> None:
             events = await collect(backend, resumed)
             assert ids(events) == whole[known:]
             assert events[-1] == Finished(Finish.LENGTH), "the whole answer has its tokens"
+        monkeypatch.setattr("narrows.enclave.backend.DEFAULT_MAX_TOKENS", len(whole))
+        body = {name: said for name, said in wanted.body.items() if name != "max_tokens"}
+        resumed = BackendRequest(body, wanted.noise_key, tuple(whole[:4]))
+        assert ids(await collect(backend, resumed)) == whole[4:]
 
     with_backend(artifact, check)
 

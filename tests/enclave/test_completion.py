@@ -137,6 +137,14 @@ def test_what_is_no_completion_is_malformed(tokenizer: Tokenizer, data: bytes) -
         reader(tokenizer).chunk(data)
 
 
+def test_an_answer_counts_once_against_its_limit(tokenizer: Tokenizer) -> None:
+    ids = tuple(tokenizer.encode(b"gate"))
+    reader(tokenizer, max_bytes=4).chunk(chunk(ids, text="gate"))
+    for said, text in ((ids, ""), ((), "gate")):
+        with pytest.raises(Malformed, match="longer than the limit"):
+            reader(tokenizer, max_bytes=3).chunk(chunk(said, text=text))
+
+
 def test_ends_that_are_none(tokenizer: Tokenizer) -> None:
     assert read(reader(tokenizer), chunk((7,))) == [Tokens((7,))]
     with pytest.raises(Malformed):
@@ -211,3 +219,19 @@ def test_a_folder_without_its_files_is_refused(tmp_path: Path, name: str) -> Non
     (folder / name).write_text("{}")
     with pytest.raises(ArtifactError):
         StrongText(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("", {}),
+        ("", {"add_bos_token": True}),
+        ("{{ raise_exception('no') }}", {}),
+        ("{{ messages.nothing.there }}", {}),
+    ],
+)
+def test_a_folder_without_a_template_that_can_be_used_is_refused(
+    tmp_path: Path, template: str, said: dict[str, bool]
+) -> None:
+    with pytest.raises(ArtifactError, match="template"):
+        StrongText(write_folder(tmp_path, template=template, **said))

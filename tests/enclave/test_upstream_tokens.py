@@ -26,6 +26,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.enclave.backend import BackendRequest
+from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
 from narrows.enclave.models import make_backend
 from narrows.enclave.modelserver import ModelServer
@@ -230,7 +231,11 @@ def test_greedy_takes_no_key_and_noise_none_no_probe_of_it(url: str, strong: Str
     assert not [row for row in seen(url)[before:] if "vllm_xargs" in row]
 
 
-def test_a_resumed_answer_goes_on_as_it_was(url: str, strong: StrongText) -> None:
+def test_a_resumed_answer_goes_on_as_it_was(
+    url: str, strong: StrongText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("narrows.enclave.backend.DEFAULT_MAX_TOKENS", 30)
+
     async def check(case: Case) -> None:
         whole = ids(await case.answer(max_tokens=30))
         for cut in (1, len(whole) // 2):
@@ -241,6 +246,11 @@ def test_a_resumed_answer_goes_on_as_it_was(url: str, strong: StrongText) -> Non
             assert row["vllm_xargs"]["narrows_position"] == cut
             assert row["max_tokens"] == 30 - cut
             assert row["prompt"][-cut:] == whole[:cut]
+        await case.answer(tuple(whole[:5]), max_tokens=None)
+        assert seen(url)[-1]["max_tokens"] == 25
+        monkeypatch.setattr("narrows.enclave.backend.DEFAULT_MAX_TOKENS", len(whole))
+        full = await case.answer(tuple(whole), max_tokens=None)
+        assert full == [Opened(Coding.PLAIN), Finished(Finish.LENGTH)]
         full = await case.answer(tuple(whole), max_tokens=len(whole))
         assert full == [Opened(Coding.PLAIN), Finished(Finish.LENGTH)]
 
@@ -390,6 +400,89 @@ def test_what_keeps_a_model_on_text_is_said(
     off = UpstreamConfig("http://127.0.0.1:9/v1", "m", folder=folder, tokens="off")
     assert isinstance(make_backend(EnclaveConfig(upstream=off)), UpstreamBackend)
     assert not caplog.text
+
+
+def test_the_servers_word_on_its_context_is_the_limit(url: str, folder: Path) -> None:
+    short = StrongText(folder)
+    short.context = CONTEXT // 2  # a server can stretch what the folder says
+
+    async def check(case: Case) -> None:
+        assert case.standing.now.context == CONTEXT
+
+    run(Case(url, "coupled", short), check)
+
+
+def test_a_server_that_is_not_up_behind_its_proxy_is_not_there(
+    url: str, strong: StrongText
+) -> None:
+    async def check(case: Case) -> None:
+        assert not case.standing.now.reached
+        assert "it starts" in case.standing.now.why
+
+    switch(url, "bad-gateway")
+    run(Case(url, "switch", strong), check)
+
+
+def test_a_template_that_refuses_the_probe_is_said(url: str, tmp_path: Path) -> None:
+    wants = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system turn') }}{% endif %}x"
+    )
+    strong = StrongText(write_folder(tmp_path, template=wants))
+
+    async def check(case: Case) -> None:
+        assert not case.standing.now.ids
+        assert "no system turn" in case.standing.now.why
+        assert case.standing.probes == 1
+
+    run(Case(url, "coupled", strong), check)
+
+
+def test_a_probe_that_fails_leaves_nothing_running(url: str, strong: StrongText) -> None:
+    config = UpstreamConfig(url=url, model="coupled")
+    left: list[str] = []
+
+    class Probe(ServerProbe):
+        async def _ask(self, key: bytes | None) -> Any:
+            if key is None:
+                assert left == ["cancelled"]
+                raise ServerError(Failure.INTERNAL, "asked without a key")
+            if key[-1] == 0:
+                await asyncio.sleep(0)
+                raise ServerError(Failure.UPSTREAM_REJECTED, "no such field")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                left.append("cancelled")
+
+    async def go() -> None:
+        server = ModelServer(config)
+        verdict = await Probe(server, config, strong, counted())()
+        await server.close()
+        assert "asked without a key" in verdict.why
+
+    asyncio.run(go())
+
+
+def test_a_server_that_cannot_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without coupling too: no answer fails because of it, so nothing else would ask."""
+    monkeypatch.setattr("narrows.enclave.tokens.standing.AGAIN_S", 0.01)
+
+    async def go() -> None:
+        verdicts = [Capability(False, False, "not yet"), Capability(True, False, "now")]
+
+        async def probe() -> Capability:
+            return verdicts.pop(0)
+
+        standing = Standing(probe, coupling=False, pause_s=0.0)
+        standing.start()
+        async with asyncio.timeout(10):
+            while not standing.now.ids:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert standing.probes == 2
+        await standing.stop()
+
+    asyncio.run(go())
 
 
 def test_a_bug_in_the_probe_does_not_hold_answers() -> None:

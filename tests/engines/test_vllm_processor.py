@@ -159,6 +159,21 @@ def test_a_step_never_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert torch.equal(logits, before)
 
 
+def test_a_large_batch_has_each_row_its_own_token_and_leaves_a_bad_one() -> None:
+    plugin, rows = v1(), 150
+    added = [(i, asks(i, bytes([i]) * 32), None, []) for i in range(rows) if i % 10]
+    plugin.update_state(Update(added=added))
+    before = batch(rows)
+    before[77] = math.nan
+    logits = before.clone()
+    plugin.apply(logits)
+    for i in range(rows):
+        if i % 10 == 0 or i == 77:
+            assert torch.equal(logits[i].nan_to_num(), before[i].nan_to_num())
+        else:
+            assert drawn(logits[i]) == winner(before[i], i, bytes([i]) * 32)
+
+
 def test_the_second_of_two_in_one_engine_does_nothing_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -16,8 +16,11 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from narrows.coding.events import Event
+from narrows.coding.events import Event, Failed, Failure, Finish, Finished
 from narrows.models.api import Tokenizer
+
+DEFAULT_MAX_TOKENS = 16384
+"""Of an answer whose request sets no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,20 @@ class Attended(Protocol):
 
     def figures(self) -> Mapping[str, float]:
         """What telemetry reports of it."""
+
+
+def tokens_left(request: BackendRequest, room: int) -> int:
+    """How many tokens may still come; none below 1. What the request allows is the whole answer,
+    whatever of it has been delivered. ``room``: what the model's context has left."""
+    wanted = request.body.get("max_tokens")
+    whole = DEFAULT_MAX_TOKENS if wanted is None else int(wanted)
+    return min(room, whole - len(request.resume))
+
+
+def without_room(request: BackendRequest) -> Finished | Failed:
+    """How an answer ends that may have no token more. A resumed one may have had all of its
+    tokens, and lost its end alone."""
+    return Finished(Finish.LENGTH) if request.resume else Failed(Failure.PROMPT_TOO_LONG)
 
 
 def stop_strings(body: Mapping[str, Any]) -> list[str]:

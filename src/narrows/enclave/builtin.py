@@ -33,14 +33,13 @@ from narrows.coding.events import (
 )
 from narrows.coding.spec import ChatModel, fixed_q16
 from narrows.coding.tokens.sampler import sample
-from narrows.enclave.backend import BackendRequest, stop_strings
+from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.errors import InputError, NarrowsError
 from narrows.models.api import Logits, Stream, Tokenizer, TokenModel
 from narrows.wire.stops import StopFinder
 
 log = logging.getLogger("narrows.enclave.builtin")
 
-DEFAULT_MAX_TOKENS = 16384
 READ_TOKENS = 128  # of a prompt between two steps of the running answers
 _UNSUPPORTED = ("tools", "tool_choice", "response_format")
 
@@ -127,8 +126,7 @@ class BuiltinBackend:
             log.warning("a request that the built-in model cannot take: %s", error)
             return Failed(Failure.BAD_REQUEST)
         if job.max_tokens < 1:
-            # A resumed answer may have had all of its tokens, and lost its end alone.
-            return Finished(Finish.LENGTH) if job.resume else Failed(Failure.PROMPT_TOO_LONG)
+            return without_room(request)
         try:
             self._waiting.put_nowait(job)
         except queue.Full:
@@ -139,9 +137,6 @@ class BuiltinBackend:
         body = request.body
         prompt = render(self._model, body["messages"])
         room = self._model.max_context - len(prompt) - len(request.resume)
-        wanted = body.get("max_tokens")
-        # What the client asked for is the whole answer, whatever of it has been delivered.
-        left = DEFAULT_MAX_TOKENS if wanted is None else int(wanted) - len(request.resume)
         return _Job(
             prompt=prompt,
             resume=request.resume,
@@ -149,7 +144,7 @@ class BuiltinBackend:
             temperature=fixed_q16(body.get("temperature"), 1.0, 2.0),
             top_p=fixed_q16(body.get("top_p"), 1.0, 1.0),
             noise_key=request.noise_key,
-            max_tokens=min(room, left),
+            max_tokens=tokens_left(request, room),
             finder=StopFinder(stop_strings(body)),
             loop=loop,
         )

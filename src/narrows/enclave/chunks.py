@@ -89,6 +89,8 @@ class ChunkReader:
     """One answer's chunks in order; holds the state between them. ``Malformed`` for what is no
     chunk of an answer, and for more than ``max_answer_bytes`` of text."""
 
+    stopped = False  # the server looks for stop strings itself
+
     def __init__(self, max_answer_bytes: int) -> None:
         self._left_bytes = max_answer_bytes
         self._channel = Channel.CONTENT

@@ -24,7 +24,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -38,6 +38,20 @@ log = logging.getLogger("narrows.enclave.upstream")
 
 MAX_WORDS_BYTES = 4096  # of an error, read and logged
 MAX_JSON_BYTES = 1 << 20
+
+
+class Reader(Protocol):
+    """One answer's chunks in order, as events."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing that may follow is read."""
+
+    def chunk(self, payload: bytes) -> list[Event]:
+        """Raises ``Malformed`` and ``ServerError``."""
+
+    def end(self) -> list[Event]:
+        """The last ones; none where the server did not say how it ends. Raises the same."""
 
 
 class ModelServer:
@@ -77,6 +91,24 @@ class ModelServer:
                     yield payload
         finally:
             response.close()  # not release: an answer given up must stop at the server
+
+    async def events(
+        self, path: str, body: bytes, reader: Reader, *, line_bytes: int = 0
+    ) -> AsyncGenerator[Event, None]:
+        """``payloads`` as ``reader`` reads them, to the answer's end or where it has stopped."""
+        async with contextlib.aclosing(
+            self.payloads(path, body, line_bytes=line_bytes)
+        ) as payloads:
+            async for payload in payloads:
+                for event in reader.chunk(payload):
+                    yield event
+                if reader.stopped:
+                    break  # closing the connection ends the answer at the server
+        last = reader.end()
+        if not last:
+            raise aiohttp.ClientPayloadError("the stream ended without a finish reason")
+        for event in last:
+            yield event
 
     async def ask(self, path: str) -> Any:
         """The JSON that ``path`` gives; None where it gives none. Raises what ``failure_in``

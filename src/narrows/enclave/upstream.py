@@ -10,8 +10,6 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import aiohttp
-
 from narrows.coding.events import Coding, Event
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.chunks import ChunkReader
@@ -51,23 +49,14 @@ class UpstreamBackend:
 
     async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
         """The events of one answer; see ``modelserver`` for how failures end it."""
-        async with contextlib.aclosing(answered(self._stream(request.body), Coding.TEXT)) as events:
-            async for event in events:
+        events = self._server.events(
+            "/chat/completions",
+            self._request_bytes(request.body),
+            ChunkReader(self._config.max_answer_bytes),
+        )
+        async with contextlib.aclosing(answered(events, Coding.TEXT)) as answer:
+            async for event in answer:
                 yield event
-
-    async def _stream(self, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
-        answer = ChunkReader(self._config.max_answer_bytes)
-        async with contextlib.aclosing(
-            self._server.payloads("/chat/completions", self._request_bytes(body))
-        ) as payloads:
-            async for payload in payloads:
-                for event in answer.chunk(payload):
-                    yield event
-        last = answer.end()
-        if not last:
-            raise aiohttp.ClientPayloadError("the stream ended without a finish reason")
-        for event in last:
-            yield event
 
     def _request_bytes(self, body: Mapping[str, Any]) -> bytes:
         sent = {key: body[key] for key in _PASSED if body.get(key) is not None}

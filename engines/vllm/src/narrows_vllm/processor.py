@@ -23,8 +23,6 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from narrows_vllm.fields import Coupling, coupling
 from narrows_vllm.pick import pick
 
@@ -38,6 +36,8 @@ except ImportError:  # a vLLM without the second runner
     _V2 = type("_V2", (), {})
 
 log = logging.getLogger("narrows_vllm")
+
+_AT_ONCE = 64  # rows copied at a time: what vLLM leaves of the device's memory is little
 
 _live: weakref.WeakSet[CoupledProcessor] = weakref.WeakSet()
 
@@ -67,6 +67,10 @@ class _Row:
 
     wanted: Coupling
     out: Sequence[int] = ()
+
+
+_Draw = tuple[int, Coupling, int]
+"""A row of the logits, what its request asked for, and the position of its next token."""
 
 
 class CoupledProcessor(_V1, _V2):  # type: ignore[misc]  # bases that may not be there
@@ -113,12 +117,12 @@ class CoupledProcessor(_V1, _V2):  # type: ignore[misc]  # bases that may not be
         """Make the rows of coupled requests one-hot, in place."""
         if not self._rows:
             return logits
-        todo: list[tuple[int, Coupling, int]] = []
+        todo: list[_Draw] = []
         with self._safe:
             todo = self._v1(len(logits)) if context is None else self._v2(context)
-        for index, wanted, position in todo:
+        for first in range(0, len(todo), _AT_ONCE):
             with self._safe:
-                self._choose(logits[index], wanted, position)
+                self._choose(logits, todo[first : first + _AT_ONCE])
         return logits
 
     def _add(self, index: int, params: Any, out: Sequence[int]) -> bool:
@@ -138,16 +142,16 @@ class CoupledProcessor(_V1, _V2):  # type: ignore[misc]  # bases that may not be
         if swap and other is not None:
             self._rows[source] = other
 
-    def _v1(self, rows: int) -> list[tuple[int, Coupling, int]]:
-        """Row, what it asked for, and the position of its next token. While vLLM schedules
-        ahead, the last entries of ``out`` are placeholders; its length is right."""
+    def _v1(self, rows: int) -> list[_Draw]:
+        """While vLLM schedules ahead, the last entries of ``out`` are placeholders; its length is
+        right."""
         return [
             (index, row.wanted, row.wanted.start + len(row.out))
             for index, row in self._rows.items()
             if index < rows
         ]
 
-    def _v2(self, context: Any) -> list[tuple[int, Coupling, int]]:
+    def _v2(self, context: Any) -> list[_Draw]:
         states: Any = self._states
         found = []
         for index, (slot, last) in enumerate(
@@ -161,10 +165,18 @@ class CoupledProcessor(_V1, _V2):  # type: ignore[misc]  # bases that may not be
                 found.append((index, row.wanted, row.wanted.start + produced))
         return found
 
-    def _choose(self, row: Any, wanted: Coupling, position: int) -> None:
-        host: np.ndarray[Any, Any] = row.detach().float().cpu().numpy()
-        token = pick(host, wanted.key, position, wanted.shape)
-        if token is None:
-            raise ValueError("a row of logits is no distribution")
-        row.fill_(float("-inf"))
-        row[token] = 0.0
+    def _choose(self, logits: Any, todo: Sequence[_Draw]) -> None:
+        """One copy for all of ``todo``: each is a wait for the device."""
+        host = logits[[index for index, _, _ in todo]].detach().float().cpu().numpy()
+        rows: list[int] = []
+        tokens: list[int] = []
+        for row, (index, wanted, position) in zip(host, todo, strict=True):
+            with self._safe:
+                token = pick(row, wanted.key, position, wanted.shape)
+                if token is None:
+                    raise ValueError("a row of logits is no distribution")
+                rows.append(index)
+                tokens.append(token)
+        if rows:
+            logits[rows] = float("-inf")
+            logits[rows, tokens] = 0.0

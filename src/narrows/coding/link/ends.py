@@ -118,10 +118,11 @@ class DecoderPort:
     def token(self, code: Code, value: int | None) -> IntStep:
         while True:
             first, last = self.coder.targets()
-            token, cum, freq = code.find(first)
-            if last < cum + freq:
-                self.coder.consume(cum, freq)
-                return token
+            if last < TOTAL:  # else none is decided, and the search would be for nothing
+                token, cum, freq = code.find(first)
+                if last < cum + freq:
+                    self.coder.consume(cum, freq)
+                    return token
             self._before_wait()
             yield
 

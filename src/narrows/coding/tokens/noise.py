@@ -145,13 +145,27 @@ def gumbel(u: np.uint64) -> np.int64:
 
 
 @njit(cache=True, nogil=True)
+def token_word(row: Row, token: int, second: int) -> np.uint32:
+    """The word of ``token`` (step 2) in the counter with ``second`` in second place."""
+    c0 = np.uint32(((token >> 10) << 8) | (token & 255))
+    lanes = _philox(c0, np.uint32(second), row[2], row[3], row[0], row[1])
+    return np.uint32(lanes[(token >> 8) & 3])
+
+
+@njit(cache=True, nogil=True)
+def token_uniform(row: Row, token: int) -> np.uint64:
+    """A uniform in [1, 2**64) of ``token``: step 3's u, but with 32 bits x of its own below the
+    tail too, where u is a multiple of 2**32 and a half."""
+    high, low = np.uint64(token_word(row, token, 0)), np.uint64(token_word(row, token, 1))
+    return np.uint64(max(np.uint64(1), (high << np.uint64(32)) | low))
+
+
+@njit(cache=True, nogil=True)
 def token_noise(row: Row, token: int, r: np.uint32) -> np.int64:
     """Q24 noise of ``token``, whose word ``r`` is known from ``words``."""
     x = np.uint32(1 << 31)
     if r >= _TAIL:
-        c0 = np.uint32(((token >> 10) << 8) | (token & 255))
-        tail = _philox(c0, np.uint32(1), row[2], row[3], row[0], row[1])
-        x = tail[(token >> 8) & 3]
+        x = token_word(row, token, 1)
     return np.int64(gumbel(max(np.uint64(1), (np.uint64(r) << np.uint64(32)) | np.uint64(x))))
 
 

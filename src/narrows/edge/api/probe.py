@@ -6,7 +6,8 @@ load by it sends no client that could find out. What a client's answers do canno
 since one request that the model cannot bear says nothing of the next.
 
 A question and its answer cost a few bytes of the budget: one at the start, and while the model
-is gone one every ``MAX_PAUSE_S`` seconds.
+is gone one every ``MAX_PAUSE_S`` seconds. After one that was answered, the next comes that much
+later too: a client whose requests fail cannot make it hurry.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class StrongModelProbe:
     def heard(self, answer: EdgeAnswer) -> None:
         if answer.finish is not None:
             self._answers()
-        elif answer.error is not None and answer.error.code in _GONE:
+        elif self._service.config.probe and answer.error and answer.error.code in _GONE:
             self._ask.set()
 
     async def run(self) -> None:
@@ -60,12 +61,14 @@ class StrongModelProbe:
         while True:
             await self._ask.wait()
             link = self._service.link
-            if not link.up or link.gate_state.state != "ok" or not self._service.config.probe:
+            if not link.up or link.gate_state.state != "ok":
                 await asyncio.sleep(LOOK_S)
                 continue
             self._judge(await self._code())
-            await asyncio.sleep(pause_s)  # also after a good one: clients cannot make it hurry
-            pause_s = min(MAX_PAUSE_S, 1.5 * pause_s) if self._ask.is_set() else FIRST_PAUSE_S
+            answers = not self._ask.is_set()
+            await asyncio.sleep(MAX_PAUSE_S if answers else pause_s)
+            gone = not answers and self._ask.is_set()
+            pause_s = min(MAX_PAUSE_S, 1.5 * pause_s) if gone else FIRST_PAUSE_S
 
     def _judge(self, code: str) -> None:
         """``code``: of the error that the question got; empty for an answer."""

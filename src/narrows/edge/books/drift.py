@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from narrows.edge.books.stats import Imitation, utc_day
-from narrows.edge.books.store import database_path, transaction
+from narrows.edge.books.store import has_table, reading, transaction
 from narrows.edge.config import DriftConfig
-from narrows.errors import NarrowsError
 
 REMEDY = (
     "train on newer answers: 'narrows weak data', 'narrows weak train', then "
@@ -97,22 +96,12 @@ def save_bounds(database: sqlite3.Connection, bounds: DriftConfig) -> None:
 def read_drift(state_dir: Path, now_s: float) -> list[Drift]:
     """Every weak model that was used in the last days, from any process. Raises
     NarrowsError."""
-    path = database_path(state_dir)
-    if not path.exists():
-        return []
-    try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
-        try:
-            return _read(database, utc_day(now_s))
-        finally:
-            database.close()
-    except sqlite3.Error as error:
-        raise NarrowsError(f"cannot read {path}: {error}") from error
+    with reading(state_dir) as database:
+        return [] if database is None else _read(database, utc_day(now_s))
 
 
 def _read(database: sqlite3.Connection, today: str) -> list[Drift]:
-    made = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'drift_bounds'")
-    if not made.fetchone()[0]:
+    if not has_table(database, "drift_bounds"):
         return []  # no edge of this version ran yet
     row = database.execute("SELECT worse_percent, days, min_bytes FROM drift_bounds").fetchone()
     bounds = DriftConfig(*row) if row else DriftConfig()

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.coding.events import Coding
-from narrows.edge.books.store import database_path, transaction
-from narrows.errors import NarrowsError
+from narrows.edge.books.store import has_table, reading, transaction
 from narrows.models.shelf.shelf import Offer
 
 log = logging.getLogger("narrows.edge.stats")
@@ -216,23 +215,17 @@ def _add(database: sqlite3.Connection, new: _Unwritten) -> None:
 
 
 def read_stats(state_dir: Path, now_s: float | None = None) -> EdgeStats:
-    """Totals, today and every day, from any process; all zero where no edge ever ran."""
+    """Totals, today and every day, from any process; all zero where no edge ever ran.
+    Raises NarrowsError."""
     total, today = Counts(), Counts()
     by_day: dict[str, dict[str, Counts]] = {}
-    path = database_path(state_dir)
-    if not path.exists():
-        return EdgeStats(total, today, by_day)
-    try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
-        try:
-            rows = database.execute(
-                "SELECT day, weak, answers, answer_bytes, link_bytes, tokens FROM traffic"
-                " ORDER BY day, weak"
-            ).fetchall()
-        finally:
-            database.close()
-    except sqlite3.Error as error:
-        raise NarrowsError(f"cannot read {path}: {error}") from error
+    with reading(state_dir) as database:
+        if database is None:
+            return EdgeStats(total, today, by_day)
+        rows = database.execute(
+            "SELECT day, weak, answers, answer_bytes, link_bytes, tokens FROM traffic"
+            " ORDER BY day, weak"
+        ).fetchall()
     day_now = utc_day(datetime.datetime.now(datetime.UTC).timestamp() if now_s is None else now_s)
     for day, weak, *fields in rows:
         counts = Counts(*fields)
@@ -245,19 +238,12 @@ def read_stats(state_dir: Path, now_s: float | None = None) -> EdgeStats:
 
 def read_codings(state_dir: Path, now_s: float) -> dict[str, int]:
     """Today's complete answers by how they crossed the link (``Coding``, in lower case); empty
-    where there is no such count."""
-    path = database_path(state_dir)
-    if not path.exists():
-        return {}
-    try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
-        try:
-            rows = database.execute(
-                "SELECT coding, answers FROM codings WHERE day = ? ORDER BY coding",
-                (utc_day(now_s),),
-            ).fetchall()
-        finally:
-            database.close()
-    except sqlite3.Error:  # of an edge that was there before this table
-        return {}
+    where no edge ran that counts them. Raises NarrowsError."""
+    with reading(state_dir) as database:
+        if database is None or not has_table(database, "codings"):
+            return {}
+        rows = database.execute(
+            "SELECT coding, answers FROM codings WHERE day = ? ORDER BY coding",
+            (utc_day(now_s),),
+        ).fetchall()
     return dict(rows)

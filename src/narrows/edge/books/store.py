@@ -125,6 +125,30 @@ def _upgrade(database: sqlite3.Connection, path: Path) -> None:
 
 
 @contextmanager
+def reading(state_dir: Path) -> Iterator[sqlite3.Connection | None]:
+    """The database for reading alone, in any process; None where no edge ever ran. Raises
+    NarrowsError, also for an sqlite3.Error from inside."""
+    path = database_path(state_dir)
+    if not path.exists():
+        yield None
+        return
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
+        try:
+            yield database
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise NarrowsError(f"cannot read {path}: {error}") from error
+
+
+def has_table(database: sqlite3.Connection, name: str) -> bool:
+    """Whether the edge that was here last knew the table."""
+    found = database.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (name,))
+    return bool(found.fetchone()[0])
+
+
+@contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
     """All or nothing; takes the write lock at once, so that it cannot fail half way on it."""
     database.execute("BEGIN IMMEDIATE")

@@ -18,13 +18,11 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from narrows.coding.events import Coding, Event, Failed, Failure, Finish, Finished, Opened, Tokens
-from narrows.enclave.backend import BackendRequest, stop_strings
-from narrows.enclave.builtin import DEFAULT_MAX_TOKENS
+from narrows.coding.events import Coding, Event, Failed, Failure, Opened, Tokens
+from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.tokens.completion import Asked, CompletionReader
-from narrows.enclave.tokens.probe import completion
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend
@@ -85,7 +83,7 @@ class TokenBackend:
         if plan is None:
             events = self._text.generate(request)
         elif plan.asked.max_tokens < 1:
-            events = _ended(plan)
+            events = _ended(request)
         else:
             coupled = plan.asked.key is not None
             coding = Coding.COUPLED if coupled else Coding.PLAIN
@@ -113,13 +111,11 @@ class TokenBackend:
             return None
         start = len(request.resume)
         room = (verdict.context or self._strong.context) - len(prompt) - start
-        wanted = body.get("max_tokens")
-        left = min(DEFAULT_MAX_TOKENS, room) if wanted is None else min(int(wanted) - start, room)
         asked_t = body.get("temperature")
         warm = asked_t is None or float(asked_t) >= GREEDY_BELOW
         asked = Asked(
             (*prompt, *request.resume),
-            left,
+            tokens_left(request, room),
             body,
             request.noise_key if verdict.coupled and warm else None,
             start,
@@ -142,7 +138,9 @@ class TokenBackend:
         )
         at = asked.position
         async with contextlib.aclosing(
-            completion(self._server, self._config.model, asked, reader)
+            self._server.events(
+                "/completions", asked.body(self._config.model), reader, line_bytes=asked.line_bytes
+            )
         ) as events:
             async for event in events:
                 if isinstance(event, Tokens) and asked.key is not None:
@@ -160,7 +158,7 @@ def _needs_text(body: Mapping[str, Any]) -> bool:
     )
 
 
-async def _ended(plan: _Plan) -> AsyncGenerator[Event, None]:
+async def _ended(request: BackendRequest) -> AsyncGenerator[Event, None]:
     """An answer without room for a token."""
     yield Opened(Coding.PLAIN)
-    yield Finished(Finish.LENGTH) if plan.before else Failed(Failure.PROMPT_TOO_LONG)
+    yield without_room(request)

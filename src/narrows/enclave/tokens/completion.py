@@ -94,7 +94,7 @@ class CompletionReader:
         self._asked = asked
         self._tokenizer = tokenizer
         self._left_tokens = asked.max_tokens
-        self._left_bytes = max_bytes
+        self._left_bytes = self._left_text = max_bytes
         self._held: int | None = None
         self._reason: str | None = None
         self._finder = StopFinder(stops)
@@ -163,8 +163,8 @@ class CompletionReader:
             raise Malformed("token ids that the vocabulary does not have")
         self._left_tokens -= len(ids)
         self._left_bytes -= sum(len(self._tokenizer.token_bytes(i)) for i in ids)
-        self._left_bytes -= len(text or "")
-        if self._left_tokens < 0 or self._left_bytes < 0:
+        self._left_text -= len(text or "")  # the same answer again: a limit of its own
+        if min(self._left_tokens, self._left_bytes, self._left_text) < 0:
             raise Malformed("the answer is longer than the limit")
         if self._keep_text:
             self.text.append(text or "")

@@ -21,14 +21,10 @@ SAGS_ABOVE = 1e-4
 
 
 def surprise(key: bytes, position: int, token: int) -> float:
-    """-ln(1 - u) of one token."""
-    row = noise.noise_row(key, position)
-    counter = np.array([((token >> 10) << 8) | (token & 255), 0, row[2], row[3]], np.uint32)
-    lane = (token >> 8) & 3
-    word = int(noise.philox(counter, row[:2])[lane])
-    counter[1] = 1
-    more = int(noise.philox(counter, row[:2])[lane])
-    return -math.log(((1 << 64) - max(1, (word << 32) | more)) / 2**64)
+    """-ln(1 - u) of one token. Below the noise's tail u has 32 bits more than the noise sees,
+    so that it is Exp(1) to the last digit."""
+    u = int(noise.token_uniform(noise.noise_row(key, position), token))
+    return -math.log(((1 << 64) - u) / 2**64)
 
 
 def total(key: bytes, start: int, tokens: Sequence[int]) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 
-from narrows.coding.events import Event, Failure
+from narrows.coding.events import Failure
 from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer
@@ -18,6 +18,7 @@ from narrows.enclave.sse import Malformed
 from narrows.enclave.tokens.completion import Asked, CompletionReader, NoTokenIds
 from narrows.enclave.tokens.luck import odds, total
 from narrows.enclave.tokens.strong import StrongText
+from narrows.errors import ArtifactError, InputError
 
 PROBE_TOKENS = 64
 COUPLED_BELOW = 1e-9
@@ -26,6 +27,10 @@ COUPLED_BELOW = 1e-9
 _QUESTION = "Name unusual words, one after the other, each from another language."
 _TEMPERATURE = 1.5  # chance in every token, and a temperature that has to be applied
 _SLACK_CHARS = 16  # of text that a server may hold back at the end
+_NOT_THERE = (
+    Failure.OVERLOADED,
+    Failure.UPSTREAM_REFUSED,
+)
 _PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is each server's own
 
 
@@ -40,25 +45,6 @@ class Capability:
     why: str
     context: int = 0
     reached: bool = True
-
-
-async def completion(
-    server: ModelServer, model: str, asked: Asked, reader: CompletionReader
-) -> AsyncGenerator[Event, None]:
-    """The events of one completion. Raises what ``modelserver.failure_in`` knows."""
-    async with contextlib.aclosing(
-        server.payloads("/completions", asked.body(model), line_bytes=asked.line_bytes)
-    ) as payloads:
-        async for payload in payloads:
-            for event in reader.chunk(payload):
-                yield event
-            if reader.stopped:
-                break  # closing the connection ends the answer at the server
-    last = reader.end()
-    if not last:
-        raise aiohttp.ClientPayloadError("the stream ended without a finish reason")
-    for event in last:
-        yield event
 
 
 class ServerProbe:
@@ -85,13 +71,15 @@ class ServerProbe:
                 if self._config.noise == "none":
                     return await self._plain(context, 'noise is "none"')
                 return await self._keyed(context)
+        except (InputError, ArtifactError) as error:
+            return Capability(False, False, f"the model's template refuses the probe: {error}")
         except NoTokenIds:
             return Capability(False, False, "the server does not say the ids of its tokens")
         except Malformed as error:
             return Capability(False, False, f"the server's completions are malformed: {error}")
         except ServerError as error:
-            refused = error.failure is not Failure.OVERLOADED
-            return Capability(False, False, f"the server refuses: {str(error)[:200]!r}", 0, refused)
+            reached = error.failure not in _NOT_THERE
+            return Capability(False, False, f"the server refuses: {str(error)[:200]!r}", 0, reached)
         except TimeoutError:
             return Capability(False, False, "the server is too slow for a probe", 0, False)
         except (aiohttp.ClientError, OSError) as error:
@@ -99,20 +87,19 @@ class ServerProbe:
 
     async def _context(self) -> int:
         """What the server says of its context; the model's own where it does not say."""
-        own = self._strong.context
         said = await self._server.ask("/models")
         rows = said.get("data") if isinstance(said, dict) else None
         for row in rows if isinstance(rows, list) else []:
             if isinstance(row, dict) and row.get("id") == self._config.model:
                 limit = row.get("max_model_len")
                 if type(limit) is int and limit > 0:
-                    return min(limit, own) if own else limit
-        return own
+                    return limit  # may be more than the folder says: a server can stretch it
+        return self._strong.context
 
     async def _keyed(self, context: int) -> Capability:
         keys = [self._coins(32), self._coins(32)]
         try:
-            drawn = await asyncio.gather(*(self._ask(key) for key in keys))
+            drawn = await self._all(keys)
         except ServerError as error:
             if error.failure is not Failure.UPSTREAM_REJECTED:
                 raise
@@ -127,6 +114,16 @@ class ServerProbe:
             return Capability(True, True, found, context)
         why = f"the server draws without the key ({found}, 1.00 is none): is narrows-vllm there?"
         return Capability(True, False, why, context)
+
+    async def _all(self, keys: Sequence[bytes]) -> list[CompletionReader]:
+        """A completion for each key, at once. None goes on where one has failed."""
+        tasks = [asyncio.create_task(self._ask(key)) for key in keys]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _plain(self, context: int, why: str) -> Capability:
         wrong = self._misread(await self._ask(None))
@@ -143,7 +140,9 @@ class ServerProbe:
             keep_text=True,
         )
         async with contextlib.aclosing(
-            completion(self._server, self._config.model, asked, reader)
+            self._server.events(
+                "/completions", asked.body(self._config.model), reader, line_bytes=asked.line_bytes
+            )
         ) as events:
             async for _ in events:
                 pass

@@ -19,7 +19,7 @@ FIRST_WAIT_S = 60.0
 """How long an answer waits for the first verdict, before it goes as text."""
 PAUSE_S = 2.0  # between two probes, at least
 RETRY_S = 5.0  # while the server is not there; doubles
-AGAIN_S = 600.0  # while it is there and does not couple
+AGAIN_S = 600.0  # while it is there and cannot do what is wanted
 
 _UNKNOWN = Capability(False, False, "not probed yet", 0, False)
 
@@ -126,8 +126,10 @@ class Standing:
             self._known.set()
             if (self._verdict.ids, self._verdict.why) != (before.ids, before.why):
                 self._say()
-            wait_s: float | None = None if self._verdict.coupled or not self._coupling else AGAIN_S
-            if not self._verdict.reached:
+            now = self._verdict
+            good = now.ids and (now.coupled or not self._coupling)
+            wait_s: float | None = None if good else AGAIN_S
+            if not now.reached:
                 wait_s, retry_s = retry_s, min(AGAIN_S, 2 * retry_s)
             else:
                 retry_s = RETRY_S

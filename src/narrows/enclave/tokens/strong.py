@@ -10,7 +10,7 @@ from pathlib import Path
 
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.hf_tokenizer import load_hf_text
-from narrows.models.text.chat import ChatRenderer
+from narrows.models.text.chat import PLAIN_WITH_BOS, ChatRenderer
 from narrows.models.text.tokenizer import BpeTokenizer
 
 _OTHER_CHANNELS = ("<think>", "[THINK]", "<|channel|>", "<|start_of_thought|>", "<seed:think>")
@@ -23,7 +23,7 @@ class StrongText:
     def __init__(self, folder: Path) -> None:
         data, vocab_size, self.context = load_hf_text(folder)
         self.tokenizer = BpeTokenizer(data.json_text, vocab_size=vocab_size, eos_ids=data.eos_ids)
-        if not data.chat_template:
+        if data.chat_template in ("", PLAIN_WITH_BOS):
             raise ArtifactError(f"{folder.name} has no chat template")
         self.chat = ChatRenderer(
             data.chat_template,
@@ -31,6 +31,7 @@ class StrongText:
             bos_token=data.bos_token,
             eos_token=data.eos_token,
         )
+        self.chat.rehearse()
         self._template = data.chat_template
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.source import TokenizerData
 from narrows.models.checkpoint.statements import END_TEXTS
-from narrows.models.text.chat import PLAIN_TEMPLATE
+from narrows.models.text.chat import PLAIN_WITH_BOS
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 _TYPES = range(1, 7)
@@ -132,7 +132,7 @@ def _template(metadata: Mapping[str, Any], bos: str, pre: str) -> str:
         raise ArtifactError(f"tokenizer.ggml.add_bos_token is {adds_bos!r:.40}")
     if template or not (bos and adds_bos):
         return template or ""
-    return "{{ bos_token }}" + PLAIN_TEMPLATE
+    return PLAIN_WITH_BOS
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:

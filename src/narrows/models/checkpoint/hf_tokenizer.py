@@ -26,7 +26,7 @@ from narrows.models.checkpoint.statements import (
     read_json,
     two_statements,
 )
-from narrows.models.text.chat import MAX_TEMPLATE_CHARACTERS, PLAIN_TEMPLATE
+from narrows.models.text.chat import MAX_TEMPLATE_CHARACTERS, PLAIN_WITH_BOS
 
 _TOKENIZER_CONFIG, _SPECIALS = "tokenizer_config.json", "special_tokens_map.json"
 _TEXT_FILES = (
@@ -83,7 +83,7 @@ def tokenizer_data(folder: Path, config: Mapping[str, Any]) -> TokenizerData:
     template = _template(folder, said[_TOKENIZER_CONFIG])
     _check_names(template, said)
     if not template and _adds_bos(content, said[_TOKENIZER_CONFIG], texts["bos"]):
-        template = "{{ bos_token }}" + PLAIN_TEMPLATE
+        template = PLAIN_WITH_BOS
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return TokenizerData(text, tuple(sorted(ends)), template, texts["bos"], texts["eos"])
 

@@ -39,6 +39,8 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+PLAIN_WITH_BOS = "{{ bos_token }}" + PLAIN_TEMPLATE
+"""The same for a model whose every text begins with that token."""
 _FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 _REHEARSED = (["user"], ["system", "user"], ["user", "assistant", "user"])
 _LAST_PLANE = range(0x10FFFD, 0x100000 - 1, -1)

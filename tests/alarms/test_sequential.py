@@ -66,6 +66,13 @@ def test_the_evidence_is_a_supermartingale_where_the_null_holds() -> None:
     assert np.mean(ends) == pytest.approx(1, abs=4 * np.std(ends) / len(ends) ** 0.5)
 
 
+def test_charges_beyond_the_floats_make_a_null() -> None:
+    """Full segments at the code's floor: 2^(8192 / 4) is no float, and no reason to stop."""
+    dear = [(8192.0, 256), (4000.0, 256), (0.0, 256)] * 3
+    null = calibrate(dear)
+    assert all(0 < slack <= rate * 32 for rate, slack in zip(RATES, null.slacks, strict=True))
+
+
 def test_what_is_no_charge_is_refused() -> None:
     with pytest.raises(ValueError, match="bits for"):
         Alarm().observe(-1, 3)

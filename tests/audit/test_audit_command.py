@@ -98,7 +98,10 @@ def test_what_is_no_tape_or_report_is_refused(
     bad.write_bytes(b"no tape at all")
     code, _, err = said(words(files, "--tape", str(bad)), capsys)
     assert (code, "no tape of version 1" in err) == (2, True)
-    for text in ("[]", "{}", "not json"):
+    bad.write_bytes(Path(files["tape"]).read_bytes() + b"\xff" * 40)
+    code, out, err = said(words(files, "--tape", str(bad)), capsys)
+    assert (code, out, "refused at byte" in err) == (2, "", True)
+    for text in ("[]", "{}", "not json", "[" * 100_000):
         bad.write_text(text)
         code, _, err = said(["audit", "show", str(bad)], capsys)
         assert (code, "no report" in err) == (2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 
@@ -14,11 +15,12 @@ from narrows.audit.code import ONE_BIT
 from narrows.audit.keybook import KeyBook
 from narrows.audit.replay import LATE, TapeReplay
 from narrows.audit.report import report, text
-from narrows.bench.audit.tape import Played, TapeRecorder, tape_of
+from narrows.bench.audit.tape import Played, TapeRecorder, play, tape_of
 from narrows.coding.events import Channel, Coding, Finish, Finished, Switch, Text, Tokens
-from narrows.errors import InputError
+from narrows.coding.link.options import LinkLimits, LinkOptions
+from narrows.errors import InputError, LinkError
 from narrows.wire.messages import Request
-from narrows.wire.tape import Inward, Outward, Record, TapeWriter
+from narrows.wire.tape import Inward, LinkEnd, Outward, Record, TapeWriter, encode
 
 
 def retaped(changed: list[Record]) -> bytes:
@@ -54,11 +56,17 @@ def test_what_the_exact_runtime_served_is_explained(temperature: float, top_p: f
 
 def test_a_tape_in_pieces_says_the_same_as_at_once() -> None:
     tape = tape_of(weak(), played())
-    whole, pieces = audited(tape), auditor()
-    for start in range(0, len(tape), 77):
-        pieces.feed(tape[start : start + 77])
-    assert pieces.credit_bytes == whole.credit_bytes
-    assert pieces.tally.audit_q16 == whole.tally.audit_q16
+    half = Rules(share=0.5, delta=0.5)
+    for rules, model in ((Rules(), strong()), (half, strong()), (Rules(), tiny(3))):
+        found = []
+        for size in (1, 1000, len(tape)):
+            one = auditor(rules, model)
+            for start in range(0, len(tape), size):
+                one.feed(tape[start : start + size])
+            one.replay.close()
+            found.append(report(one))
+        assert found[0] == found[1] == found[2]
+        assert found[0]["alarm"] == (model is not strong())
 
 
 @pytest.mark.parametrize("lie", ["weights", "noise"])
@@ -117,12 +125,98 @@ def test_a_request_that_comes_behind_its_opening_earns_nothing() -> None:
     assert states.count("credited") <= 3  # only bytes that were coded before it
 
 
+def asked_anew(answer: Played, depth: int = 1, **changes: object) -> bytes:
+    """The answer's tape, its request in other words: "DEEP" is a list nested so many times."""
+    told = records(tape_of(weak(), [answer]))
+    at = [n for n, record in enumerate(told) if isinstance(record, Inward)][1]
+    asked = {"type": "request", "uid": answer.request.uid, "body": answer.request.body}
+    text = json.dumps(asked | {"noise_key": answer.request.noise_key} | changes)
+    frame = text.replace('"DEEP"', "[" * depth + "]" * depth).encode()
+    told[at] = Inward(0, 0, len(frame).to_bytes(4, "big") + frame)
+    return retaped(told)
+
+
+def test_no_request_stops_the_audit() -> None:
+    """Lone surrogates, fields nested as deep as a message may be: a link or an answer may go
+    uncredited, the audit goes on."""
+    answer = played(1, 5)[0]
+    body = answer.request.body
+    message = {"role": "user", "content": "hello 0"}
+    one = audited(asked_anew(answer, uid="\ud800" * 32))
+    assert one.tally.tokens == len(answer.tokens)
+    deep_message = {"messages": [message | {"x": "DEEP"}]}
+    for changed, depths in (
+        ({"tools": "DEEP"}, range(900, 1000, 3)),
+        (deep_message, range(500, 1000, 50)),
+    ):
+        for depth in depths:
+            one = audited(asked_anew(answer, depth, body=body | changed))
+            assert one.replay.faults or one.tally.not_scored
+    parts = [{"role": "user", "content": [{"type": "text", "text": 5}]}]
+    one = audited(asked_anew(answer, body=body | {"messages": parts}))
+    assert "malformed request" in next(iter(one.replay.faults))
+
+
 def test_a_noise_key_explains_one_answer() -> None:
     one, other = played(2, 30)
     same = Request(uid=other.request.uid, body=other.request.body, noise_key=one.request.noise_key)
     result = audited(tape_of(weak(), [one, replace(other, request=same)]))
     assert result.tally.not_scored == {"noise key used twice": 1}
     assert result.tally.tokens == len(one.tokens)
+
+
+def test_two_open_answers_of_one_key_do_not_mix_their_tokens() -> None:
+    asked = Request(uid="0" * 32, body={"messages": []}, noise_key="ab" * 32)
+    book = KeyBook()
+    first, _ = book.open(asked)
+    book.token(first, 5)
+    second, why = book.open(asked)
+    assert why is None
+    for use, token in ((second, 6), (first, 7), (second, 8)):
+        book.token(use, token)
+    for resume, reason in (([6, 7], "noise key used twice"), ([6, 8], None)):
+        again = Request(asked.uid, asked.body, asked.noise_key, resume=resume)
+        assert book.open(again)[1] == reason
+    book.close(first)  # over already: the newest use goes on
+    assert book.open(asked)[1] is None
+
+
+def test_a_link_asks_no_more_of_the_auditor_than_the_defaults() -> None:
+    answer = played(1, 5)[0]
+    own = LinkLimits()
+    for name in ("max_open", "max_skip", "steps_per_byte", "steps_saved", "max_cache_bytes"):
+        high = LinkOptions(limits=replace(own, **{name: getattr(own, name) * 2}))
+        one = audited(play(TapeRecorder(weak(), high), [answer], Coding.COUPLED, 50.0))
+        assert list(one.replay.faults) == [f"limits above the auditor's own: {name}"]
+        assert one.credit_bytes == 0
+
+
+def test_requests_that_nobody_opens_are_not_kept_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("narrows.audit.replay.MAX_WAITING", 3)
+    for early in (True, False):
+        recorder = TapeRecorder(weak())
+        for answer in played(4, 5):
+            recorder.request(answer.request)
+        told = records(recorder.finish())
+        if early:  # all of them before the greeting
+            told.sort(key=lambda record: isinstance(record, Outward | LinkEnd))
+        one = audited(retaped(told))
+        assert list(one.replay.faults) == ["more than 3 requests wait"]
+
+
+def test_a_tape_that_breaks_off_gives_the_models_memory_back() -> None:
+    tape = tape_of(weak(), played())
+    end = len(tape) - len(encode(LinkEnd(0, 0)))
+    for size in (end, end * 2 // 3):
+        one = auditor()
+        one.feed(tape[:size])
+        decoder = one.replay._links[0]._decoder
+        one.replay.close()
+        assert decoder is not None
+        with pytest.raises(LinkError, match="closed"):
+            decoder.step(b"")
 
 
 def test_a_resume_is_no_second_use_and_a_forged_one_is() -> None:
@@ -221,7 +315,7 @@ def test_a_share_credits_by_the_bound_and_never_more_than_all() -> None:
     part = audited(tape, Rules(share=0.2, bound_bits=2048, delta=0.5))
     assert part.tally.drawn <= whole.tally.drawn
     assert part.credit_bytes <= whole.credit_bytes
-    assert part.bound_bits() >= whole.group_cost_bits()
+    assert part.bound_bits() >= whole.bound_bits()  # at f = 1 it is the sum itself
     always = audited(tape, Rules(share=0.01, bound_bits=2))
     assert always.tally.drawn == always.tally.segments
     assert always.credit_bytes == whole.credit_bytes

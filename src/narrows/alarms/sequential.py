@@ -24,6 +24,9 @@ DEFAULT_ALPHA = 1e-6
 COST_CAP_BITS = 32.0
 """No token is charged more: the code's floor is 2**-13 of a vocabulary of at most 2**18."""
 
+_FITS_BELOW = 500.0
+"""A mean with 2 to more than that in it is above 1; its square would leave the floats."""
+
 
 @dataclass(frozen=True, slots=True)
 class Null:
@@ -49,7 +52,9 @@ def calibrate(
         low, high = 0.0, rate * COST_CAP_BITS
         for _ in range(40):
             middle = (low + high) / 2
-            fits = _upper([2.0 ** (rate * c - middle * n) for c, n in rows], confidence) <= 1
+            powers = [rate * c - middle * n for c, n in rows]
+            fits = max(powers) <= _FITS_BELOW
+            fits = fits and _upper([2.0**power for power in powers], confidence) <= 1
             low, high = (low, middle) if fits else (middle, high)
         slacks.append(min(margin * high, rate * COST_CAP_BITS))  # which nothing exceeds
     return Null(RATES, tuple(slacks))
@@ -72,16 +77,12 @@ class Alarm:
     null: Null = field(default_factory=Null)
     alpha: float = DEFAULT_ALPHA
     raised: bool = False
-    tokens: int = 0
-    bits: float = 0.0
     _logs: list[float] = field(default_factory=list)
 
     def observe(self, bits: float, tokens: int) -> bool:
         """A segment's charge. True from the segment on at which the alarm is raised."""
         if bits < 0 or tokens < 0:
             raise ValueError(f"a charge of {bits} bits for {tokens} tokens")
-        self.bits += bits
-        self.tokens += tokens
         if not self._logs:
             self._logs = [0.0] * len(self.null.rates)
         terms = zip(self._logs, self.null.rates, self.null.slacks, strict=True)

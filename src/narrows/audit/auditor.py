@@ -21,7 +21,8 @@ from narrows.audit.scoring import Scored, score
 from narrows.audit.segments import Segment
 from narrows.audit.share.bound import Bound
 from narrows.audit.share.coins import coin
-from narrows.errors import InputError
+from narrows.coding.spec import message_text
+from narrows.errors import NarrowsError
 from narrows.models.api import TokenModel
 
 KEEP_WORST = 5
@@ -71,12 +72,15 @@ class Tally:
     tokens: int = 0
     off: int = 0
     audit_q16: int = 0
-    scored_segments: int = 0
     squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Sums over scored segments of bits², bits · tokens, tokens²."""
     not_scored: dict[str, int] = field(default_factory=dict)
     by_position: dict[int, tuple[int, int]] = field(default_factory=dict)
     worst: list[Worst] = field(default_factory=list)
+
+    @property
+    def scored_segments(self) -> int:
+        return self.drawn - sum(self.not_scored.values())
 
 
 class TapeAuditor:
@@ -103,18 +107,21 @@ class TapeAuditor:
         self._bound = Bound(rules.share, rules.delta)
         self._exact_q16 = 0  # explained of segments that are always audited
         self._group_q16 = 0  # link cost of the others, rounded down
-        self._group_cost_q16 = 0  # of the drawn ones among them
-        self._drawn_q16 = 0  # explained of those
+        self._drawn_q16 = 0  # explained of the drawn ones among them
         self._credit_bytes = 0
 
     def feed(self, data: bytes) -> None:
         """The tape's next bytes. InputError where the tape breaks its own rules."""
-        for segment in self.replay.feed(data):
-            self.take(segment)
-        self._settle()
+        for record in self.replay.reader.feed(data):
+            checked = self.replay.checked_bits
+            for segment in self.replay.take(record):
+                self.take(segment)
+            if self.replay.checked_bits > checked:
+                self._settle()
 
     def take(self, segment: Segment) -> None:
-        """Flip the coin, score, account."""
+        """Flip the coin, score, account, settle: so what is credited does not depend on how the
+        tape was cut up."""
         self.tally.segments += 1
         link_q16 = segment.link_q16
         always = link_q16 + ONE_BIT > self.rules.bound_bits * ONE_BIT
@@ -129,8 +136,11 @@ class TapeAuditor:
         )
         if not always:
             self._group_q16 += link_q16 - segment.coded
-        if not drawn:
-            return
+        if drawn:
+            self._audit(segment, link_q16, always)
+        self._settle()
+
+    def _audit(self, segment: Segment, link_q16: int, always: bool) -> None:
         self.tally.drawn += 1
         scored = self._scored(segment)
         audit_q16 = None if scored is None else scored.audit_q16
@@ -141,9 +151,7 @@ class TapeAuditor:
             self._exact_q16 += explained
         else:
             self._drawn_q16 += explained
-            self._group_cost_q16 += cost_q16
             self._bound.audited(cost_q16 / (self.rules.bound_bits * ONE_BIT))
-        self._settle()
 
     def _settle(self) -> None:
         if not self.alarm.raised:
@@ -158,10 +166,6 @@ class TapeAuditor:
     def bound_bits(self) -> float:
         """The most that the segments in the bound can have cost together, with 1 - delta."""
         return self._bound.total() * self.rules.bound_bits
-
-    def group_cost_bits(self) -> float:
-        """What the drawn segments in the bound have cost: the truth where f is 1."""
-        return self._group_cost_q16 / ONE_BIT
 
     @property
     def other_weights(self) -> bool:
@@ -181,7 +185,7 @@ class TapeAuditor:
         """None: it cannot be scored, and counts with its link cost."""
         try:
             scored = score(segment, self.scorer, self._experience)
-        except InputError as error:
+        except NarrowsError as error:
             reasons.count(self.tally.not_scored, error.message)
             return None
         self._count(segment, scored)
@@ -189,7 +193,6 @@ class TapeAuditor:
 
     def _count(self, segment: Segment, scored: Scored) -> None:
         tally = self.tally
-        tally.scored_segments += 1
         tally.tokens += segment.coded
         tally.off += scored.off
         tally.audit_q16 += scored.audit_q16
@@ -197,7 +200,7 @@ class TapeAuditor:
         more = (bits * bits, bits * count, float(count * count))
         first, cross, second = (old + new for old, new in zip(tally.squares, more, strict=True))
         tally.squares = (first, cross, second)
-        for number, cost in enumerate(scored.costs_q16, len(segment.before)):
+        for number, cost in enumerate(scored.costs_q16, segment.start):
             place = min(number // POSITION_TOKENS, MAX_POSITIONS - 1)
             had, total = tally.by_position.get(place, (0, 0))
             tally.by_position[place] = (had + 1, total + cost)
@@ -212,4 +215,4 @@ class TapeAuditor:
 def _prompt_text(segment: Segment) -> str:
     messages = segment.request.body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else {}
-    return str(last.get("content", "") if isinstance(last, dict) else "")[:200]
+    return message_text(last)[:200] if isinstance(last, dict) else ""

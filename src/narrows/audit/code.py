@@ -103,6 +103,7 @@ class AuditCode:
         self._count = 0
         self._exponent = 0
         self._total = self._plain_total = 1
+        self._top = np.int64(0)
         self._logits: Logits = np.zeros(0, np.int32)
 
     def prepare(self, logits: Logits, position: int) -> None:
@@ -114,16 +115,17 @@ class AuditCode:
         if self._top_p < sampler.ONE_Q16:
             kept = dist.nucleus(logits, self._plain, total, self._top_p)
             last_logit, last_id = int(kept[0]), int(kept[1])
-        self._plain_total = int(kernels.kept_mass(logits, self._plain, last_logit, last_id))
+            total = kernels.kept_mass(logits, self._plain, last_logit, last_id)
+        self._plain_total = int(total)
         if self._noisy:
             self._row = noise.noise_row(self._key, position)
         self._exponent = round(math.exp(self.learned.log_exponent) * 256)
-        count, winner = kernels.race(
+        count, winner, top = kernels.race(
             logits, self._inverse, last_logit, last_id, self._noisy, self._row, self._exponent,
             self._words, self._ids, self._scores,
         )  # fmt: skip
-        self._count, self.winner = int(count), int(winner)
-        self._total = int(kernels.weigh(self._scores, self._count, self._weights)[0])
+        self._count, self.winner, self._top = int(count), int(winner), np.int64(top)
+        self._total = int(kernels.weigh(self._scores, self._count, self._weights))
 
     def share(self, token: int) -> int:
         """Of 2**48, at least 1; over all tokens at most 2**48."""
@@ -168,10 +170,9 @@ class AuditCode:
         """A step of the exponent's logarithm along f(token) - E[f], in bits."""
         weights = self._weights[: self._count].astype(np.float64)
         mean = float(weights @ self._scores[: self._count]) / float(weights.sum())
-        top = np.int64(self._logits.max())
         luck = noise.token_noise(self._row, token, self._words[token]) if self._noisy else 0
         f = kernels.nearness(
-            luck, top, np.int64(self._logits[token]), self._inverse, self._exponent
+            luck, self._top, np.int64(self._logits[token]), self._inverse, self._exponent
         )
         gradient = (int(f) - mean) / ONE_BIT
         step = _RATE * max(-_STEP_MAX, min(_STEP_MAX, gradient))

@@ -51,9 +51,9 @@ def race(
     words: NDArray[np.uint32],
     ids: NDArray[np.int32],
     scores: NDArray[np.int64],
-) -> tuple[int, int]:
-    """(listed, winner). Fills ``ids`` and f in ``scores``. ``last_logit`` and ``last_id``: the
-    last kept token, as of ``dist.nucleus``. ``noisy`` false: g is 0 (T = 0)."""
+) -> tuple[int, int, int]:
+    """(listed, winner, best logit). Fills ``ids`` and f in ``scores``. ``last_logit`` and
+    ``last_id``: the last kept token, as of ``dist.nucleus``. ``noisy`` false: g is 0 (T = 0)."""
     top_id = 0
     for i in range(len(logits)):
         if logits[i] > logits[top_id]:
@@ -95,14 +95,12 @@ def race(
             ids[kept] = ids[k]
             scores[kept] = scores[k]
             kept += 1
-    return kept, winner
+    return kept, winner, int(top)
 
 
 @njit(cache=True, nogil=True)
-def weigh(
-    scores: NDArray[np.int64], count: int, weights: NDArray[np.uint64]
-) -> tuple[np.uint64, np.int64]:
-    """2**(f - max f) of the listed, up to 2**32 each; their sum and the best f."""
+def weigh(scores: NDArray[np.int64], count: int, weights: NDArray[np.uint64]) -> np.uint64:
+    """2**(f - max f) of the listed, up to 2**32 each; their sum."""
     best = scores[0]
     for k in range(count):
         best = max(best, scores[k])
@@ -111,7 +109,7 @@ def weigh(
         under = np.int32(min(best - scores[k], WINDOW_Q16 << 1))
         weights[k] = np.uint64(dist.power_of_two(under, np.int32(dist.ONE_Q12)))
         total += weights[k]
-    return total, best
+    return total
 
 
 @njit(cache=True, nogil=True)

@@ -36,10 +36,11 @@ class KeyBook:
         self._tokens = 0
 
     def open(self, request: Request) -> tuple[Use, str | None]:
-        """The use, and why this answer is not credited, if so. Call in order of opening."""
-        key = hashlib.sha256(b"narrows noise key" + bytes.fromhex(request.noise_key)).digest()
-        body = json.dumps(request.body, sort_keys=True).encode()
-        asked = hashlib.sha256(f"{request.uid} {request.scope} ".encode() + body).digest()
+        """The use, and why this answer is not credited, if so. Call in order of opening. A resume
+        has a use of its own; the answer that it goes on from is over, should it bring more."""
+        key = bytes.fromhex(request.noise_key)
+        told = json.dumps([request.uid, request.scope, request.body], sort_keys=True)
+        asked = hashlib.sha256(told.encode()).digest()
         resume = list(request.resume)
         old = self._uses.get(key)
         if old is None:
@@ -50,9 +51,10 @@ class KeyBook:
             return fresh, "a resume of what was never seen" if resume else None
         if old.over or old.asked != asked or old.tokens[: len(resume)] != resume:
             return Use(asked, over=True), "noise key used twice"
-        self._tokens -= len(old.tokens) - len(resume)
-        old.tokens = resume
-        return old, None
+        self.close(old)
+        self._uses[key] = fresh = Use(asked, resume)
+        self._tokens += len(resume)
+        return fresh, None
 
     def token(self, use: Use, token: int) -> None:
         if not use.over:
@@ -60,7 +62,7 @@ class KeyBook:
             self._tokens += 1
 
     def close(self, use: Use) -> None:
-        """The answer has its end: there is nothing to resume."""
+        """There is nothing to resume of it."""
         if not use.over:
             use.over = True
             self._tokens -= len(use.tokens)

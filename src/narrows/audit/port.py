@@ -6,10 +6,9 @@ from collections.abc import Callable, Generator
 from math import log2
 
 from narrows.audit.code import bits_q16
-from narrows.coding.link.ends import DecoderPort
-from narrows.coding.link.symbols import TOTAL, Bit, Code, IntStep
+from narrows.coding.link.ends import DecoderPort, used_bits
+from narrows.coding.link.symbols import IntStep
 from narrows.coding.range.coder import Sent
-from narrows.coding.range.kernels import RANGE
 
 
 class AuditPort(DecoderPort):
@@ -31,12 +30,6 @@ class AuditPort(DecoderPort):
         self.open_position = sent.position
         return sent
 
-    def bit(self, model: Bit, value: int | None) -> IntStep:
-        ones = model.freq_one()
-        bit = yield from super().bit(model, value)
-        self.bits["signals"] += 32.0 - log2(ones if bit else TOTAL - ones)
-        return bit
-
     def raw(self, bits: int, value: int | None) -> IntStep:
         """With a ``value``, a check: what it has to be is known, or the link ends here."""
         number = yield from super().raw(bits, value)
@@ -45,17 +38,12 @@ class AuditPort(DecoderPort):
             self.checked_bits += bits
         return number
 
-    def token(self, code: Code, value: int | None) -> IntStep:
-        token = yield from super().token(code, value)
-        share = code.interval(token)[1]
-        self.token_q16 = bits_q16(share, 32)
-        self.bits["tokens"] += 32.0 - log2(share)
-        return token
+    def _account(self, kind: str, share: int) -> None:
+        if kind == "tokens":
+            self.token_q16 = bits_q16(share, 32)
+        self.bits[kind] += 32.0 - log2(share)
 
     def push(self) -> Generator[None, None, None]:
-        before = self._used_bits()
+        before = used_bits(self.coder)
         yield from super().push()
-        self.bits["pushes"] += self._used_bits() - before
-
-    def _used_bits(self) -> float:
-        return 8.0 * self.coder.position + 64.0 - log2(int(self.coder.state[RANGE]))
+        self.bits["pushes"] += used_bits(self.coder) - before

@@ -8,7 +8,8 @@ byte that cannot be decoded ends its segments; what is decoded before it keeps i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
 
 from narrows.audit import reasons
 from narrows.audit.keybook import KeyBook
@@ -16,7 +17,7 @@ from narrows.audit.port import AuditPort
 from narrows.audit.segments import Answering, Segment, coding_fault
 from narrows.coding.link.answer import Answer, Item, Kind
 from narrows.coding.link.decoder import LinkDecoder
-from narrows.coding.link.options import LinkOptions
+from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.coding.spec import answer_spec
 from narrows.errors import NarrowsError
 from narrows.models.api import TokenModel
@@ -24,6 +25,8 @@ from narrows.wire.messages import FrameReader, Greeting, Hello, Message, Request
 from narrows.wire.tape import Begin, Inward, LinkEnd, Outward, Record, TapeReader, encode
 
 GREETING_BYTES = 2
+MAX_WAITING = 4096
+"""Requests of one link that no answer has been opened for."""
 LATE = "request after its answer was opened"
 
 
@@ -85,15 +88,23 @@ class LinkReplay:
                 self._follow(record)
         except NarrowsError as error:
             self.fault = error.message
+        except RecursionError:
+            self.fault = "a request that nests too deeply"
         if self.fault is not None or isinstance(record, LinkEnd):
             self._stop()
         segments, self._segments = self._segments, []
         return segments
 
+    def close(self) -> None:
+        """Give the weak model's memory back. Idempotent."""
+        if self._decoder is not None:
+            self._decoder.close()
+
     def _follow(self, record: Record) -> None:
         if isinstance(record, Inward):
             for message in self._frames.feed(record.data):
-                self._message(message)
+                if self.fault is None:
+                    self._message(message)
         elif isinstance(record, Outward) and record.data:
             self._outward(record.data)
 
@@ -106,7 +117,9 @@ class LinkReplay:
         elif isinstance(message, Hello):
             self.fault = "a second hello"
         elif isinstance(message, Request):
-            if self._decoder is None or self.weak is None:
+            if len(self._early) + len(self._requests) >= MAX_WAITING:
+                self.fault = f"more than {MAX_WAITING} requests wait"
+            elif self._decoder is None or self.weak is None:
                 self._early.append(message)
             else:
                 self._request(self._decoder, self.weak, message)
@@ -129,7 +142,11 @@ class LinkReplay:
         self.weak = self._greeted()
         if self.weak is None or self._hello is None:
             return
-        self._decoder = _Decoder(self, self.weak, LinkOptions.from_wire(self._hello.options))
+        options = LinkOptions.from_wire(self._hello.options)
+        self.fault = _beyond(options.limits, self.weak)
+        if self.fault is not None:
+            return
+        self._decoder = _Decoder(self, self.weak, options)
         for request in self._early:  # came before the greeting, so before any coded byte
             self._request(self._decoder, self.weak, request)
         self._early.clear()
@@ -156,8 +173,7 @@ class LinkReplay:
         self._answers.clear()
         self._requests.clear()
         self._early.clear()
-        if self._decoder is not None:
-            self._decoder.close()
+        self.close()
 
     # -- the decoder's side ----------------------------------------------------------------
 
@@ -175,7 +191,7 @@ class LinkReplay:
             late or why or coding_fault(answer.coding),
             lambda segment: self._segments.append(segment),
             lambda: self._digest.copy().digest(),
-            before=list(answer.spec.resume),
+            said=list(answer.spec.resume),
         )
 
     def coded(self, answer: Answer, item: Item, token_q16: int) -> None:
@@ -204,43 +220,53 @@ class TapeReplay:
         self._weak = weak
         self._keys = KeyBook()
         self._links: dict[int, LinkReplay] = {}
-        self._checked_bits = 0  # of links that are over
+        self.checked_bits = 0
+        """Of all links."""
 
-    def feed(self, data: bytes) -> list[Segment]:
-        segments: list[Segment] = []
+    def feed(self, data: bytes) -> Iterator[Segment]:
+        """Lazily: nothing is read unless the segments are."""
         for record in self.reader.feed(data):
-            segments += self.take(record)
-        return segments
+            yield from self.take(record)
 
     def take(self, record: Record) -> list[Segment]:
+        """The segments that this record completes."""
         if isinstance(record, Begin):
             self._links[record.link] = LinkReplay(record.link, self._weak, self._keys)
         if isinstance(record, Outward):
             self.paid_bytes += record.paid_bytes
             self.data_bytes += len(record.data)
         link = self._links[record.link]
+        checked = link.checked_bits
         segments = link.take(record)
+        self.checked_bits += link.checked_bits - checked
         if isinstance(record, LinkEnd):
             self._finish(record.link)
         return segments
 
-    @property
-    def checked_bits(self) -> int:
-        """Of all links, open ones too."""
-        return self._checked_bits + sum(link.checked_bits for link in self._links.values())
-
     def close(self) -> None:
-        """The tape goes no further: accounts of links that are still open are added."""
+        """The tape goes no further: accounts of links that are still open are added. InputError
+        where what was read last has broken a rule."""
         for link in list(self._links):
             self._finish(link)
+        self.reader.feed(b"")
 
     def _finish(self, number: int) -> None:
         link = self._links.pop(number)
-        self._checked_bits += link.checked_bits
+        link.close()
         for kind, bits in link.bits.items():
             self.bits[kind] = self.bits.get(kind, 0.0) + bits
         if link.fault is not None:
             reasons.count(self.faults, link.fault)
+
+
+def _beyond(limits: LinkLimits, weak: TokenModel) -> str | None:
+    """What of a link's limits is more than the auditor bears, whoever has chosen it."""
+    most = LinkLimits()
+    room = max(most.max_cache_bytes, weak.cache_bytes)
+    most = replace(most, max_cache_bytes=room)
+    names = [field.name for field in fields(LinkLimits)]
+    high = [name for name in names if getattr(limits, name) > getattr(most, name)]
+    return f"limits above the auditor's own: {', '.join(high)}" if high else None
 
 
 def _is_hex(text: str) -> bool:

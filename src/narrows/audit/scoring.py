@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from narrows.audit.code import AuditCode, Experience
 from narrows.audit.scorer import Scorer
 from narrows.audit.segments import Segment
-from narrows.errors import InputError, NarrowsError
+from narrows.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +24,16 @@ class Scored:
 
 
 def score(segment: Segment, scorer: Scorer, experience: Experience) -> Scored:
-    """InputError: this segment cannot be scored, and why. ``experience`` learns where it can."""
+    """NarrowsError: this segment cannot be scored, and why. ``experience`` learns where it can."""
     if segment.why is not None:
         raise InputError(segment.why)
     if segment.vocabulary != scorer.vocabulary:
         raise InputError("the link's vocabulary is not the strong model's")
-    try:
-        prompt = scorer.prompt(segment.request.body)
-        context = [*prompt, *segment.before]
-        if len(context) + len(segment.tokens) > scorer.max_context or not context:
-            raise InputError("longer than the scorer's context")
-        return _score(segment, scorer, context, experience)
-    except NarrowsError as error:
-        raise InputError(error.message) from error
+    prompt = scorer.prompt(segment.request.body)
+    length = len(prompt) + segment.start
+    if not 1 <= length <= scorer.max_context - len(segment.tokens):
+        raise InputError("longer than the scorer's context")
+    return _score(segment, scorer, [*prompt, *segment.before], experience)
 
 
 def _score(segment: Segment, scorer: Scorer, context: list[int], experience: Experience) -> Scored:
@@ -46,7 +43,7 @@ def _score(segment: Segment, scorer: Scorer, context: list[int], experience: Exp
     code = AuditCode(scorer.vocab_size, spec.temperature, spec.top_p, spec.noise_key, learned)
     costs: list[int] = []
     off = 0
-    position = len(segment.before)
+    position = segment.start
     rows = scorer.rows(context, segment.tokens)
     for token, link_q16, row in zip(segment.tokens, segment.costs_q16, rows, strict=True):
         if link_q16:

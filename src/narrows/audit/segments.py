@@ -13,9 +13,10 @@ from narrows.wire.messages import Request
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """At most 256 tokens of one answer, ids of the vocabulary with that digest. ``before``: the
+    """At most 256 tokens of one answer, ids of the vocabulary with that digest. ``start``: the
     answer's tokens ahead of them, resumed ones included, so also the noise position of the first
-    one. ``costs_q16``: what each token cost on the link; 0 where the token code did not carry it
+    one; they are the first of ``said``, which the answer's segments share and which grows.
+    ``costs_q16``: what each token cost on the link; 0 where the token code did not carry it
     (a literal). ``digest``: of the link's tape through the record that completed the segment.
     ``why``: not creditable, if so."""
 
@@ -25,11 +26,17 @@ class Segment:
     request: Request
     spec: AnswerSpec
     vocabulary: bytes
-    before: tuple[int, ...]
+    said: list[int]
+    start: int
     tokens: tuple[int, ...]
     costs_q16: tuple[int, ...]
     digest: bytes
     why: str | None
+
+    @property
+    def before(self) -> list[int]:
+        """The answer's tokens ahead of the segment's."""
+        return self.said[: self.start]
 
     @property
     def link_q16(self) -> int:
@@ -46,7 +53,8 @@ Emit = Callable[[Segment], None]
 
 @dataclass(slots=True)
 class Answering:
-    """An open answer: collects tokens, cuts segments. ``digest`` names the tape so far."""
+    """An open answer: collects tokens, cuts segments. ``digest`` names the tape so far.
+    ``said``: all its tokens up to the last cut."""
 
     link: int
     number: int
@@ -58,7 +66,7 @@ class Answering:
     emit: Emit
     digest: Callable[[], bytes]
     index: int = 0
-    before: list[int] = field(default_factory=list)
+    said: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     costs_q16: list[int] = field(default_factory=list)
 
@@ -86,7 +94,8 @@ class Answering:
                 self.request,
                 self.spec,
                 self.vocabulary,
-                tuple(self.before),
+                self.said,
+                len(self.said),
                 tuple(self.tokens),
                 tuple(self.costs_q16),
                 self.digest(),
@@ -94,7 +103,7 @@ class Answering:
             )
         )
         self.index += 1
-        self.before += self.tokens
+        self.said += self.tokens
         self.tokens.clear()
         self.costs_q16.clear()
 

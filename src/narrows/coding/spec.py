@@ -93,7 +93,7 @@ def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
         temperature = fixed_q16(body.get("temperature"), 1.0, 2.0)
         top_p = fixed_q16(body.get("top_p"), 1.0, 1.0)
         prompt = tuple(render_prompt(model, messages))
-    except (ValueError, InputError, ArtifactError) as error:
+    except (TypeError, ValueError, InputError, ArtifactError) as error:
         raise LinkError(f"malformed request: {error}") from error
     resume = tuple(request.resume)
     if not all(0 <= token < model.vocab_size for token in (*prompt, *resume)):

@@ -30,7 +30,6 @@ class Past:
     held: Floats
     drawn: NDArray[np.bool_]
     step: int
-    share: float
     rates: Floats
     goal: float
     rng: np.random.Generator
@@ -99,7 +98,6 @@ def failures(
         np.zeros(runs),
         np.zeros(runs, np.bool_),
         0,
-        share,
         rates,
         -math.log(delta),
         rng,

@@ -76,9 +76,7 @@ def measure(settings: Settings, say: Say) -> dict[str, Any]:
         weak = _weak(settings.weak, stack, say)
         say("the link's encoder codes the answers")
         recorder = TapeRecorder(weak, tick_ms=settings.tick_ms)
-        greedy = settings.temperature == 0
-        coding = Coding.PLAIN if greedy else Coding.COUPLED
-        tape = play(recorder, answers, coding, settings.token_ms)
+        tape = play(recorder, answers, Coding.COUPLED, settings.token_ms)
         scorer = scorer_named(settings.scorer, STRONG)
         costs: list[float] = []
         auditor = TapeAuditor(
@@ -90,7 +88,7 @@ def measure(settings: Settings, say: Say) -> dict[str, Any]:
         )
         say("the auditor decodes the tape")
         began = time.perf_counter()
-        segments = auditor.replay.feed(tape)
+        segments = list(auditor.replay.feed(tape))
         decode_s = time.perf_counter() - began
         auditor.replay.close()
         say("the auditor recomputes the answers")

@@ -28,6 +28,6 @@ def show(
     try:
         found = json.loads(read_once(report, MAX_REPORT_BYTES))
         lines = text(found)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{report} is no report of narrows audit run") from error
     typer.echo(json.dumps(found) if as_json else "\n".join(lines))

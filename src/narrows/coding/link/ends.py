@@ -10,6 +10,11 @@ from narrows.coding.range.coder import Mark, RangeDecoder, RangeEncoder, Sent
 from narrows.coding.range.kernels import RANGE
 
 
+def used_bits(coder: RangeEncoder | RangeDecoder) -> float:
+    """Code length so far: bytes, and what of the range is left of the next ones."""
+    return 8.0 * coder.position + 64.0 - log2(int(coder.state[RANGE]))
+
+
 class EncoderPort:
     """Codes what it is given and keeps account of its cost, in bits, by kind."""
 
@@ -58,7 +63,7 @@ class EncoderPort:
         yield
 
     def push(self) -> Generator[None, None, None]:
-        before = 8.0 * self.coder.position + 64.0 - log2(int(self.coder.state[RANGE]))
+        before = used_bits(self.coder)
         self.coder.push()
         self._account("pushes", 8.0 * self.coder.position - before)
         return
@@ -101,6 +106,7 @@ class DecoderPort:
         while (bit := self.coder.bit(ones)) < 0:
             self._before_wait()
             yield
+        self._account("signals", ones if bit else TOTAL - ones)
         model.update(bit)
         return bit
 
@@ -122,9 +128,13 @@ class DecoderPort:
                 token, cum, freq = code.find(first)
                 if last < cum + freq:
                     self.coder.consume(cum, freq)
+                    self._account("tokens", freq)
                     return token
             self._before_wait()
             yield
+
+    def _account(self, kind: str, share: int) -> None:
+        """A bit or a token of that share of 2**32 is decoded; for who keeps account."""
 
     def push(self) -> Generator[None, None, None]:
         while not self.coder.push():

@@ -80,11 +80,12 @@ class ChatRenderer:
 
         Content may be a string, text parts, or None (empty). InputError: unknown role,
         too much text, or a conversation that the template refuses or fails on, the same on every
-        machine. ArtifactError: a template that calls itself without end.
+        machine. ArtifactError: a template that calls itself without end, or messages that nest
+        too deeply.
         """
         plain = _plain(messages)
         guard = _free_character(plain)
-        text = self._text(self._guards.put(plain, guard))
+        text = self._text(plain, guard)
         ids = self._tokenizer.encode_chat(text, guard=guard)
         if not ids:
             raise InputError("the chat template made nothing of the messages")
@@ -105,12 +106,12 @@ class ChatRenderer:
         if len(refused) == len(_REHEARSED):
             raise ArtifactError(f"the chat template refuses every chat: {refused[0]}")
 
-    def _text(self, messages: Any) -> str:
+    def _text(self, plain: Sequence[Mapping[str, Any]], guard: str) -> str:
         parts: list[str] = []
         size = 0
         try:
             for part in self._template.generate(
-                messages=messages,
+                messages=self._guards.put(plain, guard),
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
@@ -124,7 +125,8 @@ class ChatRenderer:
             raise InputError(f"the chat template refuses the messages: {error}") from error
         except RecursionError as error:
             # Where the stack ends depends on the caller: two ends would not agree on the outcome.
-            raise ArtifactError("the chat template calls itself without end") from error
+            why = "the chat template calls itself without end, or the messages nest too deeply"
+            raise ArtifactError(why) from error
         except _FAULTS as error:
             raise InputError(f"the chat template fails on the messages: {error!r}") from error
         return "".join(parts)

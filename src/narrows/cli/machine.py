@@ -68,7 +68,7 @@ def _system(error: OSError) -> NarrowsError | None:
     if error.errno in _PORTS or forbidden:
         return PeerError(f"cannot listen: {error.strerror}", "choose another address or port")
     names = [_shown(name) for name in (error.filename, error.filename2) if name is not None]
-    if error.errno not in (_FILES if names else _NAMELESS):
+    if error.errno is None or error.errno not in (_FILES if names else _NAMELESS):
         return None
     why = os.strerror(error.errno)
     remedy = "make room on that disk" if error.errno in _FULL else ""

@@ -35,12 +35,11 @@ def test_the_effective_configuration_is_private_and_reads_back(tmp_path: Path) -
 
 
 def test_an_isolated_enclave_sees_the_words_of_a_strong_model_not_its_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     write_folder(tmp_path / "strong")
     (tmp_path / "strong" / "model.safetensors").write_bytes(b"")
-    monkeypatch.chdir(tmp_path)
-    upstream = UpstreamConfig("http://127.0.0.1:8000/v1", "m", folder=Path("strong"))
+    upstream = UpstreamConfig("http://127.0.0.1:8000/v1", "m", folder=tmp_path / "strong")
     enclave = EnclaveConfig(weak=("bytes",), upstream=upstream)
     files, _ = isolated._models(enclave)
     assert {path.name for path in files} == {
@@ -50,9 +49,27 @@ def test_an_isolated_enclave_sees_the_words_of_a_strong_model_not_its_weights(
         "generation_config.json",
     }
     assert all(path.is_absolute() for path in files)
-    inside = isolated._inside(dataclasses.replace(load_config(None), enclave=enclave))
-    assert inside.enclave.upstream is not None
-    assert inside.enclave.upstream.folder == tmp_path / "strong"
+
+
+def test_files_of_the_enclave_lie_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the command is called from, and as people write them."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    path = tmp_path / "narrows.toml"
+    path.write_text(
+        '[enclave.upstream]\nurl = "http://127.0.0.1:8000/v1"\nmodel = "m"\nfolder = "strong"\n'
+        '[enclave.isolated]\nfiles = ["strong", "~/server", "/opt"]\ndevices = ["/dev/null"]\n'
+    )
+    enclave = load_config(path).enclave
+    assert enclave.upstream is not None
+    assert enclave.upstream.folder == tmp_path / "strong"
+    files = (tmp_path / "strong", Path("/home/someone/server"), Path("/opt"))
+    assert (enclave.isolated.files, enclave.isolated.devices) == (files, (Path("/dev/null"),))
+    path.write_text(path.read_text().replace('"strong"\n[', '"~/strong"\n['))
+    upstream = load_config(path).enclave.upstream
+    assert upstream is not None
+    assert upstream.folder == Path("/home/someone/strong")
 
 
 def test_an_isolated_start_checks_the_configuration_that_it_uses(

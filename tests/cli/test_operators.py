@@ -103,7 +103,8 @@ def test_help_in_every_form(tmp_path: Path) -> None:
     forms = [
         "help", "-h", "help status", "status -h", "help key revoke", "key help revoke", "key -h",
         "key operator new -h", "weak help train", "help weak train", "weak train -h", "help plan",
-        "plan -h", "plan help sweep", "bench -h",
+        "key operator help", "key operator help new", "key help operator new", "plan -h",
+        "plan help sweep", "bench -h",
     ]  # fmt: skip
     for form, (code, said, shown) in zip(
         forms, run_many([form.split() for form in forms], tmp_path), strict=True

@@ -71,6 +71,9 @@ def test_how_answers_crossed_is_shown(tmp_path: Path) -> None:
     line = next(line for line in told.get().splitlines() if "crossed today" in line)
     said = " ".join(line.split())
     assert said == "crossed today 3 coupled 1 as text, why: docs/engines.md"
+    with console.capture() as told:
+        console.print(table(figures | {"codings_today": {"[newer]": 2}}))
+    assert "2 [newer]" in told.get()
     assert collect(tmp_path, NOW_S + 86_400)["codings_today"] == {}
     with closing(open_database(tmp_path)) as database:
         database.execute("DROP TABLE codings")

@@ -82,6 +82,8 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
     write_credit_file(file, one, sign_credit(one, AUDITOR))
     assert "credited 65,536 bytes" in run("credit", file, "--state", state)
     assert "already" in run("credit", file, "--state", state)
+    again = json.loads(run("credit", file, "--state", state, "--json"))
+    assert again == {"position": None, "credited_bytes": 0}
     with closing(Ledger.open(LedgerPlace(state), witness=open_witness(state))) as ledger:
         ledger.recover_dead_leases()
         again = ledger.acquire("answers", MB)

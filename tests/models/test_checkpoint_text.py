@@ -139,6 +139,14 @@ def _both(path: Path, file: Path) -> Any:
             {"tokenizer": {"added_tokens": [{"id": 0, "content": "<x>", "lstrip": True}]}},
             "'<x>' has lstrip",
         ),
+        (
+            {"tokenizer": {"added_tokens": [{"id": True, "content": "<x>"}]}},
+            "malformed added token.*True",
+        ),
+        (
+            {"tokenizer": {"added_tokens": [{"id": SIZE, "content": "<x>"}]}},
+            "malformed added token",
+        ),
     ],
 )
 def test_statements_about_text_that_differ(tmp_path: Path, files: Any, message: str) -> None:

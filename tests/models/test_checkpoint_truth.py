@@ -26,6 +26,7 @@ from narrows.models.artifact import Artifact
 from narrows.models.checkpoint.hf import hf_name, load_hf
 from narrows.models.checkpoint.pack import pack
 from narrows.models.checkpoint.source import SourceModel, tensor_shapes
+from narrows.models.checkpoint.statements import parse_object
 from narrows.models.runtime.runtime import load_runtime
 
 torch = pytest.importorskip("torch")
@@ -386,3 +387,11 @@ def test_a_key_twice_is_two_statements(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text[:-1] + ', "rms_norm_eps": 0.1}')
     with pytest.raises(ArtifactError, match="key 'rms_norm_eps' twice"):
         load_hf(tmp_path)
+
+
+def test_a_key_twice_among_many_is_found() -> None:
+    """In one pass over the keys: counting each anew would take hours here."""
+    rows = [f'"k{number}":0' for number in range(200_000)]
+    data = ("{" + ",".join([*rows, '"k199999":1']) + "}").encode()
+    with pytest.raises(ArtifactError, match="key 'k199999' twice"):
+        parse_object(data, "config.json")

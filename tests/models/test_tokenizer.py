@@ -72,6 +72,7 @@ def test_missing_bytes_are_an_error_and_left_out_of_prompts() -> None:
         {"pre_tokenizer": {"type": "Metaspace"}},
         {"added_tokens": [{"id": 999, "content": "x"}]},
         {"added_tokens": 5},
+        {"added_tokens": [{"id": True, "content": "x"}]},
         {"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}},
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}},
     ],

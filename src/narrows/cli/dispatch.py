@@ -84,12 +84,24 @@ def only_command(app: typer.Typer) -> Callable[..., Any] | None:
 
 
 def run(app: typer.Typer, words: Sequence[str], prog_name: str) -> None:
-    """A Typer application, which takes ``-h`` for ``--help`` too, and ``help`` where it has
-    subcommands."""
+    """A Typer application, which takes ``-h`` for ``--help`` too, and ``help`` where a
+    subcommand may stand."""
     _flow(app)
-    if only_command(app) is None and words[:1] == ["help"]:
-        words = [*words[1:], "--help"]
-    app(args=list(words), prog_name=prog_name)
+    app(args=_help_last(app, words), prog_name=prog_name)
+
+
+def _help_last(app: typer.Typer, words: Sequence[str]) -> list[str]:
+    if only_command(app) is not None:
+        return list(words)
+    groups = app.registered_groups
+    for place, word in enumerate(words):
+        if word == "help":
+            return [*words[:place], *words[place + 1 :], "--help"]
+        inner = next((group.typer_instance for group in groups if group.name == word), None)
+        if inner is None:
+            break
+        groups = inner.registered_groups
+    return list(words)
 
 
 def _flow(app: typer.Typer) -> None:

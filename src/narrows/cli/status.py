@@ -149,7 +149,8 @@ def table(figures: dict[str, Any]) -> Any:
         grid.add_row(f"window {window['length_s']:g} s", used, window["lineage"])
     grid.add_row("answers", f"{figures['answers']:,}", "completed")
     if codings := figures["codings_today"]:
-        rows = [f"{codings[name]:,} {words}" for name, words in _CODINGS.items() if name in codings]
+        # Of another version's edge a coding may be one that is not known here.
+        rows = [f"{n:,} {escape(_CODINGS.get(name, name))}" for name, n in codings.items()]
         grid.add_row("crossed today", rows[0], ", ".join([*rows[1:], _CODING_NOTE]))
     grid.add_row("answer text", f"{figures['answer_bytes']:,} B", "UTF-8, handed to clients")
     ratio = figures["ratio"]

@@ -46,8 +46,22 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
         config,
         gate=files_in(config.gate, folder),
         edge=_weak_in(tls_in(config.edge, folder), folder),
-        enclave=_weak_in(config.enclave, folder),
+        enclave=_enclave_in(config.enclave, folder),
     )
+
+
+def _enclave_in(section: EnclaveConfig, folder: Path) -> EnclaveConfig:
+    isolated = dataclasses.replace(
+        section.isolated,
+        files=tuple(folder / expanded(file) for file in section.isolated.files),
+        devices=tuple(folder / expanded(file) for file in section.isolated.devices),
+    )
+    placed = dataclasses.replace(_weak_in(section, folder), isolated=isolated)
+    upstream = placed.upstream
+    if upstream is None or upstream.folder is None:
+        return placed
+    upstream = dataclasses.replace(upstream, folder=folder / expanded(upstream.folder))
+    return dataclasses.replace(placed, upstream=upstream)
 
 
 def _weak_in(section: _Holder, folder: Path) -> _Holder:

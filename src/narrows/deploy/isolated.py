@@ -231,17 +231,14 @@ def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
     inside = [path for path in files if path != DEFAULT_ARTIFACT]
     inside += [path for one in inside if (path := signed_path(one)).exists()]
     if enclave.upstream is not None and enclave.upstream.folder is not None:
-        inside += text_files(enclave.upstream.folder.absolute())
+        inside += text_files(enclave.upstream.folder)
     return tuple(inside), {"NARROWS_CACHE": str(cache_dir().absolute())}
 
 
 def _inside(config: Config) -> Config:
     listen, telemetry = (f"{net.ENCLAVE}:{port}" for port in net.ENCLAVE_PORTS)
     enclave = dataclasses.replace(config.enclave, listen=listen, telemetry=telemetry)
-    upstream = enclave.upstream
-    if upstream is not None and upstream.folder is not None:
-        upstream = dataclasses.replace(upstream, folder=upstream.folder.absolute())
-    return dataclasses.replace(config, enclave=dataclasses.replace(enclave, upstream=upstream))
+    return dataclasses.replace(config, enclave=enclave)
 
 
 def _outside(config: Config, network: net.Network, keys: Path) -> Config:

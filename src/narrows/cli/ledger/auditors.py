@@ -109,13 +109,13 @@ def credit(
     made, signature = read_credit_file(file)
     with closing(open_ledger(existing_place(state), witness)) as ledger:
         position = apply_credit(ledger, made, signature)
-    size_bytes = made.total - made.previous
+    credited_bytes = 0 if position is None else made.total - made.previous
     if as_json:
-        typer.echo(json.dumps({"position": position, "credited_bytes": size_bytes}))
+        typer.echo(json.dumps({"position": position, "credited_bytes": credited_bytes}))
     elif position is None:
         typer.echo("it is in the log already: nothing was written")
     else:
-        typer.echo(f"credited {size_bytes:,} bytes as leaf {position}")
+        typer.echo(f"credited {credited_bytes:,} bytes as leaf {position}")
 
 
 def _write(

@@ -72,20 +72,20 @@ def model_config(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _sizes(raw: Mapping[str, Any], arch: str) -> ModelConfig:
-    heads = _whole(raw, "num_attention_heads")
-    hidden = _whole(raw, "hidden_size")
+    heads = whole(raw, "num_attention_heads")
+    hidden = whole(raw, "hidden_size")
     default = _QWEN3_HEAD_DIM if arch == "qwen3" else hidden // max(1, heads)
-    context = _whole(raw, "max_position_embeddings")
+    context = whole(raw, "max_position_embeddings")
     theta, scaling = _rope(raw)
     return ModelConfig(
         architecture=arch,
-        n_layers=_whole(raw, "num_hidden_layers"),
+        n_layers=whole(raw, "num_hidden_layers"),
         d_model=hidden,
         n_heads=heads,
-        n_kv_heads=_whole(raw, "num_key_value_heads", heads),
-        head_dim=_whole(raw, "head_dim", default),
-        d_ff=_whole(raw, "intermediate_size"),
-        vocab_size=_whole(raw, "vocab_size"),
+        n_kv_heads=whole(raw, "num_key_value_heads", heads),
+        head_dim=whole(raw, "head_dim", default),
+        d_ff=whole(raw, "intermediate_size"),
+        vocab_size=whole(raw, "vocab_size"),
         rope_theta=theta,
         norm_eps=_number("config.json: rms_norm_eps", raw.get("rms_norm_eps")),
         tied_embeddings=_truth(raw, "tie_word_embeddings"),
@@ -96,7 +96,8 @@ def _sizes(raw: Mapping[str, Any], arch: str) -> ModelConfig:
     )
 
 
-def _whole(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def whole(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A whole number of config.json, ``default`` where it is absent. ArtifactError."""
     value = raw.get(key)
     if value is None and default is not None:
         return default

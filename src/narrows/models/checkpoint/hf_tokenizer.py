@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from narrows.errors import ArtifactError
+from narrows.models.checkpoint.hf_config import whole
 from narrows.models.checkpoint.source import TokenizerData
 from narrows.models.checkpoint.statements import (
     END_TEXTS,
@@ -27,6 +28,7 @@ from narrows.models.checkpoint.statements import (
     two_statements,
 )
 from narrows.models.text.chat import MAX_TEMPLATE_CHARACTERS, PLAIN_WITH_BOS
+from narrows.models.text.tokenizer import added_tokens
 
 _TOKENIZER_CONFIG, _SPECIALS = "tokenizer_config.json", "special_tokens_map.json"
 _TEXT_FILES = (
@@ -39,7 +41,7 @@ _TEXT_FILES = (
     _TOKENIZER_CONFIG,
     _SPECIALS,
 )
-MAX_CONTEXT = 1 << 24
+_MAX_SIZE = 1 << 24  # of a vocabulary or context that is only looked at
 _Added = dict[str, tuple[int, bool]]
 
 
@@ -54,9 +56,9 @@ def load_hf_text(folder: Path) -> tuple[TokenizerData, int, int]:
     raw = read_json(folder / "config.json")
     sizes: list[int] = []
     for name in ("vocab_size", "max_position_embeddings"):
-        number = raw.get(name)
-        if type(number) is not int or not 1 <= number <= MAX_CONTEXT:
-            raise ArtifactError(f"config.json: {name} is {number!r:.40}")
+        number = whole(raw, name)
+        if not 1 <= number <= _MAX_SIZE:
+            raise ArtifactError(f"config.json: {name} is {number!r:.40}, not 1..{_MAX_SIZE}")
         sizes.append(number)
     return tokenizer_data(folder, raw), sizes[0], sizes[1]
 
@@ -69,7 +71,7 @@ def tokenizer_data(folder: Path, config: Mapping[str, Any]) -> TokenizerData:
     _check_pipeline(content)
     if said[_TOKENIZER_CONFIG].get("add_prefix_space"):
         raise ArtifactError(f"{_TOKENIZER_CONFIG}: add_prefix_space changes text: not supported")
-    added = _added(content)
+    added = _added(content, whole(config, "vocab_size"))
     _check_added(folder, added, said)
     vocab = _vocabulary(content) | {text: number for text, (number, _) in added.items()}
     texts = {name: _token_text(said, name, vocab) for name in ("bos", "eos")}
@@ -122,18 +124,14 @@ def _vocabulary(content: Mapping[str, Any]) -> dict[str, int]:
     return vocab
 
 
-def _added(content: Mapping[str, Any]) -> _Added:
-    added: _Added = {}
-    for row in _items(content.get("added_tokens"), "tokenizer.json: added_tokens"):
-        match row:
-            case {"id": int(number), "content": str(text), **rest} if text:
-                added[text] = (number, rest.get("special") is True)
-            case _:
-                raise ArtifactError(f"tokenizer.json has a malformed added token: {row!r:.120}")
+def _added(content: Mapping[str, Any], vocab_size: int) -> _Added:
+    added = added_tokens(content, vocab_size)
+    for row in content.get("added_tokens") or []:
         for flag in ("lstrip", "rstrip", "single_word"):
-            if rest.get(flag):
+            if row.get(flag):
                 raise ArtifactError(
-                    f"tokenizer.json: added token {text!r:.40} has {flag}, which is not supported"
+                    f"tokenizer.json: added token {row['content']!r:.40} has {flag}, "
+                    "which is not supported"
                 )
     return added
 

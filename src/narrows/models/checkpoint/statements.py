@@ -39,11 +39,11 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in ``data``; ``name`` is for messages. ArtifactError as ``read_json``."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ArtifactError(f"{name} has the key {twice!r:.80} twice")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ArtifactError(f"{name} has the key {key!r:.80} twice")
+            found[key] = value
         return found
 
     try:

@@ -36,6 +36,7 @@ from narrows.models.text.template_text import (
 __all__ = ["MAX_CHARACTERS", "TemplateSandbox"]
 
 _NO_FILTERS = ("batch", "pprint", "slice", "urlize")
+_NO_BYTES = ("encode", "to_bytes", "from_bytes")  # nothing measures bytes, so there are none
 _JOINED = "narrows_joined"
 
 
@@ -121,6 +122,10 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        if isinstance(owner, str | int | type) and name in _NO_BYTES:
+            raise SecurityError("templates make no bytes")
+        if isinstance(owner, bytes | bytearray):
+            raise SecurityError("templates may not work on bytes")
         if isinstance(owner, str):
             if name in METHODS:
                 return call_text_method(__self, owner, name, args, kwargs)

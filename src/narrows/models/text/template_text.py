@@ -60,10 +60,13 @@ _NOW = {
     "W": "30",
     "C": "20",
 }
+# What this reads as no kind of value, as it does where a key holds parentheses, is refused:
+# Python may read it otherwise.
 _PERCENT = re.compile(
     r"%(?P<key>\([^()]*\))?[-#0 +]*(?P<width>\*|\d+)?(?:\.(?P<digits>\*|\d*))?[hlL]?(?P<kind>.|$)",
     re.DOTALL,
 )
+_KINDS = frozenset("diouxXeEfFgGcrsa")
 
 
 def check_size(size: int) -> None:
@@ -117,12 +120,16 @@ def to_json(
 
 
 def percent(template: str, values: Any) -> str:
-    """``template % values``."""
-    found = [match for match in _PERCENT.finditer(template) if match["kind"] != "%"]
+    """``template % values``. Of a mapping every value is formatted by its key, never the whole."""
+    found = [match for match in _PERCENT.finditer(template) if match.group() != "%%"]
     size = len(template)
     growth = 10 if isinstance(template, Markup) or any(m["kind"] in "ra" for m in found) else 1
     widest = max((_plain_length(value) for value in _row(values)), default=0) * growth
     for match in found:
+        if match["kind"] not in _KINDS:
+            raise SecurityError(f"a template formats with {match.group()!r:.40}")
+        if isinstance(values, Mapping) and match["key"] is None:
+            raise SecurityError("a template formats a whole mapping")
         if "*" in (match["width"], match["digits"]):
             raise SecurityError("a template formats with a width from its values")
         check_width(int(match["width"] or 0))
@@ -143,6 +150,8 @@ def _plain_length(value: Any) -> int:
     """An upper bound of the characters of a plain value. SecurityError for any other."""
     if not isinstance(value, _PLAIN):
         raise SecurityError("a template formats what is no text or number")
+    if isinstance(value, int):
+        return 512 + 2 * value.bit_length()
     return len(value) if isinstance(value, str) else 512
 
 
@@ -199,10 +208,19 @@ def _expandtabs(environment: SandboxedEnvironment, text: str, tabsize: int = 8) 
 
 
 def _translate(environment: SandboxedEnvironment, text: str, table: Any) -> str:
-    values = table.values() if isinstance(table, dict) else [text]
-    longest = max((len(value) for value in values if isinstance(value, str)), default=1)
+    if not isinstance(table, dict | list | tuple):
+        raise SecurityError("a template translates by what is no table")
+    values = table.values() if isinstance(table, dict) else table
+    longest = max(map(_translated_length, values), default=1)
     check_size(len(text) * max(1, longest))
     return text.translate(table)
+
+
+def _translated_length(value: Any) -> int:
+    """Of what takes a character's place: a text, the number of a character, None for nothing."""
+    if not isinstance(value, str | int | None):
+        raise SecurityError("a template translates to what is no text")
+    return len(value) if isinstance(value, str) else 1
 
 
 def replace(text: str, old: str, new: str, count: int | None = None) -> str:

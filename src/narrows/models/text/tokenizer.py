@@ -23,7 +23,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import tokenizers
@@ -79,7 +79,7 @@ class BpeTokenizer:
             raise ArtifactError("the tokenizer is larger than any may be")
         content = _parse(json_text)
         self._vocab_size = vocab_size
-        self._added = _added_tokens(content, vocab_size)
+        self._added = added_tokens(content, vocab_size)
         plain = _plain_bpe(content, self._added)
         vocab = plain["model"]["vocab"]
         plain_text = canonical_json(plain)
@@ -209,14 +209,15 @@ def _parse(json_text: str) -> dict[str, Any]:
     return content
 
 
-def _added_tokens(content: dict[str, Any], vocab_size: int) -> dict[str, tuple[int, bool]]:
-    """Text to (id, whether it is special)."""
+def added_tokens(content: Mapping[str, Any], vocab_size: int) -> dict[str, tuple[int, bool]]:
+    """Text to (id, whether it is special) of the added tokens in a ``tokenizer.json``'s
+    ``content``. ArtifactError: malformed, an id outside the vocabulary or there twice."""
     rows = content.get("added_tokens") or []
     added: dict[str, tuple[int, bool]] = {}
     for row in rows if isinstance(rows, list) else [None]:
         match row:
             case {"id": int(number), "content": str(text), **rest} if (
-                text and 0 <= number < vocab_size
+                text and type(number) is int and 0 <= number < vocab_size
             ):
                 added[text] = (number, rest.get("special") is True)
             case _:

@@ -56,7 +56,9 @@ class Awaited:
             return "Not serving yet: there is no link to the enclave."
         upstream = self._config.enclave.upstream
         if upstream is None:
-            return "Not serving yet: the strong model is being read. The first start compiles kernels."
+            return (
+                "Not serving yet: the strong model is being read. The first start compiles kernels."
+            )
         return (
             f"Not serving yet: the model server at {upstream.url} has not answered. It is asked "
             f"again until it does; what it says is in {self._state}/log/enclave.log"

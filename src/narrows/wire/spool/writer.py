@@ -25,6 +25,7 @@ from narrows.wire.spool.file import (
     ROLL,
     Sealer,
     SpoolHeader,
+    born_ms,
     read_header,
     seal_key_flaw,
     spool_files,
@@ -247,23 +248,9 @@ class SpoolWriter:
         files = spool_files(self._folder)
         self._others_bytes = 0
         for named in files:
-            if named is not files[-1] and _born_ms(named.path) < oldest_ms:
+            if named is not files[-1] and born_ms(named.path) < oldest_ms:
                 named.path.unlink(missing_ok=True)
             elif self._header is None or named.path.name != self._header.name:
                 with contextlib.suppress(FileNotFoundError):
                     self._others_bytes += named.path.lstat().st_size
         return self.used_bytes + need <= self._max_bytes
-
-
-def _born_ms(path: Path) -> int:
-    """Unix time; of a file that is none of ours when it was written last. 2^63: it is gone."""
-    try:
-        header = read_header(path)
-    except InputError:
-        header = None
-    if header is not None:
-        return header.born_ms
-    try:
-        return path.lstat().st_mtime_ns // 1_000_000
-    except FileNotFoundError:
-        return 1 << 63

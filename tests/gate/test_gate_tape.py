@@ -324,6 +324,27 @@ def test_what_was_credited_is_removed(tmp_path: Path) -> None:
     tap.close()
 
 
+def test_a_full_spool_stops_the_copy_until_credits_make_room(tmp_path: Path) -> None:
+    said: list[str] = []
+    tap = Tap(replace(tape_config(tmp_path), max_bytes=1_100_000), said.append)
+    tap.start()
+    link = tap.copy("answers")
+    while link is not None and not said:
+        link.outward(b"x" * 50_000, [(b"l" * 16, 50_000)])
+        until(lambda: not tap.stats()["queued_bytes"])
+    assert (tap.stats()["state"], tap.copy("answers")) == ("stopped", None)
+    assert "the spool is full" in str(tap.stats()["why"])
+    reader = SpoolReader(tmp_path / "spool", PRIVATE)
+    (nonce,) = reader.chapters()
+    assert reader.ended(nonce) or tap.stats()["chapters"] == 1
+    tap.done_position = 600_000
+    until(lambda: tap.stats()["state"] == "copying")
+    assert tap.copy("answers") is not None
+    tap.close()
+    assert len(reader.chapters()) == 2
+    assert len(said) == 2
+
+
 def test_a_new_spool_begins_behind_what_was_credited(tmp_path: Path) -> None:
     tap = Tap(tape_config(tmp_path), lambda text: None, floor=7_000)
     tap.start()

@@ -126,7 +126,7 @@ def test_what_passed_is_on_the_tape(tmp_path: Path, pacing: str) -> None:
         tap = Tap(tape_config(tmp_path), lambda text: None)
         async with (
             enclave(reversing) as inside,
-            running_gate(ledger, inside, tmp_path, paced, tap=tap) as gate,
+            running_gate(ledger, inside, tmp_path, paced, tap=tap, credited=lambda: 7) as gate,
         ):
             await copying(tap)
             port = gate.ports[0].listening
@@ -147,6 +147,11 @@ def test_what_passed_is_on_the_tape(tmp_path: Path, pacing: str) -> None:
         assert all(size <= ledger.settled[lease] for lease, size in paid.items())
         assert sent_bytes <= sum(paid.values()) <= ledger.spent_bytes
         assert tap.stats()["queued_bytes"] == 0
+        assert tap.done_position == 7, "what the ledger's credits say"
+        for link in inward:
+            mine = [record for record in tape if record.link == link]
+            kinds = [type(r) for r in mine if isinstance(r, Inward) or getattr(r, "data", b"")]
+            assert kinds.index(Outward) == kinds.count(Inward), "all of the request came before"
 
     run(scenario())
 

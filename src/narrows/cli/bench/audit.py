@@ -48,4 +48,5 @@ def audit(
     typer.echo("\n".join(text(result)))
     for name in ("segment_bits", "timing_bits", "bound_over_truth", "prefill_tok_s"):
         typer.echo(f"  {name:<32} {result[name]}")
-    typer.echo(f"  {'decode_tok_s':<32} {result['decode_tok_s']}")
+    for name in ("decode_tok_s", "edge_decode_tok_s", "audit_tok_s"):
+        typer.echo(f"  {name:<32} {result[name]}")

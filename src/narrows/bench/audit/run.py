@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from narrows.bench.audit.tape import (
     play,
     serve,
 )
-from narrows.bench.coupled import PROMPTS, five_bit_model, generate
+from narrows.bench.audit.thieves import SLACK_BITS, ModelSpeaker, thefts
+from narrows.bench.coupled import PROMPTS, five_bit_model, generate, render
 from narrows.coding.events import Coding
 from narrows.errors import InputError
 from narrows.models.api import TokenModel
@@ -128,6 +131,26 @@ def measure(settings: Settings, say: Say) -> dict[str, Any]:
                 for share in (1.0, BOUND_SHARE)
             },
         }
+
+
+def steal(runs: int, tokens: int, say: Say) -> dict[str, Any]:
+    """Each thief ``runs`` times, on the exact runtime: what he carried and what he was charged."""
+    model = load_model(STRONG)
+    found = []
+    for run in range(runs):
+        key = hashlib.sha256(f"narrows bench thieves {run}".encode()).digest()
+        with ExitStack() as stack:
+            fresh = partial(_speaker, model, render(model, PROMPTS[run % len(PROMPTS)]), stack)
+            for theft in thefts(fresh, key, run, tokens):
+                say(f"{theft.thief}: {theft.payload_bits} bits for {theft.charge_bits:.0f}")
+                found.append(asdict(theft) | {"charged": theft.charged})
+    return {"scorer": "runtime", "model": STRONG, "slack_bits": SLACK_BITS, "thieves": found}
+
+
+def _speaker(model: TokenModel, prompt: list[int], stack: ExitStack) -> ModelSpeaker:
+    speaker = ModelSpeaker(model, prompt)
+    stack.callback(speaker.close)
+    return speaker
 
 
 def _weak(name: str | None, stack: ExitStack, say: Say) -> TokenModel:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 
-from narrows.errors import InputError
+from narrows.errors import missing_extra
 
 Json = dict[str, object]
 
@@ -48,7 +48,7 @@ def render(template: str, figures: Json, **values: object) -> str:
     try:
         plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")
     except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise InputError("the report needs plotly", "pip install plotly") from error
+        raise missing_extra("the page needs plotly", "plan") from error
     base = (resources.files("narrows.pages") / "base.html.j2").read_text("utf-8")
     loader = jinja2.DictLoader({"base": base, "page": template})
     page = jinja2.Environment(autoescape=True, loader=loader).get_template("page")

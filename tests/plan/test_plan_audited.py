@@ -299,6 +299,34 @@ def test_the_command_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["budget"]["net"]["lifetime_bytes"] > 0
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "llama-3.1-405b", "frontier-lab"])
+def test_what_cannot_be_protected_says_what_an_audit_would_buy(name: str) -> None:
+    line = analyse(load(None, name), 2_000).verdict.line
+    assert line.startswith("CANNOT BE PROTECTED")
+    assert "An audit of 5 % leaves a thief 0.292†" in line
+    assert "The break-even charge is" in line
+    assert "Extrapolated from a dense model of 135M parameters in bfloat16" in line
+
+
+def test_a_sweep_shows_what_is_deployed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "sweep", "--preset", "deepseek-v3", "--draws", "200", "--over"]
+    for more, column, other in (
+        ([], "verified", "audited"),
+        (["--set", "audit=true", "--set", "coding=coupled"], "audited", "verified"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, "weight_compression=1,10", *more])
+        out = capsys.readouterr().out
+        assert column in out
+        assert other not in out
+
+
+def test_where_nothing_leaves_no_charge_is_too_high() -> None:
+    audit = analyse(made(**SMALL, hidden_share="20%..100%"), 500).audit
+    assert audit is not None
+    assert audit.probability < 1
+
+
 def test_a_book_for_everyone_is_a_book_for_everyone() -> None:
     result = simulate(load(None, "a-book-for-everyone"), 200)
     assert float(np.median(result.tokens)) == pytest.approx(8e9 * 1e5, rel=1e-3)

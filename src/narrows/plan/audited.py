@@ -87,7 +87,8 @@ def _break_even_bits(result: Forecast) -> Number:
         allowance = np.minimum(carrier.cap * lifetime, inputs["defender.lifetime_cap"])
     rush = eq.rush_bytes(carrier.cap, response, inputs["defender.burst"])
     reach = eq.reach_bytes(usable * carrier.cap, rush, lifetime, allowance, usable)
-    return carrier.bits * result.target / np.maximum(reach, 1e-300)
+    with np.errstate(over="ignore"):  # where nothing leaves no charge is too high
+        return carrier.bits * result.target / np.maximum(reach, 1e-300)
 
 
 def _source(scenario: Scenario) -> str:

@@ -22,6 +22,7 @@ from narrows.plan.analysis import Plan
 from narrows.plan.report.text import spread
 from narrows.plan.scenario import Scenario
 from narrows.plan.simulate import (
+    SENT,
     Forecast,
     median,
     percentiles,
@@ -147,7 +148,8 @@ def render_sweep(points: Sequence[Point], console: Console) -> None:
     keys = list(points[0].settings)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     swept_cap = any(key.rpartition(".")[2] == "cap" for key in keys)
-    codings = tuple(points[0].forecast.outcomes)
+    audited = points[0].forecast.scenario.audit  # one column of the two: 80 characters are full
+    codings = (*SENT, "audited" if audited else "verified")
     for name in (*keys, *(() if swept_cap else ("cap a day",)), "served", *codings, "stolen"):
         own = name in keys
         header = name.rpartition(".")[2].replace("_", " ")

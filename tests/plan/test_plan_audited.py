@@ -182,10 +182,15 @@ def test_the_model_that_was_audited_is_protected_without_a_mark() -> None:
 
 
 def test_the_waterfall_audits_instead_of_verifying() -> None:
-    for flags, name in ((DEPLOYED, "audit answers"), ({}, "verify answers")):
+    for flags, name, deployed in (
+        (DEPLOYED, "audit answers", True),
+        (DEPLOYED | {"verification": "true"}, "audit answers", True),
+        (SMALL, "audit answers", False),
+        (SMALL | {"verification": "true"}, "verify answers", True),
+        ({}, "verify answers", False),
+    ):
         steps = analyse(made(**flags), 500).steps
-        assert steps[-1].name == name
-        assert steps[-1].deployed == bool(flags)
+        assert (steps[-1].name, steps[-1].deployed) == (name, deployed)
         assert all(step.factor >= 1 for step in steps)
 
 

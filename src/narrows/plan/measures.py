@@ -52,13 +52,15 @@ def waterfall(result: Forecast) -> list[Step]:
     def verified(carrier: Number) -> Number:
         return eq.unexplained_bits(inputs["coding.extractable"], bits["raw"], carrier)
 
+    scenario = result.scenario
+    audited = scenario.has("coding.unexplained") and (scenario.audit or not scenario.verification)
+
     def checked(carrier: Number) -> Number:
         """By an auditor, where one was measured: he counts more than a verifier."""
-        if "coding.unexplained" not in inputs:
+        if not audited:
             return verified(carrier)
         return np.minimum(sum(audit_parts(inputs, result.tokens).values()), carrier)
 
-    audited = result.scenario.has("coding.unexplained")
     unlimited = median(result.target / inputs["defender.line_rate"])
     limit = days(bits["raw"], 1.0, 0.0)
     carrier = result.carrier
@@ -80,7 +82,7 @@ def waterfall(result: Forecast) -> list[Step]:
             "audit answers" if audited else "verify answers",
             days(checked(bits["coupled"]), 1.0, 0.0),
             days(checked(bits["raw"]), 1.0, 0.0),
-            result.scenario.audit if audited else result.scenario.verification,
+            scenario.audit if audited else scenario.verification,
         ),
     ]
     if _watched(usable):

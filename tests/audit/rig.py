@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from models.tiny import tiny_source
 from narrows.audit.auditor import Rules, TapeAuditor
+from narrows.audit.page.series import Series, about
+from narrows.audit.report import report
 from narrows.audit.scorer import RuntimeScorer
 from narrows.bench.audit.tape import Played, make_requests, serve
 from narrows.models.api import TokenModel
@@ -58,6 +61,18 @@ def audited(
     one.feed(tape)
     one.replay.close()
     return one
+
+
+def reported(tape: bytes, rules: Rules | None = None) -> dict[str, Any]:
+    """As ``narrows audit run`` writes it."""
+    series = Series()
+    weaks = {weak().digest: weak()}
+    scorer = RuntimeScorer(strong())
+    one = TapeAuditor(scorer, weaks, rules or Rules(), KEY, on_drawn=series.drawn)
+    series.follow(one)
+    one.feed(tape)
+    one.replay.close()
+    return report(one) | series.found() | {"model": about(one)}
 
 
 def records(tape: bytes) -> list[Record]:

@@ -64,6 +64,7 @@ audit run --tape BAD
 audit calibrate --tape BAD --out {new}
 plan BAD
 plan --from-codec BAD
+plan --preset llama-3.1-405b --from-audit BAD
 plan sweep BAD --over cap=1..2GB/day:2
 plan weights BAD
 bench serve --config BAD

@@ -160,6 +160,20 @@ def test_a_forecasts_budget_is_proposed_as_it_stands(run: Run, gate: Path, tmp_p
     assert change["accounts"]["answers"]["windows"] == [[3_600_000, 1000]]
     run("budget", "propose", "--from", block, "--lifetime", "1TB", "--out", file, code=2)
     run("budget", "propose", "--lineage", "base-1", "--lifetime", "1TB", "--out", file, code=2)
+    # and with an audit, the net budget likewise
+    parts = ("unexplained", "signalling", "timing")
+    audit = [word for part in parts for word in ("--set", f"{part}=0.01 bits/token")]
+    audit += ["--set", "audit=true", "--coding", "coupled"]
+    run("plan", "--preset", "llama-3.1-8b", "--draws", 500, *audit, "--budget", block)
+    net = tomllib.loads(block.read_text())["budget"]["net_lifetime_bytes"]
+    words = [line[1:].rstrip("\\") for line in block.read_text().splitlines() if "#" in line]
+    run(*" ".join(words).split()[1:-2], "--out", as_flags)
+    run("budget", "propose", "--from", block, "--out", file)
+    one, two = (json.loads(path.read_text())["change"] for path in (file, as_flags))
+    assert one | {"not_after_ms": 0} == two | {"not_after_ms": 0}
+    assert one["net"]["limits"]["lifetime_bytes"] == net
+    run("budget", "propose", "--from", block, "--no-net", "--out", file)
+    assert "net" not in json.loads(file.read_text())["change"]
 
 
 def test_proposals_and_signatures_for_machines(

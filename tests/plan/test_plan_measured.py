@@ -44,7 +44,7 @@ def test_coupled_results(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value",
     ["", "[]", "{", "{}", '{"bits_per_byte": -1}', '{"bits_per_byte": true}', "[" * 10_000,
-     '{"bits_per_byte": NaN}', '{"bits_per_byte": "1"}'],
+     '{"bits_per_byte": NaN}', '{"bits_per_byte": "1"}', '{"bits_per_byte": 1' + "0" * 400 + "}"],
 )  # fmt: skip
 def test_other_files_are_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(InputError):

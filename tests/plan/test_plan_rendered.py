@@ -1,5 +1,5 @@
-"""The report as a browser shows it: nothing loaded, nothing wrong, nothing beyond the edge of a
-phone, light and dark. Needs Chromium (Debian: chromium)."""
+"""The reports of forecast and audit as a browser shows them: nothing loaded, nothing wrong, nothing
+beyond the edge of a phone, light and dark. Needs Chromium (Debian: chromium)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from audit.test_audit_page import found
+from narrows.audit.page.html import render_html as render_audit
 from narrows.plan.analysis import analyse
 from narrows.plan.report.html import render_html
 from narrows.plan.scenario import load
@@ -59,7 +61,9 @@ class Page:
         return found["result"].get("value")
 
 
-async def _look(socket: str, url: str, width: int, scheme: str) -> tuple[dict[str, Any], Page]:
+async def _look(
+    socket: str, url: str, width: int, scheme: str, last: str
+) -> tuple[dict[str, Any], Page]:
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(socket, max_msg_size=0) as connection,
@@ -76,7 +80,7 @@ async def _look(socket: str, url: str, width: int, scheme: str) -> tuple[dict[st
         await page.call("Page.navigate", url=url)
         async with asyncio.timeout(60):
             while not await page.value(
-                'document.readyState === "complete" && !!document.querySelector("#tornado svg")'
+                f'document.readyState === "complete" && !!document.querySelector("#{last} svg")'
             ):
                 await asyncio.sleep(0.1)
         return json.loads(await page.value(SEEN)), page
@@ -102,9 +106,12 @@ async def _tab(port: str) -> str:
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt-get install chromium)")
-def test_the_report_in_a_browser(tmp_path: Path) -> None:
-    file = tmp_path / "report.html"
-    file.write_text(render_html(analyse(load(None, "frontier-lab"), 2_000)), encoding="utf-8")
+def test_the_reports_in_a_browser(tmp_path: Path) -> None:
+    """Name to its last chart, and how many there are."""
+    pages = {"forecast": ("tornado", 4), "audit": ("bound", 5)}
+    plan = analyse(load(None, "frontier-lab"), 2_000)
+    (tmp_path / "forecast.html").write_text(render_html(plan), encoding="utf-8")
+    (tmp_path / "audit.html").write_text(render_audit(found()), encoding="utf-8")
     profile = tmp_path / "profile"
     browser = subprocess.Popen(
         [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
@@ -114,18 +121,22 @@ def test_the_report_in_a_browser(tmp_path: Path) -> None:
     )
     try:
         port = _port(profile / "DevToolsActivePort", browser)
-        colors = set()
-        for width, scheme in ((390, "light"), (390, "dark"), (1200, "light")):
-            found, page = asyncio.run(_look(asyncio.run(_tab(port)), file.as_uri(), width, scheme))
-            assert found["wide"] <= found["window"] == width
-            assert found["charts"] == 4
-            assert found["beyond"] == 0
-            colors.add(found["page"])
-            for method, what in page.events:
-                assert method not in ("Runtime.exceptionThrown", "Log.entryAdded"), what
-                if method == "Network.requestWillBeSent":
-                    assert what["request"]["url"].startswith(("file:", "data:", "blob:")), what
-        assert len(colors) == 2, "light and dark"
+        for name, (last, charts) in pages.items():
+            url = (tmp_path / f"{name}.html").as_uri()
+            colors = set()
+            for width, scheme in ((390, "light"), (390, "dark"), (1200, "light")):
+                look = _look(asyncio.run(_tab(port)), url, width, scheme, last)
+                seen, page = asyncio.run(look)
+                assert seen["wide"] <= seen["window"] == width
+                assert seen["charts"] == charts
+                assert seen["beyond"] == 0
+                colors.add(seen["page"])
+                for method, what in page.events:
+                    assert method not in ("Runtime.exceptionThrown", "Log.entryAdded"), what
+                    if method == "Network.requestWillBeSent":
+                        asked = what["request"]["url"]
+                        assert asked.startswith(("file:", "data:", "blob:")), what
+            assert len(colors) == 2, "light and dark"
     finally:
         os.killpg(browser.pid, signal.SIGKILL)
         browser.wait()

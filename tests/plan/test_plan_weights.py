@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from narrows.errors import NarrowsError
-from narrows.plan.checkpoint import read_model
-from narrows.plan.weights import BITS, as_json, entropy_bits, measure, quantise
+from narrows.plan.stored.checkpoint import read_model
+from narrows.plan.stored.weights import BITS, as_json, entropy_bits, measure, quantise
 
 
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from narrows.errors import NarrowsError
-from narrows.plan.weights import as_json, measure
+from narrows.plan.stored.weights import as_json, measure
 
 RAW = bytes(range(256)) * 4
 BYTES = len(RAW)

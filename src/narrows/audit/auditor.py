@@ -51,16 +51,18 @@ class Worst:
     answer: int
     index: int
     prompt: str
+    costs_q16: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A drawn segment: its cost; by the audit's code alone, None where it was not scored; its
-    tokens that the link's token code carried. Q16 bits."""
+    tokens that the link's token code carried. Q16 bits. ``always``: it is not in the bound."""
 
     cost_q16: int
     audit_q16: int | None
     tokens: int
+    always: bool = False
 
 
 @dataclass(slots=True)
@@ -145,7 +147,7 @@ class TapeAuditor:
         scored = self._scored(segment)
         audit_q16 = None if scored is None else scored.audit_q16
         cost_q16 = link_q16 if audit_q16 is None else segment_cost_q16(audit_q16, link_q16)
-        self._on_drawn(Drawn(cost_q16, audit_q16, segment.coded))
+        self._on_drawn(Drawn(cost_q16, audit_q16, segment.coded, always))
         explained = explained_q16(cost_q16, link_q16, segment.coded)
         if always:
             self._exact_q16 += explained
@@ -207,7 +209,7 @@ class TapeAuditor:
         self.alarm.observe(bits, count)
         per_token = bits / max(1, count)
         name = (segment.link, segment.answer, segment.index)
-        found = Worst(per_token, count, *name, _prompt_text(segment))
+        found = Worst(per_token, count, *name, _prompt_text(segment), scored.costs_q16)
         tally.worst = sorted([*tally.worst, found], key=lambda one: -one.bits_per_token)
         del tally.worst[KEEP_WORST:]
 

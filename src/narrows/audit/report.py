@@ -72,6 +72,7 @@ def report(auditor: TapeAuditor) -> dict[str, Any]:
                 "answer": one.answer,
                 "segment": one.index,
                 "prompt": one.prompt,
+                "charges": [round(cost / ONE_BIT, 3) for cost in one.costs_q16],
             }
             for one in tally.worst
         ],

@@ -47,6 +47,7 @@ class TorchScorer:
         self.digest = digest
         self.vocabulary = tokenizer.digest
         self.vocab_size = tokenizer.vocab_size
+        self.parameters = sum(int(one.numel()) for one in module.parameters())
         self.max_context = int(module.config.max_position_embeddings)
 
     def prompt(self, body: Mapping[str, Any]) -> list[int]:

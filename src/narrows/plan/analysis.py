@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from narrows.plan import equations as eq
+from narrows.plan.audited import Audit, audit_of
 from narrows.plan.budget import Budget, as_toml, recommend
 from narrows.plan.distribution import Number
 from narrows.plan.drivers import Driver
@@ -14,9 +15,9 @@ from narrows.plan.drivers import find as find_drivers
 from narrows.plan.measures import Step, waterfall
 from narrows.plan.scenario import Scenario, load
 from narrows.plan.simulate import (
-    CODINGS,
     DAYS,
     DEFAULT_DRAWS,
+    SENT,
     Forecast,
     median,
     percentiles,
@@ -30,7 +31,8 @@ from narrows.plan.verdict import Verdict, judge, notes
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``break_even``: served tokens per parameter at which the answers weigh what the target
-    does, per coding; None where the number of parameters is unknown."""
+    does, per coding; None where the number of parameters is unknown. ``audit``: what one would
+    leave, where its values are known."""
 
     forecast: Forecast
     drivers: list[Driver]
@@ -39,6 +41,7 @@ class Plan:
     verdict: Verdict
     notes: list[str]
     break_even: dict[str, Number] | None
+    audit: Audit | None = None
 
 
 def _break_even(result: Forecast) -> dict[str, Number] | None:
@@ -64,6 +67,7 @@ def analyse(scenario: Scenario, draws: int = DEFAULT_DRAWS, seed: int = 1) -> Pl
         judge(result, budget),
         notes(result, drivers, steps),
         _break_even(result),
+        audit_of(result),
     )
 
 
@@ -113,6 +117,30 @@ def _budget(budget: Budget) -> dict[str, object]:
         "safe_bytes": _number(budget.safe_bytes),
         "lasts_days": _number(budget.lasts_days),
         "toml": as_toml(budget),
+        "net": None
+        if budget.net is None
+        else {
+            "lifetime_bytes": budget.net.lifetime_bytes,
+            "windows_bytes": budget.net.windows_bytes,
+            "need_bytes": _number(budget.net.need_bytes),
+            "safe_bytes": _number(budget.net.safe_bytes),
+        },
+    }
+
+
+def _audit(audit: Audit | None) -> dict[str, object] | None:
+    if audit is None:
+        return None
+    return {
+        "share": audit.share,
+        "bits_per_token": audit.bits,
+        "total_bits_per_token": audit.total_bits,
+        "break_even_bits_per_token": _number(audit.most_bits),
+        "break_even_bits_per_token_p50": _number(audit.even_bits),
+        "theft_probability": audit.probability,
+        "measured_on": audit.source,
+        "extrapolated": audit.extrapolated,
+        "missing": audit.missing,
     }
 
 
@@ -135,19 +163,20 @@ def as_json(plan: Plan) -> dict[str, object]:
         "lifetime_days": _three(result.inputs["demand.lifetime"]),
         "lifetime_tokens": _three(result.tokens),
         "training_tokens": None if trained is None else _three(trained),
-        "lifetime_outflow_bytes": {c: _three(outcomes[c].outflow) for c in CODINGS},
-        "outflow_to_weights": {c: _three(outcomes[c].outflow / result.weights) for c in CODINGS},
+        "lifetime_outflow_bytes": {c: _three(outcomes[c].outflow) for c in outcomes},
+        "outflow_to_weights": {c: _three(outcomes[c].outflow / result.weights) for c in outcomes},
         "cap_bytes_per_day": median(outcomes[result.carrier].cap),
         "caps_bytes_per_day": {
-            c: {day: _three(outcomes[c].caps[day]) for day in DAYS} for c in CODINGS[:3]
+            c: {day: _three(outcomes[c].caps[day]) for day in DAYS} for c in SENT
         },
-        "served_share": {c: _three(outcomes[c].served) for c in CODINGS[:3]},
-        "days_to_exfiltrate": {c: _three(outcomes[c].days) for c in CODINGS},
-        "theft_probability": {c: theft_probability(result, c) for c in CODINGS},
+        "served_share": {c: _three(outcomes[c].served) for c in SENT},
+        "days_to_exfiltrate": {c: _three(outcomes[c].days) for c in outcomes},
+        "theft_probability": {c: theft_probability(result, c) for c in outcomes},
         "best_theft_probability": plan.verdict.best_probability,
         "break_even_tokens_per_parameter": None
         if plan.break_even is None
         else {c: _three(value) for c, value in plan.break_even.items()},
+        "audit": _audit(plan.audit),
         "waterfall": [
             {
                 "measure": step.name,

@@ -26,10 +26,21 @@ MAX_LEDGER_BYTES = 2**53 - 1  # the ledger's largest integer
 
 
 @dataclass(frozen=True, slots=True)
+class NetBudget:
+    """As ``Budget``, for the net limit."""
+
+    lifetime_bytes: int
+    windows_bytes: dict[str, int]
+    need_bytes: float
+    safe_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """``lifetime_bytes`` and ``windows_bytes``: what to sign. ``need_bytes``: p95 of what the
     demand emits over the life; ``safe_bytes``: what may leave so that in 95 % of the futures
-    the weights do not fit; ``lasts_days``: at the median demand."""
+    the weights do not fit; ``lasts_days``: at the median demand. ``net``: of what no auditor
+    explains; where there is one the raw budget only has to serve."""
 
     lineage: str
     lifetime_bytes: int
@@ -37,6 +48,7 @@ class Budget:
     need_bytes: float
     safe_bytes: float
     lasts_days: float
+    net: NetBudget | None = None
 
 
 def lineage_name(name: str) -> str:
@@ -55,20 +67,49 @@ def recommend(result: Forecast) -> Budget:
     need = day * median(inputs["demand.lifetime"]) if given else percentiles(carrier.outflow)[2]
     fits = percentiles(eq.safe_allowance_bytes(result.target, payload, usable, outcome.rush))[0]
     safe = fits * (1 - STRICTLY_LESS)
-    lifetime = min(need, safe)
+    net = _net(result) if result.scenario.audit else None
+    lifetime = need if net is not None else min(need, safe)
     if "defender.lifetime_cap" in inputs:
         lifetime = median(inputs["defender.lifetime_cap"])
     windows = _windows(result, day)
     windows = {name: size for name, size in windows.items() if size < lifetime}
     pace = day if given else median(carrier.outflow / inputs["demand.lifetime"])
+    lasts = lifetime / pace if pace > 0 else math.inf
+    if net is not None:
+        left = median(outcome.outflow / inputs["demand.lifetime"])
+        lasts = min(lasts, net.lifetime_bytes / left if left > 0 else math.inf)
     return Budget(
         lineage_name(result.scenario.name),
-        max(1, math.floor(min(lifetime, MAX_LEDGER_BYTES))),
+        _whole(lifetime),
         windows,
         need,
         safe,
-        lifetime / pace if pace > 0 else math.inf,
+        lasts,
+        net,
     )
+
+
+def _net(result: Forecast) -> NetBudget:
+    """The net limit holds whatever an audit explains: what it does not counts in full. How far
+    it reaches is the auditor's matter."""
+    outcome = result.outcomes["audited"]
+    usable = result.inputs["attacker.usable_share"]
+    need = percentiles(outcome.outflow)[2]
+    fits = percentiles(eq.safe_allowance_bytes(result.target, 1.0, usable, outcome.rush))[0]
+    safe = fits * (1 - STRICTLY_LESS)
+    lifetime = min(need, safe)
+    carrier = result.outcomes[result.carrier]
+    windows = _windows(result, median(outcome.bits / carrier.bits * carrier.cap))
+    return NetBudget(
+        _whole(lifetime),
+        {name: size for name, size in windows.items() if size < lifetime},
+        need,
+        safe,
+    )
+
+
+def _whole(lifetime: float) -> int:
+    return max(1, math.floor(min(lifetime, MAX_LEDGER_BYTES)))
 
 
 def _windows(result: Forecast, day: float) -> dict[str, int]:
@@ -89,19 +130,33 @@ def _windows(result: Forecast, day: float) -> dict[str, int]:
     return {name: max(1, math.ceil(min(size, MAX_LEDGER_BYTES))) for name, size in sizes.items()}
 
 
+def _table(windows: dict[str, int]) -> str:
+    rows = ", ".join(f'"{length}" = {size}' for length, size in windows.items())
+    return f"{{ {rows} }}" if rows else "{}"
+
+
 def as_toml(budget: Budget) -> str:
     """The ``[budget]`` block: ``narrows budget propose --from`` reads it, and its last lines
     are the same as flags."""
     windows = {_LENGTHS[name]: size for name, size in budget.windows_bytes.items()}
-    rows = ", ".join(f'"{length}" = {size}' for length, size in windows.items())
     flags = [f"--window {length}={size}" for length, size in windows.items()]
+    net = []
+    if budget.net is not None:
+        nets = {_LENGTHS[name]: size for name, size in budget.net.windows_bytes.items()}
+        flags.append(f"--net-lifetime {budget.net.lifetime_bytes}")
+        flags += [f"--net-window {length}={size}" for length, size in nets.items()]
+        net = [
+            f"net_lifetime_bytes = {budget.net.lifetime_bytes}",
+            f"net_windows_bytes = {_table(nets)}",
+        ]
     accounts = ", ".join(f'"{account}"' for account in ACCOUNTS)
     return "\n".join(
         [
             "[budget]",
             f'lineage = "{budget.lineage}"',
             f"lifetime_bytes = {budget.lifetime_bytes}",
-            f"windows_bytes = {{ {rows} }}" if rows else "windows_bytes = {}",
+            f"windows_bytes = {_table(windows)}",
+            *net,
             f"accounts = [{accounts}]",
             f"# narrows budget propose --lineage {budget.lineage} \\",
             f"#   --lifetime {budget.lifetime_bytes} \\",

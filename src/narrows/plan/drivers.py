@@ -64,10 +64,11 @@ def _correlation(x: Samples, y: Samples) -> float:
 def _days_at(scenario: Scenario, path: str, values: tuple[float, float]) -> tuple[float, float]:
     """Theft time of the deployed coding with one input set, all others at their median."""
     medians = median_inputs(scenario)
-    codings = ("verified",) if scenario.verification else (scenario.choices["defender.coding"],)
     low, high = (
         float(np.asarray(result.outcomes[result.deployed].days))
-        for result in (evaluate(scenario, {**medians, path: value}, codings) for value in values)
+        for result in (
+            evaluate(scenario, {**medians, path: value}, (scenario.deployed,)) for value in values
+        )
     )
     return low, high
 

@@ -13,6 +13,9 @@ from narrows.plan.distribution import Number, Samples
 from narrows.plan.units import YEAR_DAYS
 
 SECONDS_PER_DAY = 86_400.0
+SEGMENT_TOKENS, SEGMENT_BITS, BOUND_DELTA = 256.0, 2048.0, 1e-9
+"""Of an audit, as ``narrows audit`` has them unless told otherwise: tokens of a segment, B, δ."""
+BOUND_RATES = 0.8 * 2.0 ** (-0.75 * np.arange(16))  # of -ln(1 - f): docs/audit.md
 Z_OF_DAY = {"p50": 0.0, "p95": 1.6448536269514722, "p99": 2.3263478740408408}
 
 
@@ -74,6 +77,21 @@ def unexplained_bits(extractable: Number, raw: Number, carrier: Number) -> Numbe
     """v = min(e · log2|V|, c) bits/token: what a verified token can still smuggle; never more
     than the c bits that leave for it (arXiv 2511.02620: e < 0.5 %)."""
     return np.minimum(extractable * raw, carrier)
+
+
+def bound_bits(segments: Number, worth: Number, share: Number) -> Number:
+    """The most that ``segments`` of ``worth`` bits each can have cost, as an auditor of the share
+    f knows it who has drawn just that share: B min_λ (ln(16/δ) − N f ln(1 − (1 − e^(−λw))/f))/λ,
+    w = worth/B. Segments above B are all audited, and cost what they cost."""
+    f = np.minimum(share, 1 - 1e-9)
+    w = np.minimum(np.asarray(worth, np.float64) / SEGMENT_BITS, 1.0)
+    best: Number = np.inf
+    for part in BOUND_RATES:
+        rate = -np.log1p(-f) * part
+        drawn = -segments * f * np.log1p(np.expm1(-rate * w) / f)
+        best = np.minimum(best, (np.log(len(BOUND_RATES) / BOUND_DELTA) + drawn) / rate)
+    exact = segments * worth
+    return np.where(w < 1.0, np.maximum(best * SEGMENT_BITS, exact), exact)
 
 
 def rush_bytes(cap: Number, response_days: Number, burst: Number) -> Number:

@@ -116,6 +116,22 @@ NUMBERS: tuple[Field, ...] = (
         upper=1.0,
         source="arXiv 2511.02620: under 0.5 % of log2|V|; an attack on its defaults: 1.08 bits",
     ),
+    Field(
+        "coding.unexplained",
+        units.BITS_PER_TOKEN,
+        "unexplained bits per token",
+        upper=1e4,
+        above=False,
+    ),
+    Field(
+        "coding.signalling",
+        units.BITS_PER_TOKEN,
+        "signalling bits per token",
+        upper=1e4,
+        above=False,
+    ),
+    Field("coding.timing", units.BITS_PER_TOKEN, "timing bits per token", upper=1e4, above=False),
+    Field("coding.audited_parameters", units.PARAMETERS, "parameters as audited", upper=1e18),
     Field("attacker.weight_compression", units.RATIO, "weight compression", "1", 1.0, 1e4, False),
     Field("attacker.useful_fraction", units.SHARE, "fraction that hurts", "100%", upper=1.0),
     Field("attacker.usable_share", units.SHARE, "unnoticed share of the cap", "100%", upper=1.0),
@@ -141,11 +157,19 @@ NUMBERS: tuple[Field, ...] = (
         above=False,
     ),
     Field("defender.burst", units.RATIO, "busiest minute / mean minute", "2", 1.0, 1440.0, False),
+    Field("defender.audit_share", units.SHARE, "audited share", "5%", upper=1.0),
     Field("defender.line_rate", units.BYTES_PER_DAY, "line without a limit", "10 Gbit/s"),
 )
 
 CHOICES: tuple[ChoiceField, ...] = (
+    ChoiceField("model.kind", ("dense", "experts", "unknown"), "unknown"),
     ChoiceField("demand.growth_curve", ("exponential", "linear", "logistic"), "exponential"),
+    ChoiceField("coding.audited_kind", ("dense", "experts", "unknown"), "unknown"),
+    ChoiceField(
+        "coding.audited_arithmetic",
+        ("bfloat16", "float32", "int8", "fp8", "exact", "unknown"),
+        "unknown",
+    ),
     ChoiceField("defender.coding", ("raw", "compressed", "coupled"), "compressed"),
     ChoiceField("defender.serve", ("p50", "p95", "p99"), "p99"),
 )
@@ -154,7 +178,8 @@ WINDOWS_DAYS: dict[str, float] = {"minute": 1 / 1440, "hour": 1 / 24, "day": 1.0
 
 FIELDS = {field.path: field for field in NUMBERS}
 CHOICE_OF = {choice.path: choice for choice in CHOICES}
-SWITCHES = ("defender.verification",)
+SWITCHES = ("defender.verification", "defender.audit")
+AUDITED = ("coding.unexplained", "coding.signalling", "coding.timing")
 SECTIONS = ("model", "demand", "coding", "attacker", "defender")
 
 # Exactly one of these describes the demand; each is the set of keys that it needs.

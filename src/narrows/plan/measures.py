@@ -14,7 +14,7 @@ import numpy as np
 
 from narrows.plan import equations as eq
 from narrows.plan.distribution import Number
-from narrows.plan.simulate import Forecast, median
+from narrows.plan.simulate import Forecast, audit_parts, median
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,15 @@ def waterfall(result: Forecast) -> list[Step]:
     def verified(carrier: Number) -> Number:
         return eq.unexplained_bits(inputs["coding.extractable"], bits["raw"], carrier)
 
+    scenario = result.scenario
+    audited = scenario.has("coding.unexplained") and (scenario.audit or not scenario.verification)
+
+    def checked(carrier: Number) -> Number:
+        """By an auditor, where one was measured: he counts more than a verifier."""
+        if not audited:
+            return verified(carrier)
+        return np.minimum(sum(audit_parts(inputs, result.tokens).values()), carrier)
+
     unlimited = median(result.target / inputs["defender.line_rate"])
     limit = days(bits["raw"], 1.0, 0.0)
     carrier = result.carrier
@@ -70,17 +79,17 @@ def waterfall(result: Forecast) -> list[Step]:
             carrier == "coupled",
         ),
         (
-            "verify answers",
-            days(verified(bits["coupled"]), 1.0, 0.0),
-            days(verified(bits["raw"]), 1.0, 0.0),
-            result.scenario.verification,
+            "audit answers" if audited else "verify answers",
+            days(checked(bits["coupled"]), 1.0, 0.0),
+            days(checked(bits["raw"]), 1.0, 0.0),
+            scenario.audit if audited else scenario.verification,
         ),
     ]
     if _watched(usable):
         rows.append(
             (
                 "watch and respond",
-                days(verified(bits["coupled"]), usable, response),
+                days(checked(bits["coupled"]), usable, response),
                 days(bits["raw"], usable, response),
                 True,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from narrows.plan.distribution import Distribution
-from narrows.plan.fields import DEMAND_KEYS, DEMANDS
+from narrows.plan.fields import AUDITED, DEMAND_KEYS, DEMANDS
 
 Where = Callable[[str], str]
 
@@ -90,19 +90,41 @@ def _growth(
     return problems
 
 
+def _audit(coding: str, audit: bool, given: frozenset[str], where: Where) -> list[str]:
+    have = given & set(AUDITED)
+    problems = []
+    if have and len(have) < len(AUDITED):
+        problems.append(
+            f"{where(min(have))}: coding: {_short(AUDITED)} belong together; add the missing ones"
+        )
+    if audit and not have:
+        problems.append(
+            f"{where('defender.audit')}: defender: audit needs {_short(AUDITED)} in coding: "
+            "measure them, then --from-audit FILE"
+        )
+    if audit and coding != "coupled":
+        problems.append(
+            f"{where('defender.audit')}: defender: audit needs coding = 'coupled': an auditor "
+            "explains answers of shared noise alone"
+        )
+    return problems
+
+
 def check(
     numbers: Mapping[str, Distribution],
     choices: Mapping[str, str],
     given: frozenset[str],
     broken: set[str],
     where: Where,
+    audit: bool = False,
 ) -> list[str]:
     """Problems between fields. ``broken``: fields that were written but could not be read;
-    they count as given, so that one mistake is not reported twice."""
+    they count as given, so that one mistake is not reported twice. ``audit``: it is deployed."""
     problems = _model(given, where) + _demand(given, where)
     curve = choices["demand.growth_curve"]
     if "demand.growth" not in broken:
         problems += _growth(numbers, curve, given, where)
+    problems += _audit(choices["defender.coding"], audit, given, where)
     pair = {"attacker.accounts", "attacker.bytes_per_account"}
     if len(given & pair) == 1:
         (have,) = given & pair

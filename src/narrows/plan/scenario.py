@@ -49,9 +49,17 @@ class Scenario:
     verification: bool
     windows: dict[str, float] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    audit: bool = False
 
     def has(self, path: str) -> bool:
         return path in self.numbers
+
+    @property
+    def deployed(self) -> str:
+        """The coding that it runs; of the measures on top of it, the last."""
+        if self.audit:
+            return "audited"
+        return "verified" if self.verification else self.choices["defender.coding"]
 
 
 @dataclass(slots=True)
@@ -174,7 +182,7 @@ def _read(merged: dict[str, tuple[object, _Layer]], problems: list[str]) -> Scen
     numbers: dict[str, Distribution] = {}
     windows: dict[str, float] = {}
     choices = {choice.path: choice.default for choice in CHOICE_OF.values()}
-    verification = False
+    switches = dict.fromkeys(SWITCHES, False)
     for path, (value, layer) in merged.items():
         try:
             if _is_windows(path, value):
@@ -187,7 +195,7 @@ def _read(merged: dict[str, tuple[object, _Layer]], problems: list[str]) -> Scen
                     raise UnitError(f"must be one of {', '.join(CHOICE_OF[path].options)}")
                 choices[path] = str(value)
             else:
-                verification = _switch(value)
+                switches[path] = _switch(value)
         except UnitError as error:
             problems.append(f"{layer.where(path)}: {path}: {error}")
     given = frozenset(merged)
@@ -197,7 +205,8 @@ def _read(merged: dict[str, tuple[object, _Layer]], problems: list[str]) -> Scen
     if windows:
         cap = min(size / WINDOWS_DAYS[name] for name, size in windows.items())
         numbers["defender.cap"] = Distribution(cap, cap)
-    return Scenario("", "", (), numbers, choices, verification, windows, given)
+    verification, audit = (switches[name] for name in SWITCHES)
+    return Scenario("", "", (), numbers, choices, verification, windows, given, audit)
 
 
 def _texts(files: list[TomlFile], problems: list[str]) -> tuple[str, str, tuple[str, ...]]:
@@ -257,7 +266,9 @@ def build(
         return file.where(section) if file else (f"preset {preset}" if preset else "flags")
 
     broken = {path for path in merged if path in FIELDS and not scenario.has(path)}
-    problems += check(scenario.numbers, scenario.choices, scenario.given, broken, where)
+    problems += check(
+        scenario.numbers, scenario.choices, scenario.given, broken, where, scenario.audit
+    )
     if problems:
         shown = tuple(_by_line(problems)[:MAX_PROBLEMS])
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")

@@ -19,6 +19,7 @@ from narrows.plan.fields import DEMAND_KEYS
 from narrows.plan.scenario import Scenario
 
 CODINGS = ("raw", "compressed", "coupled", "verified")
+SENT = CODINGS[:3]  # the others are what a thief can use of these
 DAYS = ("p50", "p95", "p99")
 DEFAULT_DRAWS = 100_000
 MAX_DRAWS = 5_000_000
@@ -30,7 +31,8 @@ Inputs = dict[str, Number]
 @dataclass(slots=True)
 class Outcome:
     """Outputs of one coding, each a float or float64 [draws]. ``verified`` stands for the
-    deployed coding with verification: its bytes are the ones a verifier cannot explain.
+    deployed coding with verification: its bytes are the ones a verifier cannot explain;
+    ``audited`` likewise, for an auditor who counts signalling and timing too.
 
     ``outflow``: bytes over the life. ``days``: time to exfiltrate under ``cap`` (bytes/day).
     ``caps``: smallest cap per day quantile. ``rush``: payload that leaves once someone has been
@@ -65,13 +67,11 @@ class Forecast:
     @property
     def deployed(self) -> str:
         """The coding that the scenario runs."""
-        return (
-            "verified" if self.scenario.verification else self.scenario.choices["defender.coding"]
-        )
+        return self.scenario.deployed
 
     @property
     def carrier(self) -> str:
-        """The coding whose bytes pass the gate: ``deployed`` without regard to verification."""
+        """The coding whose bytes pass the gate: ``deployed`` without regard to who checks it."""
         return self.scenario.choices["defender.coding"]
 
 
@@ -151,8 +151,29 @@ def cumulative_tokens(inputs: Inputs, scenario: Scenario, first_day: Number, day
     return first_day * _growth(inputs, scenario, day, True)
 
 
-def evaluate(scenario: Scenario, inputs: Inputs, codings: tuple[str, ...] = CODINGS) -> Forecast:
-    """The whole model, once, on given inputs (draws or single values), for ``codings``."""
+def codings_of(scenario: Scenario) -> tuple[str, ...]:
+    """All that a scenario can be told of: ``audited`` where its values were measured."""
+    return (*CODINGS, "audited") if scenario.has("coding.unexplained") else CODINGS
+
+
+def audit_parts(inputs: Inputs, tokens: Number) -> dict[str, Number]:
+    """What an audit leaves unexplained of each of ``tokens``, bits, by kind."""
+    segments = np.maximum(tokens, 1.0) / eq.SEGMENT_TOKENS
+    worth = inputs["coding.unexplained"] * eq.SEGMENT_TOKENS
+    bound = eq.bound_bits(segments, worth, inputs["defender.audit_share"])
+    return {
+        "tokens": inputs["coding.unexplained"],
+        "signalling": inputs["coding.signalling"],
+        "timing": inputs["coding.timing"],
+        "bound": bound / np.maximum(tokens, 1.0) - inputs["coding.unexplained"],
+    }
+
+
+def evaluate(
+    scenario: Scenario, inputs: Inputs, codings: tuple[str, ...] | None = None
+) -> Forecast:
+    """The whole model, once, on given inputs (draws or single values), for ``codings``; all of
+    them where none are named."""
     weights = _weights(inputs)
     target = eq.target_bytes(
         weights, inputs["attacker.useful_fraction"], inputs["attacker.weight_compression"]
@@ -170,19 +191,25 @@ def evaluate(scenario: Scenario, inputs: Inputs, codings: tuple[str, ...] = CODI
     result = Forecast(scenario, 1, 0, inputs, weights, target, tokens, first)
     peak = first * np.maximum(1.0, _growth(inputs, scenario, lifetime, False))
     carrier = inputs[f"coding.{result.carrier}"]
-    for coding in codings:
+    for coding in codings or codings_of(scenario):
         if coding == "verified":
-            hidden = eq.unexplained_bits(
-                inputs["coding.extractable"], inputs["coding.raw"], carrier
-            )
-            result.outcomes[coding] = _outcome(result, carrier, hidden / carrier, peak)
+            extractable = inputs["coding.extractable"]
+            hidden = eq.unexplained_bits(extractable, inputs["coding.raw"], carrier)
+            found = _outcome(result, carrier, hidden / carrier, peak, extractable)
+        elif coding == "audited":
+            left = np.minimum(sum(audit_parts(inputs, tokens).values()), carrier)
+            found = _outcome(result, carrier, left / carrier, peak, left / carrier)
         else:
-            result.outcomes[coding] = _outcome(result, inputs[f"coding.{coding}"], 1.0, peak)
+            found = _outcome(result, inputs[f"coding.{coding}"], 1.0, peak, 1.0)
+        result.outcomes[coding] = found
     return result
 
 
-def _outcome(result: Forecast, bits: Number, payload: Number, peak: Number) -> Outcome:
-    """``payload``: share of the link's bytes that an attacker controls (1 unverified)."""
+def _outcome(
+    result: Forecast, bits: Number, payload: Number, peak: Number, hidden: Number
+) -> Outcome:
+    """``payload``: share of the link's bytes that an attacker controls (1 unverified);
+    ``hidden``: of what reaches one account, the most that may be his."""
     inputs = result.inputs
     usable, response = inputs["attacker.usable_share"], inputs["attacker.response_time"]
     lifetime = inputs["demand.lifetime"]
@@ -202,7 +229,7 @@ def _outcome(result: Forecast, bits: Number, payload: Number, peak: Number) -> O
     if np.any(response):
         rush = eq.rush_bytes(cap, response, inputs["defender.burst"]) * payload
     if "attacker.accounts" in inputs:
-        drain = _account_rate(inputs, payload)
+        drain = _account_rate(inputs, hidden)
         quiet, rush = np.minimum(quiet, drain), np.minimum(rush, drain * response)
     served: Number = 1.0
     if given is not None:
@@ -220,12 +247,10 @@ def _outcome(result: Forecast, bits: Number, payload: Number, peak: Number) -> O
     )
 
 
-def _account_rate(inputs: Inputs, payload: Number) -> Number:
+def _account_rate(inputs: Inputs, hidden: Number) -> Number:
     """Payload bytes/day that reach a thief who only has accounts: n · bytes · share (arXiv
-    2601.01296), the share not above what verification leaves unexplained."""
-    share = inputs["attacker.steganography_share"]
-    if not (isinstance(payload, float) and payload == 1.0):
-        share = np.minimum(share, inputs["coding.extractable"])
+    2601.01296), the share not above what nobody can explain, ``hidden``."""
+    share = np.minimum(inputs["attacker.steganography_share"], hidden)
     return inputs["attacker.accounts"] * inputs["attacker.bytes_per_account"] * share
 
 

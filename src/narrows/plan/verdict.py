@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from narrows.plan import show
+from narrows.plan.audited import audit_of, sentences
 from narrows.plan.budget import Budget
 from narrows.plan.distribution import Number
 from narrows.plan.drivers import Driver
@@ -20,6 +21,7 @@ NAMES = {
     "compressed": "compressed answers",
     "coupled": "coupled answers",
     "verified": "verified answers",
+    "audited": "audited answers",
 }
 
 
@@ -36,7 +38,8 @@ _LIFE_SLOWER = (
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``level``: protected, protectable, uncertain or unprotectable. ``probability``: of a
-    theft within the life as deployed; ``best_probability``: with coupling and verification."""
+    theft within the life as deployed; ``best_probability``: with coupling and verification, or
+    an audit whose measurement counts."""
 
     level: str
     line: str
@@ -45,35 +48,52 @@ class Verdict:
 
 
 def best_case(result: Forecast) -> Forecast:
-    """The same futures with every measure there is: coupled and verified."""
+    """The same futures with every measure there is: coupled, and verified or audited."""
     scenario = result.scenario
     choices = {**scenario.choices, "defender.coding": "coupled"}
-    best = evaluate(
-        replace(scenario, choices=choices, verification=True), result.inputs, ("verified",)
-    )
+    codings = tuple(name for name in ("verified", "audited") if name in result.outcomes)
+    best = evaluate(replace(scenario, choices=choices, verification=True), result.inputs, codings)
     best.draws, best.seed = result.draws, result.seed
     return best
 
 
-def _deployed_words(result: Forecast) -> str:
+def _deployed_words(result: Forecast, coding: str) -> str:
     name = NAMES[result.carrier]
-    return f"{name}, verified" if result.scenario.verification else name
+    if coding == "audited":
+        return f"{name}, audited at {show.share(median(result.inputs['defender.audit_share']))}"
+    return f"{name}, verified" if coding == "verified" else name
 
 
-def _cheapest(result: Forecast) -> str | None:
+def _cheapest(result: Forecast, codings: tuple[str, ...]) -> str | None:
     """The first coding, in order of effort, that is safe with the deployed traffic."""
-    for coding in ("compressed", "coupled", "verified"):
+    for coding in ("compressed", "coupled", *codings):
         if theft_probability(result, coding) <= SAFE_PROBABILITY:
             return coding
     return None
 
 
 def judge(result: Forecast, budget: Budget) -> Verdict:
-    deployed = result.outcomes[result.deployed]
-    probability = theft_probability(result, result.deployed)
+    """An audit whose values nobody measured for such a model is as if it were not deployed; the
+    verdict then says what is missing."""
+    audit = audit_of(result)
+    counts = audit is not None and audit.missing is None
+    coding = result.deployed
+    if coding == "audited" and not counts:
+        coding = "verified" if result.scenario.verification else result.carrier
+    found = _judge(result, budget, coding, counts)
+    if audit is None:
+        return found
+    return replace(found, line=f"{found.line} {sentences(audit)}")
+
+
+def _judge(result: Forecast, budget: Budget, coding: str, audited: bool) -> Verdict:
+    """``coding``: what is deployed; ``audited``: an audit counts among the measures."""
+    deployed = result.outcomes[coding]
+    probability = theft_probability(result, coding)
     life = show.days(median(result.inputs["demand.lifetime"]))
     theft = show.days(median(deployed.days))
-    words = _deployed_words(result)
+    words = _deployed_words(result, coding)
+    checks = ("verified", "audited") if audited else ("verified",)
     if probability <= SAFE_PROBABILITY:
         line = (
             f"PROTECTED with {words}: a thief who owns the enclave has the weights within "
@@ -81,42 +101,52 @@ def judge(result: Forecast, budget: Budget) -> Verdict:
         )
         return Verdict("protected", line, probability, probability)
     best = best_case(result)
-    best_probability = theft_probability(best, "verified")
-    holds = f"A lifetime budget of {show.size(budget.safe_bytes)} would hold"
-    if budget.need_bytes > budget.safe_bytes:
-        holds += f", and lasts {show.days(_lasts(result, budget))} of this demand"
-    holds += "."
+    by_check = {name: theft_probability(best, name) for name in checks}
+    check = min(checks, key=lambda name: by_check[name])
+    best_probability = by_check[check]
+    holds = _holds(result, budget)
     if "attacker.accounts" in result.inputs:  # such a thief is held by his accounts
         holds = "Fewer accounts, or fewer bytes for each, help more than a lower limit."
     if best_probability <= SAFE_PROBABILITY:
-        measure = _cheapest(result)
-        cure = f"use {NAMES[measure]}" if measure else "couple and verify"
+        measure = _cheapest(result, checks)
+        both = "couple and verify" if check == "verified" else "couple and audit"
+        cure = f"use {NAMES[measure]}" if measure else both
         line = (
             f"NOT PROTECTED with {words}: theft within {life} in {show.share(probability)} of "
             f"the futures (median {theft}), but it can be: {cure}. {holds}"
         )
         return Verdict("protectable", line, probability, best_probability)
-    ratio = show.factor(median(best.outcomes["verified"].reach / best.target))
+    ratio = show.factor(median(best.outcomes[check].reach / best.target))
     chance = show.share(best_probability)
     if best_probability <= 0.5:
         same = probability == best_probability
         deployed_too = "" if same else f" (as deployed: {show.share(probability)})"
         line = (
-            f"NOT RELIABLY PROTECTED: even coupled and verified, the weights are gone within "
+            f"NOT RELIABLY PROTECTED: even coupled and {check}, the weights are gone within "
             f"{life} in {chance} of the futures{deployed_too}. {holds}"
         )
         return Verdict("uncertain", line, probability, best_probability)
     line = (
         "CANNOT BE PROTECTED by an upload limit that serves this demand: even coupled and "
-        f"verified, {ratio} of what a thief needs leaves within {life} (theft in {chance} of the "
+        f"{check}, {ratio} of what a thief needs leaves within {life} (theft in {chance} of the "
         f"futures). {holds}"
     )
     return Verdict("unprotectable", line, probability, best_probability)
 
 
-def _lasts(result: Forecast, budget: Budget) -> float:
-    pace = median(result.outcomes[result.carrier].outflow / result.inputs["demand.lifetime"])
-    return budget.safe_bytes / pace if pace > 0 else float("inf")
+def _holds(result: Forecast, budget: Budget) -> str:
+    kind, size, need = "lifetime", budget.safe_bytes, budget.need_bytes
+    coding, mark = result.carrier, ""
+    if budget.net is not None:
+        kind, size, need = "net", budget.net.safe_bytes, budget.net.need_bytes
+        coding, audit = "audited", audit_of(result)
+        mark = audit.mark if audit is not None else ""
+    text = f"A {kind} budget of {show.size(size)} would hold"
+    if need > size:
+        pace = median(result.outcomes[coding].outflow / result.inputs["demand.lifetime"])
+        lasts = size / pace if pace > 0 else float("inf")
+        text += f", and lasts {show.days(lasts)}{mark} of this demand"
+    return text + "."
 
 
 def notes(result: Forecast, drivers: list[Driver], steps: list[Step]) -> list[str]:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from narrows.audit.auditor import Rules, TapeAuditor
+from narrows.audit.auditor import Drawn, Rules, TapeAuditor
 from narrows.audit.choose import scorer_named
 from narrows.audit.code import ONE_BIT
+from narrows.audit.page.series import Series, about
 from narrows.audit.report import report
 from narrows.audit.share.attackers import over_truth
 from narrows.audit.share.coins import KEY_BYTES
-from narrows.bench.audit.tape import Played, TapeRecorder, make_requests, play, serve
-from narrows.bench.coupled import PROMPTS, five_bit_model, generate
+from narrows.bench.audit.tape import (
+    Played,
+    TapeRecorder,
+    edge_decode_s,
+    make_requests,
+    play,
+    serve,
+)
+from narrows.bench.audit.thieves import SLACK_BITS, ModelSpeaker, thefts
+from narrows.bench.coupled import PROMPTS, five_bit_model, generate, render
 from narrows.coding.events import Coding
 from narrows.errors import InputError
 from narrows.models.api import TokenModel
@@ -79,13 +90,16 @@ def measure(settings: Settings, say: Say) -> dict[str, Any]:
         tape = play(recorder, answers, Coding.COUPLED, settings.token_ms)
         scorer = scorer_named(settings.scorer, STRONG)
         costs: list[float] = []
-        auditor = TapeAuditor(
-            scorer,
-            {weak.digest: weak},
-            Rules(),
-            bytes(KEY_BYTES),
-            on_drawn=lambda drawn: costs.append(drawn.cost_q16 / ONE_BIT),
-        )
+        series = Series()
+
+        def keep(drawn: Drawn) -> None:
+            costs.append(drawn.cost_q16 / ONE_BIT)
+            series.drawn(drawn)
+
+        auditor = TapeAuditor(scorer, {weak.digest: weak}, Rules(), bytes(KEY_BYTES), on_drawn=keep)
+        series.follow(auditor)
+        say("the edge decodes the link")
+        edge_s = edge_decode_s(tape, weak)
         say("the auditor decodes the tape")
         began = time.perf_counter()
         segments = list(auditor.replay.feed(tape))
@@ -96,7 +110,7 @@ def measure(settings: Settings, say: Say) -> dict[str, Any]:
         for segment in segments:
             auditor.take(segment)
         prefill_s = time.perf_counter() - began
-        found = report(auditor)
+        found = report(auditor) | series.found() | {"model": about(auditor)}
         tokens = max(1, auditor.tally.tokens)
         return {
             "engine": settings.engine,
@@ -111,7 +125,32 @@ def measure(settings: Settings, say: Say) -> dict[str, Any]:
             "bound_over_truth": _bound_over_truth(costs),
             "prefill_tok_s": round(tokens / prefill_s, 1),
             "decode_tok_s": round(tokens / decode_s, 1),
+            "edge_decode_tok_s": round(tokens / edge_s, 1),
+            "audit_tok_s": {
+                f"{share:g}": round(tokens / (decode_s + share * prefill_s), 1)
+                for share in (1.0, BOUND_SHARE)
+            },
         }
+
+
+def steal(runs: int, tokens: int, say: Say) -> dict[str, Any]:
+    """Each thief ``runs`` times, on the exact runtime: what he carried and what he was charged."""
+    model = load_model(STRONG)
+    found = []
+    for run in range(runs):
+        key = hashlib.sha256(f"narrows bench thieves {run}".encode()).digest()
+        with ExitStack() as stack:
+            fresh = partial(_speaker, model, render(model, PROMPTS[run % len(PROMPTS)]), stack)
+            for theft in thefts(fresh, key, run, tokens):
+                say(f"{theft.thief}: {theft.payload_bits} bits for {theft.charge_bits:.0f}")
+                found.append(asdict(theft) | {"charged": theft.charged})
+    return {"scorer": "runtime", "model": STRONG, "slack_bits": SLACK_BITS, "thieves": found}
+
+
+def _speaker(model: TokenModel, prompt: list[int], stack: ExitStack) -> ModelSpeaker:
+    speaker = ModelSpeaker(model, prompt)
+    stack.callback(speaker.close)
+    return speaker
 
 
 def _weak(name: str | None, stack: ExitStack, say: Say) -> TokenModel:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from narrows.coding.events import Coding, Finish, Finished, Tokens
+from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
@@ -22,11 +24,28 @@ from narrows.enclave.builtin import BuiltinBackend
 from narrows.errors import InputError
 from narrows.gate.timing import UNITS_PER_BIT, UNITS_PER_BYTE, LinkHistory, TickModel
 from narrows.models.api import TokenModel
-from narrows.wire.messages import PROTOCOL, Greeting, Hello, Request, WeakOffer, encode_frame
-from narrows.wire.tape import MAX_DATA_BYTES, Begin, Inward, LinkEnd, Outward, TapeWriter
+from narrows.wire.messages import (
+    PROTOCOL,
+    FrameReader,
+    Greeting,
+    Hello,
+    Request,
+    WeakOffer,
+    encode_frame,
+)
+from narrows.wire.tape import (
+    MAX_DATA_BYTES,
+    Begin,
+    Inward,
+    LinkEnd,
+    Outward,
+    TapeReader,
+    TapeWriter,
+)
 
 NONCE = hashlib.sha256(b"narrows bench audit").digest()
 LEASE = bytes(16)
+GREETING_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +95,28 @@ def serve(model: TokenModel, requests: Sequence[Request]) -> list[Played]:
             await backend.close()
 
     return asyncio.run(all_of_them())
+
+
+def edge_decode_s(tape: bytes, weak: TokenModel) -> float:
+    """Seconds that an edge's own decoder takes for the links of a tape."""
+    spent = 0.0
+    decoders: dict[int, tuple[LinkDecoder, FrameReader]] = {}
+    for record in TapeReader().feed(tape):
+        if isinstance(record, Begin):
+            decoders[record.link] = (LinkDecoder(weak, LinkOptions()), FrameReader())
+        decoder, frames = decoders[record.link]
+        if isinstance(record, Inward):
+            for message in frames.feed(record.data):
+                if isinstance(message, Request):
+                    decoder.request(answer_spec(message, weak))
+        elif isinstance(record, Outward) and record.data:
+            coded = record.data[max(0, GREETING_BYTES - record.position) :]
+            began = time.perf_counter()
+            decoder.feed(coded)
+            spent += time.perf_counter() - began
+    for decoder, _ in decoders.values():
+        decoder.close()
+    return spent
 
 
 class TapeRecorder:

@@ -14,8 +14,8 @@ MAX_SMALL_FILE_BYTES = 4096
 
 
 @app.command(
-    epilog="Example: narrows audit run --tape gate.tape --share 0.05 --key coins.key --json. "
-    "The report holds prompts: keep it where the tape is kept."
+    epilog="Example: narrows audit run --tape gate.tape --share 0.05 --key coins.key "
+    "--html report.html. The report holds prompts: keep it where the tape is kept."
 )
 def run(
     tape: Annotated[Path, typer.Option(help="The tape of a gate.")],
@@ -30,6 +30,7 @@ def run(
         Path | None, typer.Option(help="The alarm's null, of narrows audit calibrate.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decode the tape, flip the coins, recompute the answers, say what is explained."""
@@ -39,6 +40,7 @@ def run(
     from narrows.alarms.sequential import Alarm
     from narrows.audit.auditor import Rules, TapeAuditor
     from narrows.audit.choose import scorer_named
+    from narrows.audit.page.series import Series, about
     from narrows.audit.report import report, text
     from narrows.audit.share.coins import KEY_BYTES
     from narrows.cli.audit.tapes import read_tape, weak_models
@@ -54,9 +56,16 @@ def run(
         raise InputError(f"{key} has {len(coins)} bytes, not {KEY_BYTES}")
     alarm = Alarm() if null is None else Alarm(from_json(read_once(null, MAX_SMALL_FILE_BYTES)))
     rules = Rules(share, bound_bits, delta)
-    auditor = TapeAuditor(scorer_named(scorer, model), weak_models(weak), rules, coins, alarm)
+    series = Series()
+    strong, models = scorer_named(scorer, model), weak_models(weak)
+    auditor = TapeAuditor(strong, models, rules, coins, alarm, on_drawn=series.drawn)
+    series.follow(auditor)
     read_tape(auditor, tape)
-    found = report(auditor)
+    found = report(auditor) | series.found() | {"model": about(auditor)}
     if out is not None:
         write_whole(out, json.dumps(found, indent=1).encode() + b"\n")
+    if html is not None:
+        from narrows.audit.page.html import write_html
+
+        write_html(found, html)
     typer.echo(json.dumps(found) if as_json else "\n".join(text(found)))

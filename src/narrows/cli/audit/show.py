@@ -10,24 +10,23 @@ import typer
 from narrows.cli.audit.options import JsonOption
 
 app = typer.Typer(add_completion=False)
-MAX_REPORT_BYTES = 1 << 24
 
 
-@app.command(epilog="Example: narrows audit show report.json")
+@app.command(epilog="Example: narrows audit show report.json --html report.html")
 def show(
     report: Annotated[Path, typer.Argument(help="Written by narrows audit run --out.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What was explained, what was not, and the worst answers with their prompts."""
     import json
 
+    from narrows.audit.page.reader import read_report
     from narrows.audit.report import text
-    from narrows.durable import read_once
-    from narrows.errors import InputError
 
-    try:
-        found = json.loads(read_once(report, MAX_REPORT_BYTES))
-        lines = text(found)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{report} is no report of narrows audit run") from error
-    typer.echo(json.dumps(found) if as_json else "\n".join(lines))
+    found = read_report(report)
+    if html is not None:
+        from narrows.audit.page.html import write_html
+
+        write_html(found, html)
+    typer.echo(json.dumps(found) if as_json else "\n".join(text(found)))

@@ -98,17 +98,20 @@ def propose(
 
     from narrows.cli.ledger import limits as budget_limits
     from narrows.deploy.state import existing_place
+    from narrows.ledger.auditors import NetLimits
     from narrows.ledger.limits import Limits
     from narrows.ledger.office.balances import read_state
     from narrows.ledger.office.propose import budget_document
     from narrows.sizes import size_bytes
 
+    by_block = None
     accounts = dict(budget_limits.account(text) for text in account or [])
     if block is not None:
         if lineage is not None or lifetime is not None or window:
             raise InputError("--from says lineage, lifetime and windows", "drop it, or the flags")
         found = budget_limits.read_block(block)
         lineage, limits, accounts = found.lineage, found.limits, accounts or found.accounts
+        by_block = found.net
     elif lineage is None or lifetime is None or not accounts:
         given = {"--lineage": lineage, "--lifetime": lifetime, "--account": accounts}
         missing = ", ".join(name for name, value in given.items() if not value)
@@ -126,6 +129,9 @@ def propose(
             raise InputError("--no-net and a net budget", "say one of them")
         net = None
     else:
+        if by_block is not None and net_lifetime is None and not net_window:
+            pool_ppt = budget_limits.DEFAULT_POOL_PPT if net is None else net.delta_ppt
+            net = NetLimits(by_block, pool_ppt)
         net = budget_limits.net(net, net_lifetime, net_window or [], net_delta)
     document = budget_document(
         now,

@@ -14,15 +14,18 @@ from narrows.sizes import size_bytes
 DEFAULT_POOL_PPT = PPT // 1_000_000
 _LENGTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _KEYS = ("lineage", "lifetime_bytes", "windows_bytes", "accounts")
+_NET_KEYS = ("net_lifetime_bytes", "net_windows_bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetBlock:
-    """What a ``[budget]`` block says. ``accounts`` have no limits of their own."""
+    """What a ``[budget]`` block says. ``accounts`` have no limits of their own; ``net``: of what
+    no auditor explains, where it says one."""
 
     lineage: str
     limits: Limits
     accounts: dict[str, Limits]
+    net: Limits | None = None
 
 
 def account(text: str) -> tuple[str, Limits]:
@@ -86,9 +89,10 @@ def read_block(path: Path) -> BudgetBlock:
     if not isinstance(block, dict) or set(file.data) != {"budget"}:
         raise InputError(f"{path} must hold one [budget] block", "see narrows plan --budget FILE")
     problems = [
-        f"{file.where(('budget', key))}: budget.{key}: no such key; there are: {', '.join(_KEYS)}"
+        f"{file.where(('budget', key))}: budget.{key}: no such key; there are: "
+        f"{', '.join((*_KEYS, *_NET_KEYS))}"
         for key in block
-        if key not in _KEYS
+        if key not in (*_KEYS, *_NET_KEYS)
     ]
 
     def bad(key: str, remedy: str) -> None:
@@ -99,18 +103,20 @@ def read_block(path: Path) -> BudgetBlock:
         bad("lineage", 'must be a name, as in "base-1"')
     if lifetime is None:
         bad("lifetime_bytes", 'must be whole bytes, as in 2000000000 or "2GB"')
-    windows: dict[int, int] = {}
-    table = block.get("windows_bytes", {})
-    for length, written in table.items() if isinstance(table, dict) else [("", None)]:
-        size = _size(written)
-        try:
-            length_ms = _length_ms(length, "windows")
-        except InputError:
-            length_ms = 0
-        if length_ms < 1 or length_ms in windows or size is None:
-            bad("windows_bytes", 'must be lengths to whole bytes, as in { "1h" = 50000000 }')
-        else:
-            windows[length_ms] = size
+    windows = _windows(block.get("windows_bytes", {}))
+    if windows is None:
+        bad("windows_bytes", 'must be lengths to whole bytes, as in { "1h" = 50000000 }')
+    net = None
+    if any(key in block for key in _NET_KEYS):
+        most, tight = (
+            _size(block.get("net_lifetime_bytes")),
+            _windows(block.get("net_windows_bytes", {})),
+        )
+        if most is None:
+            bad("net_lifetime_bytes", 'must be whole bytes, as in 2000000000 or "2GB"')
+        if tight is None:
+            bad("net_windows_bytes", 'must be lengths to whole bytes, as in { "1h" = 5000000 }')
+        net = Limits(most, tuple(sorted((tight or {}).items())))
     accounts = block.get("accounts", [])
     if not isinstance(accounts, list) or not accounts or not all(map(_is_word, accounts)):
         bad("accounts", 'must be names of gate ports\' accounts, as in ["answers"]')
@@ -119,9 +125,27 @@ def read_block(path: Path) -> BudgetBlock:
         raise InputError(f"{path} is no budget", problems=tuple(problems))
     return BudgetBlock(
         str(lineage),
-        Limits(lifetime, tuple(sorted(windows.items()))),
+        Limits(lifetime, tuple(sorted((windows or {}).items()))),
         dict.fromkeys(accounts, Limits(None)),
+        net,
     )
+
+
+def _windows(table: object) -> dict[int, int] | None:
+    """Milliseconds to bytes; None for what is no such table."""
+    if not isinstance(table, dict):
+        return None
+    windows: dict[int, int] = {}
+    for length, written in table.items():
+        size = _size(written)
+        try:
+            length_ms = _length_ms(length, "windows")
+        except InputError:
+            return None
+        if length_ms < 1 or length_ms in windows or size is None:
+            return None
+        windows[length_ms] = size
+    return windows
 
 
 def _is_word(value: object) -> bool:

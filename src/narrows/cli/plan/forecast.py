@@ -45,7 +45,9 @@ def _settings(pairs: list[str] | None, flags: Mapping[str, str | None]) -> dict[
     return settings
 
 
-def _measured(codec: Path | None, ledger: Path | None) -> tuple[dict[str, str], list[str]]:
+def _measured(
+    codec: Path | None, ledger: Path | None, audit: list[Path] | None
+) -> tuple[dict[str, str], list[str]]:
     from narrows.cli.plan import measured
 
     found = []
@@ -53,13 +55,16 @@ def _measured(codec: Path | None, ledger: Path | None) -> tuple[dict[str, str], 
         found.append(measured.from_codec(codec))
     if ledger is not None:
         found.append(measured.from_ledger(ledger))
+    if audit:
+        found.append(measured.from_audit(audit))
     overrides = {key: value for one in found for key, value in one.overrides.items()}
     return overrides, [f"Measured: {one.note}." for one in found]
 
 
 @forecast_app.command(
     epilog="Example: narrows plan --preset llama-3.1-405b --set weight_compression=1..16 "
-    "--html report.html   Also: narrows plan compare | sweep | weights"
+    "--html report.html   With an audit: narrows plan --preset deepseek-v3 "
+    "--from-audit audit.json   Also: narrows plan compare | sweep | weights"
 )
 def forecast(
     file: _File = None,
@@ -77,6 +82,13 @@ def forecast(
     ] = None,
     from_ledger: Annotated[
         Path | None, typer.Option(help="Bits and tokens per day of a state folder's traffic.")
+    ] = None,
+    from_audit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="What an audit leaves, from 'narrows audit run --out' or 'narrows bench audit "
+            "--json'; again for a range."
+        ),
     ] = None,
     draws: Draws = 100_000,
     seed: Seed = 1,
@@ -106,7 +118,7 @@ def forecast(
         "coding": coding,
         "verification": verification,
     }
-    overrides, measured_notes = _measured(from_codec, from_ledger)
+    overrides, measured_notes = _measured(from_codec, from_ledger, from_audit)
     overrides |= _settings(set_, flags)
     if file is None and preset is None and not overrides:
         raise InputError(

@@ -1,13 +1,14 @@
 """Bits per token from measurements instead of published figures.
 
-Sources: ``narrows bench codec --json``, ``narrows bench coupled --json``, and the traffic of a
-deployment (the edge's statistics and the ledger's balance, both read only).
+Sources: ``narrows bench codec --json``, ``narrows bench coupled --json``, reports of ``narrows
+audit``, and the traffic of a deployment (the edge's statistics and the ledger's balance, both read
+only).
 """
 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def _positive(data: dict[str, Any], key: str) -> float | None:
     value = data.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) and value > 0 else None
+    return float(value) if 0 < value <= sys.float_info.max else None
 
 
 def _bits(low: float, high: float) -> str:
@@ -75,6 +76,47 @@ def from_codec(path: Path) -> MeasuredInputs:
     low, high = (per_byte * count for count in BYTES_PER_TOKEN)
     note = f"{per_byte:.3g} bits/byte over {data.get('answers', 'some')} answers ({path.name})"
     return MeasuredInputs({"coding.compressed": _bits(low, high)}, note)
+
+
+_ARITHMETIC = {"runtime": "exact", "bfloat16": "bfloat16", "float32": "float32", "int8": "int8"}
+
+
+def from_audit(paths: list[Path]) -> MeasuredInputs:
+    """What an audit leaves unexplained: reports of ``narrows audit run --out`` or ``narrows bench
+    audit --json``; several are the ends of a range. Coding and audit are then deployed. Raises
+    InputError; also where an alarm says that the charges are no honest engine's."""
+    from narrows.audit.page.charges import rest, token_bits, tokens_seen
+    from narrows.audit.page.reader import read_report
+
+    rows: list[dict[str, float]] = []
+    overrides = {"defender.coding": "coupled", "defender.audit": "true"}
+    models = set()
+    for path in paths:
+        found = read_report(path)
+        seen = tokens_seen(found)
+        if found["alarm"] or found["state"] != "explained" or seen < 1:
+            raise InputError(f"{path} says: {found['state']}", "plan with an audit of honest tapes")
+        parts = {"unexplained": token_bits(found), **rest(found)}
+        rows.append({name: bits / seen for name, bits in parts.items()})
+        model = found.get("model", {})
+        engine = _ARITHMETIC.get(found.get("engine", ""), "unknown")
+        models.add((model.get("parameters"), model.get("kind", "unknown"), engine))
+        if "engine" not in found:  # a deployment's own share; a benchmark audits everything
+            overrides["defender.audit_share"] = f"{100 * found['share']:.9g}%"
+    if len(models) > 1:
+        raise InputError(
+            "the reports are of different models or arithmetics", "plan with one of them at a time"
+        )
+    for name in rows[0]:
+        ends = sorted(row[name] for row in rows)
+        overrides[f"coding.{name}"] = _bits(ends[0] or ends[-1], ends[-1])
+    ((parameters, kind, engine),) = models
+    if parameters:
+        overrides["coding.audited_parameters"] = f"{parameters:.9g}"
+    overrides |= {"coding.audited_kind": kind, "coding.audited_arithmetic": engine}
+    total = max(sum(row.values()) for row in rows)
+    names = ", ".join(path.name for path in paths)
+    return MeasuredInputs(overrides, f"{total:.3g} bits/token stay charged by an audit ({names})")
 
 
 def from_ledger(state_dir: Path) -> MeasuredInputs:

@@ -26,8 +26,8 @@ def weights(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Measure a checkpoint as an attacker sees it: size, entropy, lossless and lossy ratios."""
-    from narrows.plan.weights import as_json as report
-    from narrows.plan.weights import measure, render
+    from narrows.plan.stored.weights import as_json as report
+    from narrows.plan.stored.weights import measure, render
     from narrows.sizes import size_bytes
 
     sample_bytes = size_bytes(f"{sample}MB" if sample.isdecimal() else sample, "--sample", least=1)

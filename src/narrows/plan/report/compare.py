@@ -22,7 +22,7 @@ from narrows.plan.analysis import Plan
 from narrows.plan.report.text import spread
 from narrows.plan.scenario import Scenario
 from narrows.plan.simulate import (
-    CODINGS,
+    SENT,
     Forecast,
     median,
     percentiles,
@@ -129,7 +129,7 @@ def point_json(point: Point) -> dict[str, object]:
         "served_share": median(carrier.served),
         "lifetime_outflow_bytes": {
             coding: dict(zip(names, percentiles(result.outcomes[coding].outflow), strict=True))
-            for coding in CODINGS
+            for coding in result.outcomes
         },
         "days_to_exfiltrate": {
             coding: {
@@ -138,9 +138,9 @@ def point_json(point: Point) -> dict[str, object]:
                     names, percentiles(result.outcomes[coding].days), strict=True
                 )
             }
-            for coding in CODINGS
+            for coding in result.outcomes
         },
-        "theft_probability": {c: theft_probability(result, c) for c in CODINGS},
+        "theft_probability": {c: theft_probability(result, c) for c in result.outcomes},
     }
 
 
@@ -148,7 +148,9 @@ def render_sweep(points: Sequence[Point], console: Console) -> None:
     keys = list(points[0].settings)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     swept_cap = any(key.rpartition(".")[2] == "cap" for key in keys)
-    for name in (*keys, *(() if swept_cap else ("cap a day",)), "served", *CODINGS, "stolen"):
+    audited = points[0].forecast.scenario.audit  # one column of the two: 80 characters are full
+    codings = (*SENT, "audited" if audited else "verified")
+    for name in (*keys, *(() if swept_cap else ("cap a day",)), "served", *codings, "stolen"):
         own = name in keys
         header = name.rpartition(".")[2].replace("_", " ")
         table.add_column(header, justify="left" if own else "right", no_wrap=not own)
@@ -159,7 +161,7 @@ def render_sweep(points: Sequence[Point], console: Console) -> None:
             *(Text(point.settings[key]) for key in keys),
             *(() if swept_cap else (show.size(median(carrier.cap)),)),
             show.share(median(carrier.served)),
-            *(show.days(median(result.outcomes[coding].days)) for coding in CODINGS),
+            *(show.days(median(result.outcomes[coding].days)) for coding in codings),
             show.share(theft_probability(result, result.deployed)),
         )
     console.print("Median theft time per coding; stolen: within the life, as deployed.\n")
@@ -178,21 +180,26 @@ def render_compare(plans: Sequence[Plan], console: Console) -> None:
     table.add_row("weights", *(spread(r.weights, show.size) for r in results))
     table.add_row("thief needs", *(spread(r.target, show.size) for r in results))
     table.add_row("cap a day", *(show.size(median(r.outcomes[r.carrier].cap)) for r in results))
-    for coding in CODINGS:
+    for coding in dict.fromkeys(name for r in results for name in r.outcomes):
         table.add_section()
-        table.add_row(
-            f"{coding}: leaves", *(spread(r.outcomes[coding].outflow, show.size) for r in results)
-        )
-        table.add_row(
-            f"{coding}: theft", *(spread(r.outcomes[coding].days, show.days) for r in results)
-        )
-        table.add_row(
-            f"{coding}: stolen", *(show.share(theft_probability(r, coding)) for r in results)
-        )
+        cells = zip(*(_cells(result, coding) for result in results), strict=True)
+        for name, row in zip(("leaves", "theft", "stolen"), cells, strict=True):
+            table.add_row(f"{coding}: {name}", *row)
     table.add_section()
     table.add_row("what decides", *(_first_driver(plan) for plan in plans))
     table.add_row("lifetime budget", *(show.size(plan.budget.lifetime_bytes) for plan in plans))
     console.print(table)
+
+
+def _cells(result: Forecast, coding: str) -> tuple[str, str, str]:
+    outcome = result.outcomes.get(coding)
+    if outcome is None:
+        return ("–", "–", "–")
+    return (
+        spread(outcome.outflow, show.size),
+        spread(outcome.days, show.days),
+        show.share(theft_probability(result, coding)),
+    )
 
 
 def _first_driver(plan: Plan) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 
+from narrows.pages.page import Json, layout
 from narrows.plan import show
 from narrows.plan.analysis import Plan
 from narrows.plan.report.series import Bar, day_marks, exceedance, fan, tornado, waterfall_bars
-from narrows.plan.simulate import CODINGS, median
-
-Json = dict[str, object]
+from narrows.plan.simulate import median
 
 
 def _time_axis(low: float, high: float, room: float = 1.6) -> Json:
@@ -42,20 +41,6 @@ def _size_axis(low: float, high: float) -> Json:
         "gridcolor": "$grid",
         "zeroline": False,
         "fixedrange": True,
-    }
-
-
-def _layout(height: int, **more: object) -> Json:
-    return {
-        "height": height,
-        "margin": {"l": 8, "r": 12, "t": 8, "b": 40},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "$ink"},
-        "hoverlabel": {"bgcolor": "$card", "bordercolor": "$grid", "font": {"color": "$ink"}},
-        "showlegend": False,
-        "dragmode": False,
-        **more,
     }
 
 
@@ -114,7 +99,7 @@ def fan_figure(plan: Plan) -> Json:
         _label(
             x_mid,
             math.log10(low_band[len(data.days) // 2]),
-            "unexplained" if data.coding == "verified" else "answers",
+            "unexplained" if data.coding in ("verified", "audited") else "answers",
             color,
             "left",
             "top",
@@ -124,7 +109,7 @@ def fan_figure(plan: Plan) -> Json:
     ]
     return {
         "data": traces,
-        "layout": _layout(
+        "layout": layout(
             380,
             xaxis=_time_axis(data.days[0], data.days[-1], 1.0),
             yaxis=_size_axis(low, high) | {"automargin": True},
@@ -153,8 +138,7 @@ def exceedance_figure(plan: Plan) -> Json:
     deployed = plan.forecast.deployed
     life = median(plan.forecast.inputs["demand.lifetime"])
     traces = []
-    for coding in CODINGS:
-        days, shares = curves[coding]
+    for coding, (days, shares) in curves.items():
         text = [
             f"over {show.days(day)} in {share * 100:.0f} % of the futures"
             for day, share in zip(days, shares, strict=True)
@@ -184,7 +168,7 @@ def exceedance_figure(plan: Plan) -> Json:
     notes = [_label(math.log10(life), 101, " the model's life ", "$muted", side)]
     return {
         "data": traces,
-        "layout": _layout(
+        "layout": layout(
             360,
             margin={"l": 8, "r": 12, "t": 26, "b": 60},
             xaxis=_time_axis(low, high, 1.3),
@@ -225,6 +209,7 @@ def waterfall_figure(plan: Plan) -> Json:
         "compress answers": "$compressed",
         "couple sampling": "$coupled",
         "verify answers": "$verified",
+        "audit answers": "$audited",
         "upload limit": "$raw",
     }
     traces = []
@@ -245,7 +230,7 @@ def waterfall_figure(plan: Plan) -> Json:
     high = max(max(bar.start, bar.end) for bar in bars)
     return {
         "data": traces,
-        "layout": _layout(
+        "layout": layout(
             70 + 58 * len(bars),
             margin={"l": 8, "r": 14, "t": 14, "b": 40},
             xaxis=_time_axis(low, high, 2.2),
@@ -313,7 +298,7 @@ def tornado_figure(plan: Plan) -> Json | None:
     }
     return {
         "data": traces,
-        "layout": _layout(
+        "layout": layout(
             70 + 56 * len(rows),
             margin={"l": 8, "r": 14, "t": 14, "b": 40},
             xaxis=_time_axis(min(*ends, middle), max(*ends, middle), 1.5),

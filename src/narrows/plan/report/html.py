@@ -1,30 +1,24 @@
-"""``report.html``: the forecast with its pictures in one file that loads nothing.
-
-The page carries plotly's script inside and a Content-Security-Policy that forbids any request.
-Everything that a scenario wrote is escaped, in text by the template and in the script by hand.
-"""
+"""``report.html``: the forecast with its pictures in one file that loads nothing."""
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
 
 from narrows.durable import write_whole
-from narrows.errors import InputError
+from narrows.pages.page import render
 from narrows.plan import show
 from narrows.plan.analysis import Plan
 from narrows.plan.budget import as_toml
 from narrows.plan.distribution import Number
 from narrows.plan.report import figures
 from narrows.plan.report.text import input_text, range_text
-from narrows.plan.simulate import CODINGS, DAYS, median, theft_probability
+from narrows.plan.simulate import DAYS, SENT, median, theft_probability
 
-
-def _script(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+_LEFT = {
+    "verified": "What a verifier cannot explain",
+    "audited": "What an auditor cannot explain",
+}
 
 
 def _pair(values: Number, words: object) -> tuple[str, str]:
@@ -51,7 +45,7 @@ def _tiles(plan: Plan) -> list[dict[str, str]]:
 
 def _charts(plan: Plan) -> tuple[list[dict[str, object]], dict[str, object]]:
     deployed = plan.forecast.deployed
-    leaves = "What a verifier cannot explain" if deployed == "verified" else "What leaves"
+    leaves = _LEFT.get(deployed, "What leaves")
     bands = "The bands hold half and nine tenths of the futures; both axes are logarithmic."
     described = [
         ("fan", figures.fan_figure(plan), f"{leaves}, against the weights", bands, []),
@@ -90,8 +84,7 @@ def _charts(plan: Plan) -> tuple[list[dict[str, object]], dict[str, object]]:
 def _rows(plan: Plan) -> list[dict[str, object]]:
     result = plan.forecast
     rows = []
-    for coding in CODINGS:
-        outcome = result.outcomes[coding]
+    for coding, outcome in result.outcomes.items():
         rows.append(
             {
                 "coding": coding,
@@ -99,7 +92,7 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
                 "outflow": _pair(outcome.outflow, show.size),
                 "ratio": show.factor(median(outcome.outflow / result.weights)),
                 "caps": []
-                if coding == "verified"  # sent as the deployed coding, under its cap
+                if coding not in SENT  # sent as the deployed coding, under its cap
                 else [(day, *_pair(outcome.caps[day], show.size)) for day in DAYS],
                 "break_even": show.three(median(plan.break_even[coding]))
                 if plan.break_even is not None
@@ -109,6 +102,23 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+def _audit(plan: Plan) -> dict[str, object] | None:
+    if plan.audit is None:
+        return None
+    audit = plan.audit
+    parts = [(kind, show.three(bits) + audit.mark) for kind, bits in audit.bits.items()]
+    return {
+        "share": show.share(audit.share),
+        "rows": [
+            *parts,
+            ("in all", show.three(audit.total_bits) + audit.mark),
+            ("protected up to", show.three(audit.most_bits)),
+            ("in half of the futures up to", show.three(audit.even_bits)),
+        ],
+        "note": audit.footnote,
+    }
 
 
 def _inputs(plan: Plan) -> list[dict[str, str]]:
@@ -128,39 +138,30 @@ def _inputs(plan: Plan) -> list[dict[str, str]]:
 def render_html(plan: Plan) -> str:
     """The page, about 5 MB of which all but 50 kB is plotly's script. Raises InputError where
     plotly is not installed."""
-    import jinja2
-
-    try:
-        plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")
-    except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise InputError("the report needs plotly", "pip install plotly") from error
     template = (resources.files("narrows.plan.report") / "report.html.j2").read_text("utf-8")
     charts, drawn = _charts(plan)
     result = plan.forecast
     lasts = show.days(plan.budget.lasts_days)
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            name=result.scenario.name,
-            description=result.scenario.description,
-            verdict=plan.verdict.line,
-            level=plan.verdict.level,
-            tiles=_tiles(plan),
-            notes=plan.notes,
-            charts=charts,
-            rows=_rows(plan),
-            deployed=result.deployed.capitalize(),
-            break_even=plan.break_even is not None,
-            draws=f"{result.draws:,}",
-            seed=result.seed,
-            budget=as_toml(plan.budget),
-            budget_note=f"Ready to propose; lasts {lasts} at the median demand.",
-            inputs=_inputs(plan),
-            sources=result.scenario.sources,
-            figures=_script(drawn),
-            plotly=plotly,
-        )
+    return render(
+        template,
+        drawn,
+        title=f"{result.scenario.name}: forecast",
+        heading=result.scenario.description or result.scenario.name,
+        footer=f"narrows plan, {result.draws:,} futures, seed {result.seed}.",
+        verdict=plan.verdict.line,
+        level=plan.verdict.level,
+        tiles=_tiles(plan),
+        notes=plan.notes,
+        charts=charts,
+        rows=_rows(plan),
+        audit=_audit(plan),
+        deployed=result.deployed.capitalize(),
+        break_even=plan.break_even is not None,
+        draws=f"{result.draws:,}",
+        budget=as_toml(plan.budget),
+        budget_note=f"Ready to propose; lasts {lasts} at the median demand.",
+        inputs=_inputs(plan),
+        sources=result.scenario.sources,
     )
 
 

@@ -13,13 +13,14 @@ from narrows.errors import InputError, missing_extra
 from narrows.plan import show
 from narrows.plan.analysis import Plan
 from narrows.plan.report.series import day_marks, exceedance, fan, tornado, waterfall_bars
-from narrows.plan.simulate import CODINGS, median
+from narrows.plan.simulate import median
 
 _COLORS = {
     "raw": "#b4552d",
     "compressed": "#2a6bb0",
     "coupled": "#13856a",
     "verified": "#7a4cb8",
+    "audited": "#a8327e",
     "danger": "#c0293c",
     "ink": "#1d2125",
     "muted": "#6a7178",
@@ -31,6 +32,7 @@ _MEASURES = {
     "compress answers": "compressed",
     "couple sampling": "coupled",
     "verify answers": "verified",
+    "audit answers": "audited",
 }
 
 
@@ -83,7 +85,7 @@ def _exceedance(axes: Any, plan: Plan) -> None:
     axes.legend(
         frameon=False,
         fontsize=8,
-        ncols=len(CODINGS) + 1,
+        ncols=len(plan.forecast.outcomes) + 1,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.1),
     )

@@ -15,7 +15,6 @@ from narrows.plan.analysis import Plan
 from narrows.plan.distribution import Number
 from narrows.plan.equations import bytes_of
 from narrows.plan.simulate import (
-    CODINGS,
     Forecast,
     as_samples,
     cumulative_tokens,
@@ -66,7 +65,7 @@ def day_marks(low: float, high: float, most: int) -> list[tuple[float, str]]:
 @dataclass(frozen=True, slots=True)
 class Fan:
     """``bands``: per share of FAN_SHARES, cumulative bytes at ``days`` that a thief could use
-    (what leaves, or what a verifier cannot explain). ``cap``: the most the cap lets pass."""
+    (what leaves, or what nobody can explain). ``cap``: the most the cap lets pass."""
 
     days: list[float]
     bands: list[list[float]]
@@ -117,7 +116,7 @@ def exceedance(plan: Plan) -> dict[str, tuple[list[float], list[float]]]:
     """Per coding: days, and the share of futures in which a theft takes longer than that."""
     curves = {}
     shares = tuple((i + 0.5) / CURVE_POINTS for i in range(CURVE_POINTS))
-    for coding in CODINGS:
+    for coding in plan.forecast.outcomes:
         days = percentiles(plan.forecast.outcomes[coding].days, shares)
         pairs = zip(days, shares, strict=True)
         finite = [(day, 1 - share) for day, share in pairs if 0 < day < LONGEST_DAYS]

@@ -16,7 +16,7 @@ from narrows.plan.budget import as_toml
 from narrows.plan.distribution import Number
 from narrows.plan.drivers import Driver
 from narrows.plan.fields import DEMAND_KEYS, FIELDS
-from narrows.plan.simulate import CODINGS, Forecast, median, percentiles, theft_probability
+from narrows.plan.simulate import SENT, Forecast, median, percentiles, theft_probability
 from narrows.plan.units import PRICE, SHARE
 
 MAX_DRIVERS = 6
@@ -77,7 +77,7 @@ def _table(*columns: str) -> Table:
 
 def _codings(result: Forecast) -> Table:
     table = _table("coding", "leaves in its life", "÷ weights", "theft takes", "stolen")
-    for coding in CODINGS:
+    for coding in result.outcomes:
         outcome = result.outcomes[coding]
         name = f"{coding} *" if coding == result.deployed else coding
         table.add_row(
@@ -93,7 +93,7 @@ def _codings(result: Forecast) -> Table:
 
 def _caps(result: Forecast) -> Table:
     table = _table("cap that serves", "bits/token", "p50 day", "p95 day", "p99 day")
-    for coding in CODINGS[:3]:
+    for coding in SENT:
         outcome = result.outcomes[coding]
         cells = (two_lines(cap, show.size) for cap in outcome.caps.values())
         table.add_row(coding, two_lines(outcome.bits, show.three), *cells)
@@ -145,6 +145,19 @@ def _heads(plan: Plan) -> list[str]:
     return lines
 
 
+def _audit(plan: Plan) -> Table | None:
+    if plan.audit is None:
+        return None
+    audit = plan.audit
+    table = _table(f"an audit of {show.share(audit.share)} leaves", "bits/token")
+    for kind, bits in audit.bits.items():
+        table.add_row(kind, show.three(bits) + audit.mark)
+    table.add_row("in all", show.three(audit.total_bits) + audit.mark, style="bold")
+    table.add_row("protected up to", show.three(audit.most_bits))
+    table.add_row("in half of the futures up to", show.three(audit.even_bits))
+    return table
+
+
 def _cap(result: Forecast) -> Number:
     return result.outcomes[result.carrier].cap
 
@@ -163,6 +176,8 @@ def render(plan: Plan, console: Console) -> None:
     tables = [_codings(result), _caps(result), _steps(plan), _drivers(plan.drivers)]
     if not result.scenario.given & DEMAND_KEYS:
         del tables[1]  # without a demand there is nothing to serve
+    if (audit := _audit(plan)) is not None:
+        tables.append(audit)
     for table in tables:
         console.print()
         console.print(Padding(table, (0, 0, 0, 2)))

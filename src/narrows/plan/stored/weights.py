@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from narrows.plan import show
-from narrows.plan.checkpoint import Bytes, Floats, StoredTensor, read_model
+from narrows.plan.stored.checkpoint import Bytes, Floats, StoredTensor, read_model
 
 BITS = (8, 4, 3, 2)
 GROUP = 64

@@ -115,7 +115,7 @@ def test_a_restart_between_any_two_reads_changes_nothing(tmp_path: Path) -> None
     for _ in range(100):
         two, journal = follower(spool, path, scorer=scorer)
         more = two.step() and two.step() and two.step() and two.step()
-        while more and two.auditor.tally.segments == 0 or journal.behind:
+        while (more and two.auditor.tally.segments == 0) or journal.behind:
             more = two.step()
         for _ in range(3):
             more = more and two.step()
@@ -195,7 +195,7 @@ def test_what_was_pruned_behind_a_rest_is_not_missed(tmp_path: Path) -> None:
 
 def test_a_journal_is_of_one_auditor_and_one_process(tmp_path: Path) -> None:
     _, journal = follower(MemorySpool({}), tmp_path / "j.db")
-    with pytest.raises(InputError, match="one auditor runs on a journal|cannot use"):
+    with pytest.raises(InputError, match="cannot use the auditor"):
         follower(MemorySpool({}), tmp_path / "j.db")
     journal.close()
     with pytest.raises(InputError, match="other terms"):

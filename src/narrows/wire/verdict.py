@@ -7,8 +7,9 @@
                leases * (id [16], bytes used [8])
 
 Integers are big-endian. A verdict's size is agreed and never changes: a verdict without a credit
-has zeros in all fields from the account's tag on, which is the head of its name's SHA-256. A view tells the auditor what a ledger has booked of one account and which leases it can still be
-credited for. Nobody believes a view: it decides which true thing the auditor says next.
+has zeros in all fields from the account's tag on, which is the head of its name's SHA-256. A view
+tells the auditor what a ledger has booked of one account, and which of its leases can still be
+credited. Nobody believes a view: it decides which true thing the auditor says next.
 """
 
 from __future__ import annotations

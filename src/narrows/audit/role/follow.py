@@ -69,7 +69,7 @@ class TapeFollower:
     ) -> None:
         self._spool, self._journal = spool, journal
         keys = KeyBook()
-        for key, use in journal.keys():
+        for key, use in journal.seen():
             keys.put(key, use)
         self.auditor = make(journal, keys)
         self.leases = LeaseBook(ports)

@@ -143,7 +143,7 @@ class AuditJournal:
         row = self._db.execute("select state from rest").fetchone()
         return None if row is None else dict(json.loads(row[0]))
 
-    def keys(self) -> Iterator[tuple[bytes, Use]]:
+    def seen(self) -> Iterator[tuple[bytes, Use]]:
         """All noise keys at that moment."""
         for key, asked, over, tokens in self._db.execute("select * from seen"):
             yield key, Use(asked, json.loads(tokens), bool(over))

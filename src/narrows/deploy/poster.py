@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from narrows.edge.link.dial import GateDialer
 from narrows.errors import BudgetError, InputError, NarrowsError, PeerError
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.net import Auditor, Credit
+from narrows.ledger.office.balances import read_state
 from narrows.ledger.office.credits import apply_credit
 from narrows.ledger.rules import RuleError, State
+from narrows.ledger.stores.place import LedgerPlace
 from narrows.private import private_folder
 from narrows.wire.verdict import (
     FINAL,
@@ -75,24 +78,25 @@ def read_book(state_dir: Path) -> VerdictBook:
 
 
 class CreditPoster:
-    """One lineage and gate. ``close``: called once where the policy is to close; its errors are
-    told. Not for two threads."""
+    """One lineage and gate. ``open_ledger``: as an operator, held for one booking only, so that
+    people's commands find it free. ``close``: called once where the policy is to close; its
+    errors are told. Not for two threads."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        state_dir: Path,
+        place: LedgerPlace,
+        open_ledger: Callable[[], Ledger],
         lineage: str,
         gate: str,
         verdict_bytes: int,
         close: Callable[[], None] | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self._ledger, self._state_dir = ledger, state_dir
+        self._place, self._open_ledger, self._state_dir = place, open_ledger, place.state_dir
         self._lineage, self._gate = lineage, gate
         self._size_bytes, self._close, self._now_s = verdict_bytes, close, now_s
-        private_folder(state_dir, "audit-post")
-        self.book = read_book(state_dir)
+        private_folder(self._state_dir, "audit-post")
+        self.book = read_book(self._state_dir)
         self.linked = False
         """A verdict has come since somebody reset this."""
 
@@ -147,7 +151,8 @@ class CreditPoster:
             self._refused(error.message)
             return
         try:
-            position = apply_credit(self._ledger, credit, verdict.signature.hex())
+            with closing(self._open_ledger()) as ledger:
+                position = apply_credit(ledger, credit, verdict.signature.hex())
         except RuleError as error:
             self._refused(error.message)
             return
@@ -192,9 +197,7 @@ class CreditPoster:
         )
 
     def _enrolled(self) -> tuple[State, Auditor]:
-        with self._ledger.exclusive() as session:
-            session.ready()
-            state = session.state.copy()
+        state = read_state(self._place)
         net = state.nets.get(self._lineage)
         auditor = None if net is None else net.auditors.get(self._gate)
         if auditor is None:

@@ -16,6 +16,9 @@ from narrows.ledger.auditors import PPM, Enrolment
 from narrows.ledger.net import MAX_CREDIT_LEASES, Credit
 from narrows.wire.verdict import FINAL, FULL, MAX_LEASE_BYTES, LedgerView, account_tag
 
+SPARE_BYTES = 1 << 12
+"""Each credit's position is above the last one's, and several may rest on the same tape."""
+
 
 @dataclass(frozen=True, slots=True)
 class NextCredit:
@@ -51,7 +54,7 @@ def next_credit(
             best = gain
             credit = Credit(
                 *(origin, enrolment.lineage, gate, account, enrolment.epoch),
-                max(audited.position, view.position + 1),
+                max(audited.position - SPARE_BYTES, view.position + 1),
                 audited.tape.hex(),
                 view.total,
                 view.total + gain,

@@ -1,9 +1,9 @@
 """An auditor's three keys, in a folder of its own, mode 0600.
 
-    audit.key   Ed25519, PEM: signs credits and verdicts. Who reads it can widen the net budget to
-                the raw one.
-    coins.key   32 bytes: which segments are audited. Who reads it can fill those that are not.
-    tape.key    32 bytes, X25519: opens the spool. Who reads it, and the spool, reads prompts.
+audit.key   Ed25519, PEM: signs credits and verdicts. Who reads it can widen the net budget to
+            the raw one.
+coins.key   32 bytes: which segments are audited. Who reads it can fill those that are not.
+tape.key    32 bytes, X25519: opens the spool. Who reads it, and the spool, reads prompts.
 """
 
 from __future__ import annotations

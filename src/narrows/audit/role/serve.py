@@ -168,9 +168,7 @@ def build(
 
     def make(memory: AuditMemory, book: KeyBook) -> TapeAuditor:
         alarm = Alarm() if config.null is None else Alarm(_null(config.null))
-        return TapeAuditor(
-            scorer, weak, mandate.rules, keys.coins, alarm, memory=memory, keys=book
-        )
+        return TapeAuditor(scorer, weak, mandate.rules, keys.coins, alarm, memory=memory, keys=book)
 
     journal = AuditJournal(folder / f"{mandate.enrolment.epoch}.db", mandate.identity(keys))
     spool = open_spool(spool_folder, keys.tape)

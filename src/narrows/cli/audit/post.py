@@ -59,19 +59,19 @@ def post(
     edge = dataclasses.replace(settings.edge, gate_host=host, gate_port=port).check()
     place = existing_place(state)
     key = operator_key(operator, place.state_dir, passphrase_file) if operator else None
-    with closing(open_ledger(place, witness)) as ledger:
 
-        def close() -> None:
+    def close() -> None:
+        with closing(open_ledger(place, witness)) as ledger:
             close_behind_alarm(ledger, lineage, audit.gate, key)
 
-        poster = CreditPoster(
-            ledger,
-            place.state_dir,
-            lineage,
-            audit.gate,
-            audit.verdict_bytes,
-            close if audit.on_alarm == "close" else None,
-        )
-        typer.echo(json.dumps({"ready": True, "role": "poster", "pid": os.getpid()}))
-        with suppress(KeyboardInterrupt):
-            asyncio.run(serve(poster, edge, audit.verdict_bytes))
+    poster = CreditPoster(
+        place,
+        lambda: open_ledger(place, witness),
+        lineage,
+        audit.gate,
+        audit.verdict_bytes,
+        close if audit.on_alarm == "close" else None,
+    )
+    typer.echo(json.dumps({"ready": True, "role": "poster", "pid": os.getpid()}))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(poster, edge, audit.verdict_bytes))

@@ -41,9 +41,7 @@ def serve(
     if listen:
         section = dataclasses.replace(section, listen=listen)
     missing = [
-        name
-        for name in ("spool", "keys", "enrolment", "journal")
-        if getattr(section, name) is None
+        name for name in ("spool", "keys", "enrolment", "journal") if getattr(section, name) is None
     ]
     if section.keys is None or section.enrolment is None or section.journal is None or missing:
         raise InputError(

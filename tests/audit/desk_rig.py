@@ -49,7 +49,7 @@ class Desk:
         self.spool = MemorySpool({nonce_of(n): self._served(n) for n in range(2)})
 
     def _served(self, number: int) -> bytes:
-        """A chapter, paid with leases of the ledger: at least ``LEASE_BYTES`` each, settled when used."""
+        """A chapter, paid with leases of the ledger, settled when used."""
         part = played(12, 60)[6 * number : 6 * number + 6]
         writer = TapeWriter(nonce_of(number))
         tape, used, lease = writer.header, 0, None

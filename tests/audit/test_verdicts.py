@@ -15,7 +15,8 @@ from audit.desk_rig import GRAIN_BYTES, Desk, exchange
 from audit.role_rig import Died, Killer
 from narrows.deploy import poster as poster_module
 from narrows.deploy.closing import close_behind_alarm
-from narrows.deploy.poster import CreditPoster, read_book
+from narrows.deploy.poster import CreditPoster
+from narrows.deploy.verdicts import read_book
 from narrows.errors import BudgetError, InputError
 from narrows.ledger.keys import load_private
 from narrows.ledger.office.credits import apply_credit

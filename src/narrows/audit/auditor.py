@@ -68,7 +68,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SegmentOutcome:
     """What came of a drawn segment: its cost by the audit's code, Q16 bits, and tokens off the
     winner; or ``why`` it has none, and counts with its link cost. ``learned``: the experience
     behind it, None where it is as before."""
@@ -82,11 +82,11 @@ class Outcome:
 class AuditMemory(Protocol):
     """What an auditor must not forget when it is killed."""
 
-    def enter(self, segment: Segment, drawn: bool) -> Outcome | None:
+    def enter(self, segment: Segment, drawn: bool) -> SegmentOutcome | None:
         """The segment is next in M's order. Returns when that is durable; the outcome, where it
         was entered and scored before. InputError: another segment was entered in its place."""
 
-    def scored(self, segment: Segment, outcome: Outcome) -> None:
+    def scored(self, segment: Segment, outcome: SegmentOutcome) -> None:
         """Returns when it is durable."""
 
 
@@ -193,7 +193,9 @@ class TapeAuditor:
             self._audit(segment, link_q16, always, known)
         self._settle()
 
-    def _audit(self, segment: Segment, link_q16: int, always: bool, known: Outcome | None) -> None:
+    def _audit(
+        self, segment: Segment, link_q16: int, always: bool, known: SegmentOutcome | None
+    ) -> None:
         self.tally.drawn += 1
         outcome = self._scored(segment) if known is None else known
         if known is None and self._memory is not None:
@@ -237,16 +239,16 @@ class TapeAuditor:
         left = self.group_q16 - math.ceil(self.bound_bits() * ONE_BIT)
         return exact_q16 + max(self.drawn_q16, left)
 
-    def _scored(self, segment: Segment) -> Outcome:
+    def _scored(self, segment: Segment) -> SegmentOutcome:
         """Not scored, where it cannot be: then it counts with its link cost."""
         try:
             scored = score(segment, self.scorer, self.experience)
         except NarrowsError as error:
-            return Outcome(None, 0, error.message, None)
+            return SegmentOutcome(None, 0, error.message, None)
         self._show(segment, scored)
-        return Outcome(scored.audit_q16, scored.off, "", self.experience.copy())
+        return SegmentOutcome(scored.audit_q16, scored.off, "", self.experience.copy())
 
-    def _learn(self, segment: Segment, outcome: Outcome) -> None:
+    def _learn(self, segment: Segment, outcome: SegmentOutcome) -> None:
         """What follows from an outcome alone, so the same when it is remembered."""
         tally = self.tally
         if outcome.learned is not None:

@@ -10,15 +10,13 @@ has, which costs nothing.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from narrows.durable import read_once, write_whole
+from narrows.deploy.verdicts import VerdictBook, read_book, write_book
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import GateDialer
 from narrows.errors import BudgetError, InputError, NarrowsError, PeerError
@@ -28,7 +26,6 @@ from narrows.ledger.office.balances import read_state
 from narrows.ledger.office.credits import apply_credit
 from narrows.ledger.rules import RuleError, State
 from narrows.ledger.stores.place import LedgerPlace
-from narrows.private import private_folder
 from narrows.wire.verdict import (
     FINAL,
     AuditVerdict,
@@ -39,42 +36,7 @@ from narrows.wire.verdict import (
 )
 
 log = logging.getLogger("narrows.poster")
-MAX_BOOK_BYTES = 1 << 16
 RETRY_S = (0.5, 30.0)
-BOOK = "verdicts.json"
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictBook:
-    """What has come of the verdicts, in ``STATE/audit-post/verdicts.json``. ``closed``: the
-    epoch behind whose alarm nothing more is booked, by the policy ``close``."""
-
-    epoch: str = ""
-    sequence: int = 0
-    time_s: int = 0
-    alarms: int = 0
-    credited_bytes: int = 0
-    credits: int = 0
-    refused: int = 0
-    last_refusal: str = ""
-    closed: str = ""
-
-
-def read_book(state_dir: Path) -> VerdictBook:
-    """A new one where no poster has run here. Errors: ``InputError``."""
-    path = state_dir / "audit-post" / BOOK
-    if not path.exists():
-        return VerdictBook()
-    try:
-        row = json.loads(read_once(path, MAX_BOOK_BYTES))
-        kinds = {name: type(value) for name, value in asdict(VerdictBook()).items()}
-        if {name: type(value) for name, value in row.items()} != kinds:
-            raise ValueError("other fields")
-        return VerdictBook(**row)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path} is no book of verdicts: {error!s:.80}", "delete it: a poster makes it anew"
-        ) from error
 
 
 class CreditPoster:
@@ -95,8 +57,7 @@ class CreditPoster:
         self._place, self._open_ledger, self._state_dir = place, open_ledger, place.state_dir
         self._lineage, self._gate = lineage, gate
         self._size_bytes, self._close, self._now_s = verdict_bytes, close, now_s
-        private_folder(self._state_dir, "audit-post")
-        self.book = read_book(self._state_dir)
+        self.book: VerdictBook = read_book(self._state_dir)
         self.linked = False
         """A verdict has come since somebody reset this."""
 
@@ -213,8 +174,7 @@ class CreditPoster:
 
     def _write(self, **changes: object) -> None:
         self.book = replace(self.book, **changes)  # type: ignore[arg-type]
-        text = json.dumps(asdict(self.book)).encode() + b"\n"
-        write_whole(self._state_dir / "audit-post" / BOOK, text, 0o644)
+        write_book(self._state_dir, self.book)
 
 
 async def post(poster: CreditPoster, config: EdgeConfig, verdict_bytes: int) -> None:

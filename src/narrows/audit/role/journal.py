@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from narrows.audit.auditor import Outcome
+from narrows.audit.auditor import SegmentOutcome
 from narrows.audit.code import Experience, Learned
 from narrows.audit.keybook import Use
 from narrows.audit.segments import Segment
@@ -105,7 +105,7 @@ class AuditJournal:
         """Rows that the tape has not come to again."""
         return self._rows - self._at
 
-    def enter(self, segment: Segment, drawn: bool) -> Outcome | None:
+    def enter(self, segment: Segment, drawn: bool) -> SegmentOutcome | None:
         """As ``AuditMemory``."""
         name = (self._nonce, segment.link, segment.answer, segment.index, segment.digest, drawn)
         with self._lock:
@@ -121,14 +121,14 @@ class AuditJournal:
                     raise TapeChanged("the tape is not the one that was audited")
                 if not drawn:
                     return None
-                return _outcome(row[6]) if row[6] else Outcome(None, 0, STOPPED, None)
+                return _outcome(row[6]) if row[6] else SegmentOutcome(None, 0, STOPPED, None)
             values = (self._at, *name)
             self._db.execute("insert into segment values (?, ?, ?, ?, ?, ?, ?, null)", values)
             self._commit(self._db)
             self._rows = self._at
         return None
 
-    def scored(self, segment: Segment, outcome: Outcome) -> None:
+    def scored(self, segment: Segment, outcome: SegmentOutcome) -> None:
         """As ``AuditMemory``."""
         with self._lock:
             self._db.execute(
@@ -186,7 +186,7 @@ class AuditJournal:
         return number
 
 
-def _text(outcome: Outcome) -> str:
+def _text(outcome: SegmentOutcome) -> str:
     learned = outcome.learned
     return json.dumps(
         {
@@ -198,10 +198,10 @@ def _text(outcome: Outcome) -> str:
     )
 
 
-def _outcome(text: str) -> Outcome:
+def _outcome(text: str) -> SegmentOutcome:
     row = json.loads(text)
     learned = None if row["learned"] is None else experience_of(row["learned"])
-    return Outcome(row["audit_q16"], row["off"], row["why"], learned)
+    return SegmentOutcome(row["audit_q16"], row["off"], row["why"], learned)
 
 
 def experience_of(row: dict[str, Any]) -> Experience:

@@ -79,8 +79,8 @@ def audit_demo(
 ) -> Document:
     """The demonstration's auditor: every answer is audited. Gives the lineage a net budget of its
     own lifetime cap and an account ``verdicts`` where it has none, and enrols ``auditor`` (hex)
-    for weights ``pins`` unless it is; the enrolment's document. Errors: ``BudgetError``, also
-    where the ledger is not the demonstration's own."""
+    for weights ``pins`` unless it is, on whatever terms; the enrolment's document. Errors:
+    ``BudgetError``, also where the ledger is not the demonstration's own."""
     place = LedgerPlace(state_dir)
     operator = load_private(place.folder / "operators" / "demo.key")
     ledger = Ledger.open(place, witness=open_witness(state_dir), gate=OPERATOR)
@@ -101,13 +101,14 @@ def audit_demo(
             document = budget_document(state, LINEAGE, raw, accounts, ledger.now_ms(), net=net)
             apply_change(ledger, document, [sign_change(document, operator)])
             state = ledger.state()
-        enrolled = state.nets[LINEAGE].auditors.get(gate)
         terms = Terms(PPM, 2048, 1000, 990_000, pins, grain_bytes)
-        fresh = enrolled is None or (enrolled.key, enrolled.terms) != (auditor, terms)
-        epoch = secrets.token_hex(EPOCH_BYTES) if enrolled is None or fresh else enrolled.epoch
-        body = Enrolment(LINEAGE, (gate,), auditor, epoch, terms)
+        body = Enrolment(LINEAGE, (gate,), auditor, secrets.token_hex(EPOCH_BYTES), terms)
+        enrolled = state.nets[LINEAGE].auditors.get(gate)
+        known = enrolled is not None and (enrolled.key, enrolled.terms.pins) == (auditor, pins)
+        if enrolled is not None and known:
+            body = Enrolment(LINEAGE, (gate,), auditor, enrolled.epoch, enrolled.terms)
         document = auditor_document(state, body, ledger.now_ms())
-        if fresh:
+        if not known:
             apply_change(ledger, document, [sign_change(document, operator)])
         return document
     finally:

@@ -144,16 +144,17 @@ def test_a_lie_about_the_ledger_gets_nothing_booked(tmp_path: Path) -> None:
     lies: list[dict[str, Any]] = [
         {"total": 512},
         {"position": 10**9},
+        {"total": (1 << 64) - 1},
         {"leases": tuple((lease, 1 << 40) for lease, _ in true.leases)},
         {"leases": tuple((bytes(16), used) for _, used in true.leases)},
     ]
-    for lie in lies[:2] + lies[3:]:
+    for lie in lies[:3] + lies[4:]:
         values = {"tag": true.tag, "position": true.position, "total": true.total}
         view = LedgerView(**(values | {"leases": true.leases} | lie))
         poster.take(role.compose({view.tag: view}))
     assert "answers" not in desk.net().auditors["gate"].chains or booked_right(desk) == 0
     # More used than was: the tape's own sums and the ledger's rules bound it.
-    view = LedgerView(true.tag, true.position, true.total, lies[2]["leases"])
+    view = LedgerView(true.tag, true.position, true.total, lies[3]["leases"])
     poster.take(role.compose({view.tag: view}))
     booked_right(desk)
     journal.close()

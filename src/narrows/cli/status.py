@@ -230,9 +230,11 @@ def _auditor(verdicts: dict[str, Any]) -> tuple[str, str]:
     note = f"last verdict {verdicts['silent_s']:,.0f} s ago"
     if verdicts["refused"]:
         note += f"; {verdicts['refused']:,} credits refused, last: {verdicts['last_refusal']}"
-    if verdicts["closed"]:
-        return "closed", escape(f"behind {', '.join(verdicts['alarms']) or 'an alarm'}; {note}")
-    return ("alarm" if verdicts["alarms"] else "ok"), escape("; ".join([*verdicts["alarms"], note]))
+    alarms = verdicts["alarms"]
+    state = "closed" if verdicts["closed"] else "alarm" if alarms else "ok"
+    if alarms == ["behind the gate"]:
+        state, alarms = "behind", ["what is not audited yet is not credited"]
+    return state, escape("; ".join([*alarms, note]))
 
 
 def _imitation(one: dict[str, Any]) -> str:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from narrows.audit.role.follow import Audited
 from narrows.ledger.auditors import PPM, Enrolment
+from narrows.ledger.log.canonical import MAX_INTEGER
 from narrows.ledger.net import MAX_CREDIT_LEASES, Credit
 from narrows.wire.verdict import FINAL, FULL, MAX_LEASE_BYTES, LedgerView, account_tag
 
+MAX_TOTAL_BYTES = MAX_INTEGER // 2
 SPARE_BYTES = 1 << 12
 """Each credit's position is above the last one's, and several may rest on the same tape."""
 
@@ -45,7 +47,7 @@ def next_credit(
     best = 0
     for account, explained in sorted(audited.leases.items()):
         view = views.get(account_tag(account))
-        if view is None or not 0 <= view.position < audited.read:
+        if view is None or view.position >= audited.read or view.total > MAX_TOTAL_BYTES:
             continue
         sizes = _sizes(view, explained, enrolment.terms.most_ppm)
         chosen = _chosen(view.total, sizes, enrolment.terms.grain_bytes, most_leases)

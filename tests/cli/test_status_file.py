@@ -28,7 +28,9 @@ def test_a_changed_stats_file_is_named(tmp_path: Path) -> None:
     assert collect(tmp_path, NOW_S)["gate_ports"]["answers"]["timing_bytes"] == 5
     for text in ("", "words", "[]", "[" * 100_000, '{"ports": 5}', '{"ports": {"a": 3}}', "{}",
                  '{"ports": {"a": {"timing_bytes": "5"}}}', '{"ports": {}, "unwritten": 5}',
-                 '{"ports": {}, "unwritten": {"count": "5"}}'):  # fmt: skip
+                 '{"ports": {}, "unwritten": {"count": "5"}}', '{"ports": {}, "tape": 5}',
+                 '{"ports": {}, "tape": {"state": 5}}', '{"ports": {}, "tape": {"chapters": 5}}',
+                 '{"ports": {}, "tape": {"state": "x", "spool_bytes": "5"}}'):  # fmt: skip
         path.write_text(text)
         with pytest.raises(InputError):
             collect(tmp_path, NOW_S)
@@ -78,3 +80,26 @@ def test_how_answers_crossed_is_shown(tmp_path: Path) -> None:
     with closing(open_database(tmp_path)) as database:
         database.execute("DROP TABLE codings")
     assert collect(tmp_path, NOW_S)["codings_today"] == {}
+
+
+def test_how_the_tape_stands_is_shown(tmp_path: Path) -> None:
+    create_demo(tmp_path, 1000)
+    path = tmp_path / "gate" / "stats.json"
+    path.parent.mkdir()
+    for tape, said in (
+        ('"state": "off"', ""),
+        (
+            '"state": "stopped", "why": "the spool [x] is full"',
+            "tape stopped the spool [x] is full",
+        ),
+        (
+            '"state": "copying", "why": "", "chapters": 3, "spool_bytes": 5000, "max_bytes": 9000',
+            "tape copying chapter 3; 5,000 of 9,000 B in the spool",
+        ),
+    ):
+        path.write_text(f'{{"ports": {{}}, "tape": {{{tape}}}}}')
+        console = Console(width=200)
+        with console.capture() as told:
+            console.print(table(collect(tmp_path, NOW_S)))
+        lines = [" ".join(line.split()) for line in told.get().splitlines() if "tape" in line]
+        assert lines == ([said] if said else [])

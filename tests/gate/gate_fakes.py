@@ -14,6 +14,7 @@ from pathlib import Path
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.server import Gate
+from narrows.gate.tape.tap import Tap
 from narrows.ledger.api import Denied, Lease
 
 
@@ -107,6 +108,7 @@ async def running_gate(
     tmp_path: Path,
     config: GateConfig = FAST,
     surroundings: Surroundings | None = None,
+    tap: Tap | None = None,
 ) -> AsyncIterator[Gate]:
     """A gate with one port in this loop; orderly stopped, and its error raised, at the end."""
     port = config.ports[0]
@@ -120,6 +122,7 @@ async def running_gate(
             executor,
             tmp_path,
             surroundings=surroundings,
+            tap=tap,
         )
         task = asyncio.create_task(gate.run(started.set_result))
         await asyncio.wait([task, started], return_when=asyncio.FIRST_COMPLETED)

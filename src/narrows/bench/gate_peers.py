@@ -119,9 +119,15 @@ class Deployment:
         return int(self.server.server_address[1])
 
     def start_gate(
-        self, enclave_port: int, *, tick_ms: int = 20, accounts: tuple[str, ...] = ("answers",)
+        self,
+        enclave_port: int,
+        *,
+        tick_ms: int = 20,
+        accounts: tuple[str, ...] = ("answers",),
+        tables: str = "",
     ) -> Child:
-        """``narrows gate`` on loopback, one port for each account and named like it."""
+        """``narrows gate`` on loopback, one port for each account and named like it. ``tables``:
+        TOML of more tables of its configuration."""
         config = self.state / "gate.toml"
         config.write_text(
             f"[gate]\ntick_ms = {tick_ms}\nstate_port = 0\n"
@@ -132,6 +138,7 @@ class Deployment:
                 f"enclave_port = {enclave_port}\nmax_links = 1024\n"
                 for account in accounts
             )
+            + tables
         )
         flags = ["--config", str(config), "--state", str(self.state)]
         return start(["-m", "narrows.cli.main", "gate", *flags], self.state / "gate.log")

@@ -86,6 +86,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         gate_silent_s,
         read_gate_kernel,
         read_gate_ports,
+        read_gate_tape,
         read_gate_unwritten,
     )
 
@@ -127,6 +128,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
         "gate_kernel": read_gate_kernel(folder),
+        "gate_tape": read_gate_tape(folder),
         "gate_unwritten": read_gate_unwritten(folder),
     }
 
@@ -215,6 +217,11 @@ def table(figures: dict[str, Any]) -> Any:
     count, last = figures["gate_unwritten"]
     if count:
         grid.add_row("gate's figures", f"{count:,} not written", escape(last))
+    tape = figures["gate_tape"]
+    if tape and tape["state"] != "off":
+        spool = f"{tape.get('spool_bytes', 0):,} of {tape.get('max_bytes', 0):,} B in the spool"
+        note = escape(tape.get("why", "")) or f"chapter {tape.get('chapters', 0)}; {spool}"
+        grid.add_row("tape", tape["state"], note)
     if kernel := figures["gate_kernel"]:
         note = kernel.get("alarm") or "the gate's machine may send what the gate's code does not"
         if kernel["state"] == "on":

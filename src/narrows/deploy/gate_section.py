@@ -20,6 +20,9 @@ def load_gate(path: Path) -> GateConfig:
 def files_in(gate: GateConfig, folder: Path) -> GateConfig:
     """The section with the names of all its files taken relative to ``folder``."""
     placed: GateConfig = tls_in(gate, folder)
+    if placed.tape is not None:
+        tape = dataclasses.replace(placed.tape, folder=folder / placed.tape.folder)
+        placed = dataclasses.replace(placed, tape=tape)
     if placed.etcd is None:
         return placed
     names = ("ca_file", "cert_file", "key_file")

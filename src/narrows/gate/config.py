@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from narrows.config import Range, out_of_range
 from narrows.errors import InputError
 from narrows.gate.backstop.config import BackstopConfig, backstop_problems
+from narrows.gate.tape.config import TapeConfig, tape_problems
 from narrows.ledger.log.canonical import is_name
 from narrows.ledger.stores.etcd_http import EtcdConfig
 from narrows.ledger.stores.place import OPERATOR
@@ -56,7 +57,7 @@ class GateConfig:
     state folder, or ``etcd``, in the cluster that ``etcd`` names. ``kernel``: ``off``, or
     ``nftables`` for the backstop (backstop.py). ``ambient_bits_per_s``: the standing cost,
     ``auto`` or a number that is no lower (standing.py). ``cores``, ``machine``: what follows from
-    a machine that is not as it must be (surroundings.py)."""
+    a machine that is not as it must be (surroundings.py). ``tape``: the copy for an auditor."""
 
     ports: tuple[PortConfig, ...] = (PortConfig(),)
     tick_ms: int = 20
@@ -86,6 +87,7 @@ class GateConfig:
     name: str = "gate"
     store: str = "sqlite"
     etcd: EtcdConfig | None = None
+    tape: TapeConfig | None = None
 
     def check(self) -> GateConfig:
         """Itself, or ``InputError`` with every problem."""
@@ -130,6 +132,8 @@ def _gate_problems(config: GateConfig) -> list[str]:
         problems.append(f"kernel is {config.kernel!r}, must be 'off' or 'nftables'")
     if config.kernel == "nftables":
         problems += backstop_problems(config)
+    if config.tape is not None:
+        problems += tape_problems(config.tape, [port.name for port in config.ports])
     return problems
 
 

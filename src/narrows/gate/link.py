@@ -16,7 +16,9 @@ from collections.abc import Callable
 from typing import cast
 
 from narrows.errors import PeerError
+from narrows.gate.meter import Drawn
 from narrows.gate.outlet import Outlet
+from narrows.gate.tape.tap import LinkCopy
 from narrows.gate.timing import LinkHistory
 from narrows.gate.tls import TlsPipe
 from narrows.wire.keepalive import set_options
@@ -89,6 +91,8 @@ class Link:
         self.arrived = asyncio.Event()  # bytes from the edge, or its end
         self.ended = False
         self.outlet = outlet
+        self.copy: LinkCopy | None = None  # for an auditor
+        self._taken = b""  # of the enclave, in what was taken last
         self._enclave = cast("asyncio.Transport | None", None)
         self._outbox = Outbox()
         self._wire = b""  # ciphertext that was made but not yet paid
@@ -125,17 +129,18 @@ class Link:
     def take(self, count: int) -> bytes:
         """At most ``count`` wire bytes, to be paid before ``send``."""
         if self.pipe is None:
-            data = self._outbox.take(count)
+            data = self._taken = self._outbox.take(count)
         else:
-            payload = self._outbox.take(tls_payload_bytes(max(0, count - len(self._wire))))
-            data = self._seal(payload, count)
+            self._taken = self._outbox.take(tls_payload_bytes(max(0, count - len(self._wire))))
+            data = self._seal(self._taken, count)
         self._resume()
         return data
 
     def take_frame(self, count: int) -> bytes:
         """Exactly ``count`` wire bytes, filled up with padding."""
         size = frame_bytes(count, self.pipe is not None)
-        frame = pad(self._outbox.take(size - 1), size)
+        self._taken = self._outbox.take(size - 1)
+        frame = pad(self._taken, size)
         self._resume()
         return frame if self.pipe is None else self._seal(frame, count)
 
@@ -152,15 +157,24 @@ class Link:
         if self._enclave is not None and self._outbox.size < self._outbound_bytes:
             self._enclave.resume_reading()
 
-    def send(self, data: bytes) -> None:
-        """Write paid bytes to the edge."""
+    def send(self, data: bytes, drawn: Drawn) -> None:
+        """Write paid bytes to the edge. ``drawn``: the leases that paid for them."""
         self.outlet.write(data)
+        self.note_paid(drawn)
+
+    def note_paid(self, drawn: Drawn) -> None:
+        """Copy what was paid, with what was taken for it, if anything."""
+        taken, self._taken = self._taken, b""
+        if self.copy is not None and drawn:
+            self.copy.outward(taken, drawn)
 
     def end(self) -> None:
         """Close both sides: paid bytes are still delivered, nothing else is."""
         if self.ended:
             return
         self.ended = True
+        if self.copy is not None:
+            self.copy.end()
         self.arrived.set()
         self.outlet.finish()
         if self._enclave is not None:
@@ -180,6 +194,8 @@ class Link:
         self.arrived.set()
         if self.closing or not plain:
             return
+        if self.copy is not None:
+            self.copy.inward(plain)
         if self._enclave is None:
             self._early.put(plain)
             waiting = self._early.size
@@ -218,6 +234,15 @@ class Link:
             waiting = self._enclave.get_write_buffer_size()
             if self._enclave_stall.check(now, self._enclave_written, waiting):
                 self.enclave_ended()
+
+
+def shrink(links: list[Link], counts: list[int], allowed: int) -> list[int]:
+    """The first links keep what they can: whole counts that sum up to ``allowed`` at most."""
+    shrunk = []
+    for link, count in zip(links, counts, strict=True):
+        shrunk.append(link.fits(max(0, min(count, allowed))))
+        allowed -= shrunk[-1]
+    return shrunk
 
 
 class EdgeSide(asyncio.Protocol):

@@ -17,6 +17,7 @@ from narrows.gate.backstop.netdev import other_devices
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.server import Gate
+from narrows.gate.tape.tap import Tap
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.stores.place import LedgerPlace
 from narrows.ledger.witness.server import HttpWitness
@@ -89,6 +90,14 @@ def open_backstop(config: GateConfig, state_dir: Path) -> Backstop | None:
     return backstop
 
 
+def audited_accounts(config: GateConfig) -> frozenset[str]:
+    """Of the ports that are copied onto the tape."""
+    if config.tape is None:
+        return frozenset()
+    named = config.tape.ports
+    return frozenset(port.account for port in config.ports if not named or port.name in named)
+
+
 def _log(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # a full disk, a closed pipe: no reason to end
         print(f"narrows gate: {text}", file=sys.stderr, flush=True)
@@ -111,7 +120,22 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
         ledger = executor.submit(open_ledger, config, state_dir, *heard).result()
         stack.callback(lambda: executor.submit(ledger.close).result())
         source = backstop.guard(ledger) if backstop is not None else ledger
-        gate = Gate(config, source, executor, state_dir, backstop, surroundings, _log)
+        accounts = audited_accounts(config)
+        tap = None
+        if config.tape is not None:
+            _, newest = executor.submit(ledger.credited, accounts).result()
+            tap = Tap(config.tape, _log, newest)
+        gate = Gate(
+            config,
+            source,
+            executor,
+            state_dir,
+            backstop,
+            surroundings,
+            _log,
+            tap,
+            lambda: ledger.credited(accounts)[0],
+        )
         try:
             asyncio.run(gate.run(lambda ready: say(facts(ready))))
         except OSError as error:

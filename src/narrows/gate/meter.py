@@ -33,6 +33,8 @@ DENIED_RETRY_S = 1.0
 MAX_RETRY_S = 5.0
 TRIM_FACTOR = 8
 PART_POLL_S = 0.02
+Drawn = list[tuple[bytes, int]]
+"""Leases that were drawn on, by id, and how many bytes of each; in their order."""
 DRAIN_S = 10.0  # what has not left then counts as spent
 
 
@@ -114,15 +116,16 @@ class Meter:
     def affords(self, count_bytes: int, units: int) -> bool:
         return count_bytes + self.due_bytes(units) <= self.credit
 
-    def spend(self, count_bytes: int, units: int = 0) -> None:
+    def spend(self, count_bytes: int, units: int = 0) -> Drawn:
         """Pay for bytes and timing. Call it before the bytes are written."""
         due = self.due_bytes(units)
         if count_bytes < 0 or units < 0 or count_bytes + due > self.credit:
             raise UnpaidError(f"{count_bytes}+{due} bytes on a credit of {self.credit}")
-        self._take(count_bytes + due)
+        drawn = self._take(count_bytes + due)
         self.sent_bytes += count_bytes
         self.timing_bytes += due
         self._paid_units += due * UNITS_PER_BYTE - units
+        return drawn
 
     def owe(self, units: int) -> None:
         """Charge timing for which there is no credit: nothing was sent in it, and it is the
@@ -136,16 +139,19 @@ class Meter:
         self.timing_bytes += due
         self._paid_units += due * UNITS_PER_BYTE
 
-    def _take(self, count: int) -> None:
+    def _take(self, count: int) -> Drawn:
+        drawn = []
         self.credit -= count
         while count:
             held = self._held[0]
             part = min(count, held.left_bytes)
             held.used_bytes += part
+            drawn.append((held.lease.lease_id, part))
             count -= part
             if not held.left_bytes:
                 self._held.popleft()
                 self._retire(held)
+        return drawn
 
     # leases --------------------------------------------------------------------------
 
@@ -323,3 +329,15 @@ class Meter:
     def last_detail(self) -> str:
         """The ledger's words on it, for the operator."""
         return "" if self._last is None else self._last.detail[:500]
+
+
+def cut(drawn: Drawn, count: int) -> Drawn:
+    """The first ``count`` bytes of what was drawn, which keeps the rest."""
+    first = []
+    while count > 0 and drawn:
+        lease_id, size = drawn.pop(0)
+        first.append((lease_id, min(size, count)))
+        if size > count:
+            drawn.insert(0, (lease_id, size - count))
+        count -= size
+    return first

@@ -24,10 +24,11 @@ from narrows.errors import PeerError
 from narrows.gate.bucket import TokenBucket
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.grid import Grid
-from narrows.gate.link import EdgeSide, EnclaveSide, Link
-from narrows.gate.meter import Meter
+from narrows.gate.link import EdgeSide, EnclaveSide, Link, shrink
+from narrows.gate.meter import Drawn, Meter, cut
 from narrows.gate.outlet import Outlet
 from narrows.gate.recovery import PortVerdict
+from narrows.gate.tape.tap import Tap
 from narrows.gate.timing import (
     CONSTANT_EXCEPTION_UNITS,
     CONSTANT_NORMAL_UNITS,
@@ -51,14 +52,19 @@ class Port:
     """Serves one ``PortConfig``. ``verdict``: whether a link would be served now."""
 
     def __init__(
-        self, config: GateConfig, port: PortConfig, meter: Meter, tls: TlsServer | None
+        self,
+        config: GateConfig,
+        port: PortConfig,
+        meter: Meter,
+        tls: TlsServer | None,
+        tap: Tap | None = None,
     ) -> None:
         self.config, self.port, self.meter = config, port, meter
         self.verdict = PortVerdict(self._now)
         self.links_opened = 0
         self.listening = 0
         self.model = TickModel()
-        self._tls = tls
+        self._tls, self._tap = tls, tap
         self._links: dict[Link, None] = {}  # in order of opening
         self._connections = 0
         self._some_live = asyncio.Event()
@@ -101,6 +107,7 @@ class Port:
             self.config.stall_timeout_s,
             self._gone,
         )
+        link.copy = None if self._tap is None else self._tap.copy(self.port.name)
         task = asyncio.create_task(self._serve(link))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._served(done, link))
@@ -167,8 +174,7 @@ class Port:
             if link.ended:
                 return False
             if self.meter.affords(len(data), 0):  # others may have spent it meanwhile
-                self.meter.spend(len(data))
-                link.send(data)
+                link.send(data, self.meter.spend(len(data)))
                 return True
         return not data
 
@@ -259,7 +265,7 @@ class Port:
 
     def _charge_silence(self, units: int) -> None:
         if self.meter.affords(0, units):
-            self.meter.spend(0, units)
+            next(iter(self._links)).note_paid(self.meter.spend(0, units))
         else:
             self.meter.owe(units)
 
@@ -288,7 +294,7 @@ class Port:
         bound = cost_bound(len(links), len(counts) - counts.count(0), closes.count(True))
         if want + bound <= self.meter.credit:
             return counts
-        wanted, counts = counts, _shrink(links, counts, self.meter.credit)
+        wanted, counts = counts, shrink(links, counts, self.meter.credit)
         for _ in range(FIT_ROUNDS):
             due = self.meter.due_bytes(self.model.preview(_seen(links, counts, closes)))
             over = sum(counts) + due - self.meter.credit
@@ -296,7 +302,7 @@ class Port:
                 if any(counts) or not want:
                     return counts
                 break
-            counts = _shrink(links, counts, sum(counts) - over)
+            counts = shrink(links, counts, sum(counts) - over)
         return self._one_link(links, wanted, closes)
 
     def _one_link(
@@ -318,12 +324,13 @@ class Port:
 
     def _show(self, links: list[Link], counts: list[int], closes: list[bool]) -> None:
         units = self.model.tick(_seen(links, counts, closes))
-        self.meter.spend(sum(counts), units)
+        drawn = self.meter.spend(sum(counts), units)
         for link, count, close in zip(links, counts, closes, strict=True):
             if count:
-                _send(link, count)
+                _send(link, count, cut(drawn, count))
             if close:
                 link.end()
+        links[0].note_paid(drawn)  # time
 
     def _constant_tick(self) -> None:
         size, meter = self.config.constant_bytes, self.meter
@@ -334,14 +341,13 @@ class Port:
                     return
                 self._charge_silence(CONSTANT_EXCEPTION_UNITS)
             elif link.edge_paused:
-                meter.spend(0, CONSTANT_EXCEPTION_UNITS)
+                link.note_paid(meter.spend(0, CONSTANT_EXCEPTION_UNITS))
             elif link.closing and self._may_close(link.waiting_bytes):
-                meter.spend(0, CONSTANT_EXCEPTION_UNITS)
+                link.note_paid(meter.spend(0, CONSTANT_EXCEPTION_UNITS))
                 link.end()
             else:
                 frame = link.take_frame(size)
-                meter.spend(size, CONSTANT_NORMAL_UNITS)
-                link.send(frame)
+                link.send(frame, meter.spend(size, CONSTANT_NORMAL_UNITS))
 
     def _stop(self) -> None:
         """Nothing more can be paid: close every link, say why on the state port."""
@@ -383,17 +389,8 @@ def _seen(links: list[Link], counts: list[int], closes: list[bool]) -> list[Seen
     ]
 
 
-def _send(link: Link, paid_bytes: int) -> None:
+def _send(link: Link, paid_bytes: int, drawn: Drawn) -> None:
     try:
-        link.send(link.take(paid_bytes))
+        link.send(link.take(paid_bytes), drawn)
     except PeerError:  # the edge broke its TLS
         link.end()
-
-
-def _shrink(links: list[Link], counts: list[int], allowed: int) -> list[int]:
-    """The first links keep what they can: whole counts that sum up to ``allowed`` at most."""
-    shrunk = []
-    for link, count in zip(links, counts, strict=True):
-        shrunk.append(link.fits(max(0, min(count, allowed))))
-        allowed -= shrunk[-1]
-    return shrunk

@@ -27,16 +27,19 @@ from narrows.gate.recovery import recover
 from narrows.gate.standing import Sentry, Watch
 from narrows.gate.stateport import StatePort
 from narrows.gate.stats_file import StatsFile
+from narrows.gate.tape.tap import Tap
 from narrows.gate.tls import TlsServer
 from narrows.ledger.api import LeaseSource
 from narrows.wire.gatestate import GateState, encode_state
 
 STATS_EVERY_S = 1.0
+CREDITED_EVERY_S = 10.0
 LEASE_TICKS = 8  # a lease covers at least so many: else it could not grow from one to the next
 
 
 class Gate:
-    """``source`` is called from ``executor`` only, which must have exactly one thread."""
+    """``source`` and ``credited`` are called from ``executor`` only, which must have exactly one
+    thread. ``credited``: how far the tape's spool is done with."""
 
     def __init__(
         self,
@@ -47,6 +50,8 @@ class Gate:
         backstop: Backstop | None = None,
         surroundings: Surroundings | None = None,
         say: Callable[[str], None] = lambda text: None,
+        tap: Tap | None = None,
+        credited: Callable[[], int] = lambda: 0,
     ) -> None:
         self.config = config.check()
         self.ports: list[Port] = []
@@ -54,6 +59,7 @@ class Gate:
         self.state_answers: StatePort | None = None
         self._sentry, self._executor = Sentry(source), executor
         self._watch = Watch(surroundings or Surroundings(config), self._sentry, self.ports)
+        self._tap, self._credited = tap, credited
         self._backstop = backstop
         if backstop is not None:
             backstop.paid_bytes = self._sent_bytes
@@ -71,11 +77,15 @@ class Gate:
                 loop.add_signal_handler(number, self.stop)
         tasks: list[asyncio.Task[None]] = []
         try:
+            if self._tap is not None:
+                await loop.run_in_executor(self._disk, self._tap.start)
             await self._listen()
             tasks = [asyncio.create_task(port.run()) for port in self.ports]
             tasks += [asyncio.create_task(recover(port)) for port in self.ports]
             tasks.append(asyncio.create_task(self._write_stats()))
             tasks.append(asyncio.create_task(self._watch.run()))
+            if self._tap is not None:
+                tasks.append(asyncio.create_task(self._remove_credited(self._tap)))
             if self._backstop is not None:
                 tasks.append(asyncio.create_task(self._reconcile(self._backstop)))
             for task in tasks:
@@ -108,7 +118,7 @@ class Gate:
         policy = LeasePolicy(lease_s, config.min_lease_bytes, config.max_lease_bytes)
         for port_config in config.ports:
             meter = Meter(self._sentry, port_config.account, self._executor, policy, self.fatal)
-            port = Port(config, port_config, meter, tls)
+            port = Port(config, port_config, meter, tls, self._tap)
             self.ports.append(port)
             self._servers.append(await port.listen())
         if config.state_port >= 0:
@@ -122,6 +132,8 @@ class Gate:
         for port in self.ports:
             await port.meter.drain()
         with self._disk:
+            if self._tap is not None:
+                self._disk.submit(self._tap.close).result()
             self._disk.submit(self._stats_file.replace, self.stats()).result()
 
     # the backstop --------------------------------------------------------------------
@@ -138,6 +150,16 @@ class Gate:
         for port in self.ports:
             port.verdict.refuse(REASON)
             port.meter.forbid(backstop.denial())
+
+    # the tape ------------------------------------------------------------------------
+
+    async def _remove_credited(self, tap: Tap) -> None:
+        """What the ledger's visits have brought, and no visit more: only a leaf of the log lets
+        a file go, never the auditor's word."""
+        loop = asyncio.get_running_loop()
+        while True:
+            tap.done_position = await loop.run_in_executor(self._executor, self._credited)
+            await asyncio.sleep(CREDITED_EVERY_S)
 
     # the state port ------------------------------------------------------------------
 
@@ -168,6 +190,7 @@ class Gate:
             "state_port": self.state_port,
             "kernel": {"state": "off"} if self._backstop is None else self._backstop.stats(),
             "machine": self._watch.stats(),
+            "tape": {"state": "off"} if self._tap is None else self._tap.stats(),
             "unwritten": self._stats_file.failures(),
             "ports": {
                 port.port.name: {

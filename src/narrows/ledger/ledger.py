@@ -17,7 +17,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TypeVar
@@ -29,6 +29,7 @@ from narrows.ledger import leaves, rules
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.clock import Clock, ClockError, SystemClock
 from narrows.ledger.keys import load_private
+from narrows.ledger.net import credited_positions
 from narrows.ledger.owed import BATCH_LEAVES, RETRY_S, Later, Owed, start_timer
 from narrows.ledger.replica import BehindError
 from narrows.ledger.session import PATIENT_TRIES, Session, WitnessClient
@@ -182,6 +183,12 @@ class Ledger:
         with self._lock:
             self._session.replica.reload()
             return self._session.state
+
+    def credited(self, accounts: Collection[str]) -> tuple[int, int]:
+        """Least and greatest position of this gate's tape on which credits of ``accounts`` rest,
+        of those that ever had one, as the last visit to the log showed; 0 without any."""
+        with self._lock:
+            return credited_positions(self._session.state.nets, self._gate, accounts)
 
     def now_ms(self) -> int:
         """Ledger time. Errors: ``BudgetError``."""

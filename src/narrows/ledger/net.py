@@ -22,7 +22,7 @@ that late loses credit, and nobody gains any. The lists are in every snapshot, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -308,6 +308,20 @@ class Net:
         """Of all gates and accounts, in their order."""
         for _, auditor in sorted(self.auditors.items()):
             yield from (chain for _, chain in sorted(auditor.chains.items()))
+
+
+def credited_positions(
+    nets: Mapping[str, Net], gate: str, accounts: Collection[str]
+) -> tuple[int, int]:
+    """Least and greatest position of the newest credits of a gate's accounts; 0 without any."""
+    auditors = [net.auditors[gate] for net in nets.values() if gate in net.auditors]
+    found = [
+        chain.position
+        for auditor in auditors
+        for account, chain in auditor.chains.items()
+        if account in accounts and chain.position
+    ]
+    return min(found, default=0), max(found, default=0)
 
 
 def bound_waiting(nets: Mapping[str, Net]) -> None:

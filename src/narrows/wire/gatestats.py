@@ -13,6 +13,7 @@ from narrows.errors import InputError
 MAX_FILE_BYTES = 1 << 20
 RUNNING_S = 10.0  # a gate that runs is not silent for longer, whatever its disk does
 _COUNTS = ("sent_bytes", "timing_bytes")
+_SPOOL = ("spool_bytes", "max_bytes")
 _REMEDY = "delete it: a gate makes it anew"
 
 
@@ -44,6 +45,15 @@ def read_gate_unwritten(state_dir: Path) -> tuple[int, str]:
     if type(count) is not int or count < 0 or not isinstance(last, str):
         raise InputError(f"{_path(state_dir)} says nothing of its writes", _REMEDY)
     return count, last
+
+
+def read_gate_tape(state_dir: Path) -> dict[str, Any]:
+    """How the copy for an auditor stands; empty where no gate has run here. Errors:
+    ``InputError``."""
+    tape = (_read(state_dir) or {}).get("tape", {})
+    if not isinstance(tape, dict) or not (tape == {} or _is_tape(tape)):
+        raise InputError(f"{_path(state_dir)} says nothing of the tape", _REMEDY)
+    return tape
 
 
 def gate_silent_s(state_dir: Path, now_s: float) -> float | None:
@@ -80,6 +90,11 @@ def _is_port(port: object) -> bool:
     return isinstance(port, dict) and all(
         type(port.get(name, 0)) is int and port.get(name, 0) >= 0 for name in _COUNTS
     )
+
+
+def _is_tape(tape: dict[str, Any]) -> bool:
+    known = all(type(tape.get(name, 0)) is int for name in ("chapters", *_SPOOL))
+    return known and isinstance(tape.get("state"), str) and isinstance(tape.get("why", ""), str)
 
 
 def _is_kernel(kernel: dict[str, Any]) -> bool:

@@ -15,7 +15,8 @@ When nothing more fits, or the disk fails, the writer ends the chapter: what is 
 not credited. It begins another one when there is room for a file.
 """
 
-from narrows.wire.spool.reader import SpoolReader, prune, prune_through
+from narrows.wire.spool.prune import prune, prune_through
+from narrows.wire.spool.reader import SpoolReader
 from narrows.wire.spool.writer import SpoolWriter
 
 __all__ = ["SpoolReader", "SpoolWriter", "prune", "prune_through"]

@@ -1,4 +1,4 @@
-"""The spool's reader, for whoever has the auditor's key; and what removes its files.
+"""The spool's reader, for whoever has the auditor's key.
 
 Nothing of a file is believed: it opens with the key at its place, or it is refused.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from narrows.durable import open_once, sync_folder
+from narrows.durable import open_once
 from narrows.errors import InputError
 from narrows.wire.spool.file import (
     DATA,
@@ -23,7 +23,6 @@ from narrows.wire.spool.file import (
     public_of,
     read_header,
     spool_files,
-    tape_bytes,
 )
 
 READ_BYTES = 1 << 20
@@ -178,31 +177,3 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def prune(folder: Path, nonce: bytes, position: int) -> int:
-    """Remove the files whose bytes all lie at or before ``position`` of the chapter's tape: whole
-    earlier chapters too, the spool's newest file never. How many; 0 for an unknown chapter.
-    OSError, ``InputError``."""
-    for named in spool_files(folder):
-        header = read_header(named.path)
-        if header is not None and header.boot_nonce == nonce:
-            return prune_through(folder, header.base + position)
-    return 0
-
-
-def prune_through(folder: Path, position: int) -> int:
-    """As ``prune``, for a position of the whole spool, as credits name it."""
-    removed = 0
-    files = spool_files(folder)
-    for named in files[:-1]:
-        header = read_header(named.path)
-        if header is None:
-            continue
-        if header.base + header.start + tape_bytes(named.path) > position:
-            break
-        named.path.unlink(missing_ok=True)
-        removed += 1
-    if removed:
-        sync_folder(folder)
-    return removed

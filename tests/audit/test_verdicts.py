@@ -72,7 +72,7 @@ def test_signed_nonsense_is_refused_too() -> None:
     """Whoever has the auditor's key writes what he likes; the parser takes its one form."""
     rng, taken = random.Random(6), 0
     good = full_verdict().encode(SIZE, KEY.sign)[:-64]
-    for _ in range(2000):
+    for _ in range(500):
         body = bytearray(good if rng.random() < 0.5 else bytes(len(good)))
         body[:4] = b"nv1\n"
         for _ in range(rng.randrange(4)):

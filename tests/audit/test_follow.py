@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +159,31 @@ def test_a_tape_that_lost_its_end_is_heard(tmp_path: Path) -> None:
     two, journal = follower(short, path)
     run_out(two)
     assert two.now.alarms & HALTED
+    journal.close()
+
+
+def test_hostile_tapes_are_states_and_explain_no_more_than_was_paid(tmp_path: Path) -> None:
+    rng, good = random.Random(8), chapter(0)
+    for number in range(12):
+        bad = bytearray(good)
+        for _ in range(1 + number % 3):
+            bad[rng.randrange(47, len(bad))] = rng.randrange(256)
+        tape = bytes(bad)[: rng.randrange(len(bad)) if number % 4 == 0 else len(bad)]
+        spool = MemorySpool({nonce_of(0): tape, nonce_of(1): chapter(1)})
+        one, journal = follower(spool, tmp_path / f"{number}.db")
+        run_out(one)
+        leases = one.now.leases["answers"]
+        assert all(explained <= paid for explained, paid in leases.values())
+        assert journal.is_done(nonce_of(0))
+        assert one.auditor.replay.reader.boot_nonce == nonce_of(1)
+        journal.close()
+
+
+def test_a_tape_under_another_chapters_name_is_not_audited(tmp_path: Path) -> None:
+    one, journal = follower(MemorySpool({nonce_of(0): chapter(1)}), tmp_path / "j.db")
+    run_out(one)
+    assert one.auditor.tally.segments == 0
+    assert journal.is_done(nonce_of(0))
     journal.close()
 
 

@@ -123,9 +123,13 @@ class TapeFollower:
         return True
 
     def _take(self, nonce: bytes, piece: bytes) -> None:
+        reader = self.auditor.replay.reader
         try:
-            records = self.auditor.replay.reader.feed(piece)
+            records = reader.feed(piece)
         except InputError:  # from here on the chapter is no tape: all of it counts in full
+            self._finish(nonce)
+            return
+        if reader.boot_nonce not in (b"", nonce):  # its coins would be another chapter's
             self._finish(nonce)
             return
         self._digest.update(piece)
@@ -135,7 +139,7 @@ class TapeFollower:
             for growth in self.auditor.step(record):
                 self.leases.explain(growth)
             self.leases.over(record)
-        rest = self.auditor.replay.reader.rest()
+        rest = reader.rest()
         if rest is not None and self.auditor.tally.segments > self._saved_segments:
             self._save(rest, None)
 

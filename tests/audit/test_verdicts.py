@@ -266,6 +266,7 @@ def test_kills_in_mid_credit_credit_nothing_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3600)
 def test_a_thousand_kills_in_mid_credit(tmp_path: Path) -> None:
     for number in range(20):
         desk = Desk(tmp_path / f"state-{number}")

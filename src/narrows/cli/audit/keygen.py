@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(
     epilog="Example: narrows audit keygen --out audit-keys. Operators enrol the first key: "
-    "narrows budget enrol --auditor KEY; the gate's [gate.tape] gets the second."
+    "narrows budget enrol --auditor KEY; the gate's section gate.tape gets the second."
 )
 def keygen(
     out: Annotated[Path, typer.Option(help="Folder for the three keys; made if missing.")],

@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(
     epilog="Example: narrows audit serve --config narrows.toml. It reads the spool that the gate "
-    "writes ([gate.tape]) and answers at the gate's port for verdicts; nothing else of it leaves."
+    "writes and answers at the gate's port for verdicts; nothing else of it leaves."
 )
 def serve(
     config: Annotated[Path, typer.Option(help="Configuration with the section audit.")],

@@ -107,6 +107,7 @@ REPLACES_BY_HAND = {
     "narrows.ledger.office.backup": {"os.rename"},
     "narrows.gate.stats_file": {"replace"},
     "narrows.wire.spool.writer": {"os.fsync"},
+    "narrows.wire.spool.receive": {"os.fsync"},
     "narrows.deploy.isolated": {"rename"},
 }
 

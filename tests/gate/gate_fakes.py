@@ -109,6 +109,7 @@ async def running_gate(
     config: GateConfig = FAST,
     surroundings: Surroundings | None = None,
     tap: Tap | None = None,
+    credited: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[Gate]:
     """A gate with one port in this loop; orderly stopped, and its error raised, at the end."""
     port = config.ports[0]
@@ -123,6 +124,7 @@ async def running_gate(
             tmp_path,
             surroundings=surroundings,
             tap=tap,
+            credited=credited,
         )
         task = asyncio.create_task(gate.run(started.set_result))
         await asyncio.wait([task, started], return_when=asyncio.FIRST_COMPLETED)

@@ -126,7 +126,7 @@ def test_what_passed_is_on_the_tape(tmp_path: Path, pacing: str) -> None:
         tap = Tap(tape_config(tmp_path), lambda text: None)
         async with (
             enclave(reversing) as inside,
-            running_gate(ledger, inside, tmp_path, paced, tap=tap) as gate,
+            running_gate(ledger, inside, tmp_path, paced, tap=tap, credited=lambda: 7) as gate,
         ):
             await copying(tap)
             port = gate.ports[0].listening
@@ -147,6 +147,11 @@ def test_what_passed_is_on_the_tape(tmp_path: Path, pacing: str) -> None:
         assert all(size <= ledger.settled[lease] for lease, size in paid.items())
         assert sent_bytes <= sum(paid.values()) <= ledger.spent_bytes
         assert tap.stats()["queued_bytes"] == 0
+        assert tap.done_position == 7, "what the ledger's credits say"
+        for link in inward:
+            mine = [record for record in tape if record.link == link]
+            kinds = [type(r) for r in mine if isinstance(r, Inward) or getattr(r, "data", b"")]
+            assert kinds.index(Outward) == kinds.count(Inward), "all of the request came before"
 
     run(scenario())
 
@@ -322,6 +327,27 @@ def test_what_was_credited_is_removed(tmp_path: Path) -> None:
     until(lambda: reader.start(nonce) > 200_000)
     assert reader.start(nonce) <= 500_000
     tap.close()
+
+
+def test_a_full_spool_stops_the_copy_until_credits_make_room(tmp_path: Path) -> None:
+    said: list[str] = []
+    tap = Tap(replace(tape_config(tmp_path), max_bytes=1_100_000), said.append)
+    tap.start()
+    link = tap.copy("answers")
+    while link is not None and not said:
+        link.outward(b"x" * 50_000, [(b"l" * 16, 50_000)])
+        until(lambda: not tap.stats()["queued_bytes"])
+    assert (tap.stats()["state"], tap.copy("answers")) == ("stopped", None)
+    assert "the spool is full" in str(tap.stats()["why"])
+    reader = SpoolReader(tmp_path / "spool", PRIVATE)
+    (nonce,) = reader.chapters()
+    assert reader.ended(nonce) or tap.stats()["chapters"] == 1
+    tap.done_position = 600_000
+    until(lambda: tap.stats()["state"] == "copying")
+    assert tap.copy("answers") is not None
+    tap.close()
+    assert len(reader.chapters()) == 2
+    assert len(said) == 2
 
 
 def test_a_new_spool_begins_behind_what_was_credited(tmp_path: Path) -> None:

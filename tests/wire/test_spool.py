@@ -20,7 +20,7 @@ from narrows.wire.spool.file import (
     new_key,
     public_of,
 )
-from narrows.wire.spool.writer import AGE_PARTS, MIN_FILE_BYTES
+from narrows.wire.spool.writer import AGE_PARTS, MIN_FILE_BYTES, TIDY_S
 
 PRIVATE, PUBLIC = new_key()
 FIRST, SECOND, THIRD = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -346,7 +346,7 @@ def test_nothing_grows_old(tmp_path: Path) -> None:
     clock.now_s += 2 * DAY_S
     again = writer(tmp_path / "s", clock)
     again.begin(SECOND)
-    clock.now_s += 2
+    clock.now_s += TIDY_S
     again.tick()
     assert SpoolReader(tmp_path / "s", PRIVATE).chapters() == [SECOND]
 

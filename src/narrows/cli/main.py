@@ -36,6 +36,7 @@ app = CommandTable(
         "log": ("narrows.cli.ledger.log", "Verify the ledger's append-only log offline."),
         "weak": ("narrows.cli.weak.table", "Import, inspect, check, train, compare weak models."),
         "plan": ("narrows.cli.plan.table", "Forecast: will an upload limit protect this model?"),
+        "tape": ("narrows.cli.tape.table", "Carry a gate's tape to another machine's auditor."),
         "audit": ("narrows.cli.audit.table", "Recompute what left; charge what none explains."),
         "bench": ("narrows.cli.bench.table", "Measure the parts, each against its peers."),
     },

@@ -13,7 +13,7 @@ from narrows.wire.spool.writer import FILE_BYTES, MIN_FILE_BYTES, MIN_FILES
 _KEY = re.compile("[0-9a-f]{64}")
 _TAPE_NAME = re.compile("[a-z0-9-]{1,32}")
 FILES = 16
-MAX_SPOOL_BYTES = 1 << 44
+MAX_SPOOL_BYTES = 1 << 40
 MAX_AGE_S = 366 * 86400
 
 

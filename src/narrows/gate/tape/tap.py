@@ -174,7 +174,8 @@ class Tap:
     def close(self) -> None:
         """Write what is queued, for ``CLOSE_S`` at most, and end the chapter."""
         self._closing.set()
-        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_S)
 
     # the thread ----------------------------------------------------------------------
 
@@ -199,12 +200,12 @@ class Tap:
         spool = self._spool
         if spool is None:
             spool = self._spool = self._open_spool()
+        if self.done_position > self._pruned:  # first: it may make the room to begin
+            self._pruned = self.done_position
+            self._prune(self._pruned)
         if self._tape is None:
             self._begin(spool)
         spool.tick()
-        if self.done_position > self._pruned:
-            self._pruned = self.done_position
-            self._prune(self._pruned)
 
     def _prune(self, position: int) -> None:
         """What cannot be removed now goes with its age."""

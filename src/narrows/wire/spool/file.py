@@ -83,6 +83,10 @@ def _private(key: bytes) -> X25519PrivateKey:
     return X25519PrivateKey.from_private_bytes(key)
 
 
+def spool_name(chapter: int, number: int) -> str:
+    return f"{chapter:08x}-{number:08x}.spool"
+
+
 @dataclass(frozen=True, slots=True)
 class SpoolHeader:
     """``base``, ``start``: in bytes; ``born_ms``: Unix time."""
@@ -97,7 +101,7 @@ class SpoolHeader:
 
     @property
     def name(self) -> str:
-        return f"{self.chapter:08x}-{self.number:08x}.spool"
+        return spool_name(self.chapter, self.number)
 
     def encode(self) -> bytes:
         return MAGIC + _FIELDS.pack(
@@ -130,6 +134,20 @@ def read_header(path: Path) -> SpoolHeader | None:
             return parse_header(file.read(HEADER_BYTES), path.name)
     except FileNotFoundError:
         return None
+
+
+def born_ms(path: Path) -> int:
+    """Unix time; of a file that is none of ours when it was written last. 2^63: it is gone."""
+    try:
+        header = read_header(path)
+    except InputError:
+        header = None
+    if header is not None:
+        return header.born_ms
+    try:
+        return path.lstat().st_mtime_ns // 1_000_000
+    except FileNotFoundError:
+        return 1 << 63
 
 
 def _derive(secret: bytes, header: bytes, public_key: bytes) -> ChaCha20Poly1305:

@@ -79,7 +79,7 @@ class SpoolReader:
         place = self._place
         if place is None or place.header not in headers or place.offset != offset:
             place = self._seek(headers, offset)
-        found = b""
+        found = bytearray()
         try:
             while True:
                 found += self._read_file(place, offset + len(found), READ_BYTES - len(found))
@@ -91,7 +91,7 @@ class SpoolReader:
             if not found:
                 raise
         self._place = place
-        return found
+        return bytes(found)
 
     def _seek(self, headers: list[SpoolHeader], offset: int) -> _Place:
         before = [header for header in headers if header.start <= offset]
@@ -105,10 +105,10 @@ class SpoolReader:
     def _at(self, header: SpoolHeader) -> _Place:
         return _Place(header, Opener(header, self._private_key), HEADER_BYTES, header.start)
 
-    def _read_file(self, place: _Place, offset: int, limit: int) -> bytes:
+    def _read_file(self, place: _Place, offset: int, limit: int) -> bytearray:
         """What the place's file holds from ``offset`` on; moves the place. What was found before
         a fault is returned, and the next call meets it."""
-        found = b""
+        found = bytearray()
         name = place.header.name
         if place.mark != DATA:
             return found

@@ -25,6 +25,7 @@ from narrows.wire.spool.file import (
     ROLL,
     Sealer,
     SpoolHeader,
+    born_ms,
     read_header,
     seal_key_flaw,
     spool_files,
@@ -37,7 +38,7 @@ MIN_FILES = 4
 MIN_FILE_BYTES = 2 * (HEADER_BYTES + MAX_CHUNK_BYTES + 2 * OVERHEAD_BYTES)
 AGE_PARTS = 8
 """A file is rolled after this part of ``max_age_s``: so long before its time a byte may go."""
-RESCAN_S = 1.0
+RESCAN_S, TIDY_S = 1.0, 10.0  # where room lacks, and for what grows old
 _ROLL_BYTES = HEADER_BYTES + 2 * OVERHEAD_BYTES
 """What a file's end and the next one's header take."""
 
@@ -93,12 +94,14 @@ class SpoolWriter:
 
     def _resume(self, floor: int) -> None:
         """Behind what is there: numbers and positions go on."""
-        for named in spool_files(self._folder):
-            self._chapter = named.chapter
+        files = spool_files(self._folder)
+        self._chapter = files[-1].chapter if files else 0
+        for named in reversed(files):
             header = read_header(named.path)
-            if header is not None:
+            if header is not None:  # a kill may have left a file without one
                 end = header.base + header.start + tape_bytes(named.path)
                 self._base = max(floor, end)
+                break
         self._make_room(0)
 
     @property
@@ -153,7 +156,7 @@ class SpoolWriter:
             old = header is not None and now_s - header.born_ms / 1000 >= self._roll_s
             if old and self._chunks and self._room(_ROLL_BYTES):
                 self._roll()
-            if abs(now_s - self._scanned_s) >= RESCAN_S:
+            if abs(now_s - self._scanned_s) >= TIDY_S:
                 self._make_room(0)
         except OSError:
             self._finish()
@@ -247,23 +250,9 @@ class SpoolWriter:
         files = spool_files(self._folder)
         self._others_bytes = 0
         for named in files:
-            if named is not files[-1] and _born_ms(named.path) < oldest_ms:
+            if named is not files[-1] and born_ms(named.path) < oldest_ms:
                 named.path.unlink(missing_ok=True)
             elif self._header is None or named.path.name != self._header.name:
                 with contextlib.suppress(FileNotFoundError):
                     self._others_bytes += named.path.lstat().st_size
         return self.used_bytes + need <= self._max_bytes
-
-
-def _born_ms(path: Path) -> int:
-    """Unix time; of a file that is none of ours when it was written last. 2^63: it is gone."""
-    try:
-        header = read_header(path)
-    except InputError:
-        header = None
-    if header is not None:
-        return header.born_ms
-    try:
-        return path.lstat().st_mtime_ns // 1_000_000
-    except FileNotFoundError:
-        return 1 << 63

@@ -61,6 +61,9 @@ weak receive --gate 127.0.0.1:1 --at-most 1kB --out {new} --config BAD
 budget credit BAD --state {state}
 audit show BAD
 audit run --tape BAD
+audit serve --config BAD
+audit post --gate 127.0.0.1:1 --lineage demo --config BAD --state {state}
+audit post --gate 127.0.0.1:1 --lineage demo --operator demo --passphrase-file BAD --state {state}
 audit calibrate --tape BAD --out {new}
 plan BAD
 plan --from-codec BAD
@@ -97,8 +100,10 @@ ledger init --origin a.b/c --operator {own} --threshold 1 --witness-key {own} --
 weak data {answers} --out BAD
 weak sample {answers} --out BAD --model bytes
 weak switch {artifact} --folder BAD
+audit keygen --out BAD
 """
 THERE = """
+audit post --gate 127.0.0.1:1 --lineage demo --state BAD
 status --state BAD
 status --json --state BAD
 witness --state BAD

@@ -19,7 +19,7 @@ from ledger.test_rules import KEYS, OPERATORS, ROOT, change, fresh
 from narrows.errors import BudgetError
 from narrows.ledger import net as net_module
 from narrows.ledger import rules
-from narrows.ledger.auditors import PPT, Enrolment, NetLimits, Revocation, Terms
+from narrows.ledger.auditors import GRAIN_BYTES, PPT, Enrolment, NetLimits, Revocation, Terms
 from narrows.ledger.keys import public_of
 from narrows.ledger.leaves import (
     Refusal,
@@ -33,7 +33,6 @@ from narrows.ledger.leaves import (
 from narrows.ledger.limits import GRANULES_PER_WINDOW, Limits
 from narrows.ledger.log.canonical import MalformedError, encode
 from narrows.ledger.net import (
-    CREDIT_BYTES,
     MAX_CREDITABLE,
     Chain,
     Credit,
@@ -167,8 +166,7 @@ def test_a_credit_has_one_form() -> None:
     parse_credit(good)
     [pair] = good["leases"]
     for bad in (
-        {"total": MB - 1, "leases": [[pair[0], MB - 1]]},  # no multiple of 64 KiB
-        {"total": MB + CREDIT_BYTES},
+        {"total": MB + GRAIN_BYTES},
         {"leases": []},
         {"leases": [pair, pair], "total": 2 * MB},
         {"leases": [["f" * 32, 1], ["0" * 32, MB - 1]]},
@@ -183,6 +181,22 @@ def test_a_credit_has_one_form() -> None:
     ):
         with pytest.raises(MalformedError):
             parse_credit(good | bad)
+
+
+def test_totals_are_multiples_of_what_operators_signed() -> None:
+    state = audited()
+    first, second = spent(state, 1, MB), spent(state, 2, MB)
+    odd = credit(state, {first: GRAIN_BYTES + 1024}, 5)
+    with pytest.raises(rules.RuleError, match="no multiple of 65536"):
+        post(rules.State.from_snapshot(state.snapshot()), odd)
+    with pytest.raises(rules.RuleError):  # finer credits say more: k operators
+        people(state, enrolment(grain_bytes=1024), signers=1)
+    people(state, enrolment(grain_bytes=1024))
+    post(state, odd)
+    assert rules.State.from_snapshot(state.snapshot()).snapshot() == state.snapshot()
+    people(state, enrolment(), signers=1)
+    with pytest.raises(rules.RuleError):
+        post(state, credit(state, {second: 1024}, 6, odd.total))
 
 
 def test_a_credit_twice_replayed_or_out_of_order_is_nothing() -> None:
@@ -535,7 +549,7 @@ def test_net_is_what_was_used_less_what_was_credited(todo: list[tuple[Any, Any, 
             state.apply(leaf)
         elif kind == "credit" and oracle.leases:
             name = list(oracle.leases)[first % len(oracle.leases)]
-            past, size = oracle.leases[name], second * CREDIT_BYTES
+            past, size = oracle.leases[name], second * GRAIN_BYTES
             document = credit(state, {name: size}, position + 1, total)
             made_credit = replace(document, epoch=epoch)
             allowed = past.settled and not past.credited and past.used is not None
@@ -670,7 +684,7 @@ def test_what_one_operator_may_do_widens_nothing_now_or_later(
             assert twin.room("a", moment).free_bytes <= state.room("a", moment).free_bytes
         if step or not ids or new_net is None:
             return
-        made = credit(state, {ids[0]: CREDIT_BYTES}, 5)
+        made = credit(state, {ids[0]: GRAIN_BYTES}, 5)
         both = twin.copy(), state.copy()
         try:
             post(both[0], made)

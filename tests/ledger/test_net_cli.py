@@ -11,9 +11,10 @@ import pytest
 from ledger.test_net import AUDITOR, EPOCH, MB, OTHER, TAPE
 from narrows.cli.main import main
 from narrows.ledger.api import Denied, Lease
+from narrows.ledger.auditors import GRAIN_BYTES
 from narrows.ledger.keys import public_of
 from narrows.ledger.ledger import Ledger
-from narrows.ledger.net import CREDIT_BYTES, Credit, sign_credit
+from narrows.ledger.net import Credit, sign_credit
 from narrows.ledger.office.credits import write_credit_file
 from narrows.ledger.office.demo import create_demo
 from narrows.ledger.office.describe import history
@@ -74,8 +75,8 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
     assert "can be" in run("show", "--state", state)
 
     first = took[0].lease_id.hex()
-    sizes = ((first, CREDIT_BYTES),)
-    one = Credit(origin, "demo", "gate", "answers", EPOCH, 7, TAPE, 0, CREDIT_BYTES, sizes)
+    sizes = ((first, GRAIN_BYTES),)
+    one = Credit(origin, "demo", "gate", "answers", EPOCH, 7, TAPE, 0, GRAIN_BYTES, sizes)
     file = tmp_path / "credit.json"
     write_credit_file(file, one, sign_credit(one, OTHER))
     run("credit", file, "--state", state, code=5)
@@ -88,7 +89,7 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
         ledger.recover_dead_leases()
         again = ledger.acquire("answers", MB)
         assert isinstance(again, Lease)
-        assert again.size_bytes <= CREDIT_BYTES
+        assert again.size_bytes <= GRAIN_BYTES
     # a proposal that says nothing of the net budget keeps it
     run(*base, "--state", state, "--out", change_file)
     assert "net" in json.loads(change_file.read_text())["change"]

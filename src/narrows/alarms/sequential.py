@@ -77,23 +77,24 @@ class Alarm:
     null: Null = field(default_factory=Null)
     alpha: float = DEFAULT_ALPHA
     raised: bool = False
-    _logs: list[float] = field(default_factory=list)
+    logs: list[float] = field(default_factory=list)
+    """Of the supermartingale's terms: with ``raised`` all that the test remembers."""
 
     def observe(self, bits: float, tokens: int) -> bool:
         """A segment's charge. True from the segment on at which the alarm is raised."""
         if bits < 0 or tokens < 0:
             raise ValueError(f"a charge of {bits} bits for {tokens} tokens")
-        if not self._logs:
-            self._logs = [0.0] * len(self.null.rates)
-        terms = zip(self._logs, self.null.rates, self.null.slacks, strict=True)
-        self._logs = [log + rate * bits - slack * tokens for log, rate, slack in terms]
+        if not self.logs:
+            self.logs = [0.0] * len(self.null.rates)
+        terms = zip(self.logs, self.null.rates, self.null.slacks, strict=True)
+        self.logs = [log + rate * bits - slack * tokens for log, rate, slack in terms]
         self.raised = self.raised or self.evidence_bits() >= -math.log2(self.alpha)
         return self.raised
 
     def evidence_bits(self) -> float:
         """log2 of the supermartingale; an alarm at log2(1 / alpha)."""
-        if not self._logs:
+        if not self.logs:
             return 0.0
-        best = max(self._logs)
-        total = sum(2.0 ** max(log - best, -1000.0) for log in self._logs)
-        return best + math.log2(total / len(self._logs))
+        best = max(self.logs)
+        total = sum(2.0 ** max(log - best, -1000.0) for log in self.logs)
+        return best + math.log2(total / len(self.logs))

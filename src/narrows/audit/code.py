@@ -58,6 +58,9 @@ class Experience:
     noisy: Learned = field(default_factory=Learned)
     greedy: Learned = field(default_factory=Learned)
 
+    def copy(self) -> Experience:
+        return Experience(self.noisy.copy(), self.greedy.copy())
+
     def start(self, greedy: bool) -> Learned:
         return (self.greedy if greedy else self.noisy).copy()
 

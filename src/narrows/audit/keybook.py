@@ -34,6 +34,18 @@ class KeyBook:
         self._max_keys = max_keys
         self._max_tokens = max_tokens
         self._tokens = 0
+        self._changed: set[bytes] = set()
+
+    def put(self, key: bytes, use: Use) -> None:
+        """As it was when another book was asked for its changes."""
+        self._uses[key] = use
+        self._tokens += len(use.tokens)
+
+    def take_changes(self) -> list[tuple[bytes, Use]]:
+        """Keys opened since the last call. Whole only while no answer is open."""
+        found = [(key, self._uses[key]) for key in sorted(self._changed & self._uses.keys())]
+        self._changed.clear()
+        return found
 
     def open(self, request: Request) -> tuple[Use, str | None]:
         """The use, and why this answer is not credited, if so. Call in order of opening. A resume
@@ -43,6 +55,7 @@ class KeyBook:
         asked = hashlib.sha256(told.encode()).digest()
         resume = list(request.resume)
         old = self._uses.get(key)
+        self._changed.add(key)
         if old is None:
             if len(self._uses) >= self._max_keys or self._tokens >= self._max_tokens:
                 return Use(asked, over=True), "no memory for further noise keys"

@@ -62,7 +62,7 @@ class LinkReplay:
         self._frames = FrameReader()
         self._hello: Hello | None = None
         self._greeting = b""
-        self._sent = 0  # bytes outward, the greeting's among them
+        self.sent = 0  # bytes outward, the greeting's among them
         self._decoder: _Decoder | None = None
         self._early: list[Request] = []  # before the greeting said which model
         self._requests: dict[int, tuple[Request, int]] = {}
@@ -126,7 +126,7 @@ class LinkReplay:
 
     def _request(self, decoder: _Decoder, weak: TokenModel, request: Request) -> None:
         number = decoder.request(answer_spec(request, weak))
-        self._requests[number] = (request, max(0, self._sent - GREETING_BYTES))
+        self._requests[number] = (request, max(0, self.sent - GREETING_BYTES))
 
     def _outward(self, data: bytes) -> None:
         want = GREETING_BYTES - len(self._greeting)
@@ -136,7 +136,7 @@ class LinkReplay:
             self._begin()
         if self._decoder is not None and rest:
             self._decoder.feed(rest)
-        self._sent += len(data)
+        self.sent += len(data)
 
     def _begin(self) -> None:
         self.weak = self._greeted()
@@ -191,6 +191,7 @@ class LinkReplay:
             late or why or coding_fault(answer.coding),
             lambda segment: self._segments.append(segment),
             lambda: self._digest.copy().digest(),
+            lambda: self.sent,
             said=list(answer.spec.resume),
         )
 
@@ -211,14 +212,15 @@ class TapeReplay:
     """A tape, bytes in and segments out, in order of completion. Memory: that of its open
     links, and the key book's. InputError where the tape itself breaks a rule."""
 
-    def __init__(self, weak: Mapping[bytes, TokenModel]) -> None:
+    def __init__(self, weak: Mapping[bytes, TokenModel], keys: KeyBook | None = None) -> None:
+        """``keys``: of the tapes before, where there were any."""
         self.reader = TapeReader()
         self.paid_bytes = 0
         self.data_bytes = 0
         self.bits: dict[str, float] = {}
         self.faults: dict[str, int] = {}
         self._weak = weak
-        self._keys = KeyBook()
+        self.keys = KeyBook() if keys is None else keys
         self._links: dict[int, LinkReplay] = {}
         self.checked_bits = 0
         """Of all links."""
@@ -231,7 +233,7 @@ class TapeReplay:
     def take(self, record: Record) -> list[Segment]:
         """The segments that this record completes."""
         if isinstance(record, Begin):
-            self._links[record.link] = LinkReplay(record.link, self._weak, self._keys)
+            self._links[record.link] = LinkReplay(record.link, self._weak, self.keys)
         if isinstance(record, Outward):
             self.paid_bytes += record.paid_bytes
             self.data_bytes += len(record.data)
@@ -243,11 +245,18 @@ class TapeReplay:
             self._finish(record.link)
         return segments
 
-    def close(self) -> None:
-        """The tape goes no further: accounts of links that are still open are added. InputError
-        where what was read last has broken a rule."""
+    def next_tape(self, reader: TapeReader) -> None:
+        """Go on with another one. Call ``end`` before."""
+        self.reader = reader
+
+    def end(self) -> None:
+        """The tape goes no further: accounts of links that are still open are added."""
         for link in list(self._links):
             self._finish(link)
+
+    def close(self) -> None:
+        """As ``end``. InputError where what was read last has broken a rule."""
+        self.end()
         self.reader.feed(b"")
 
     def _finish(self, number: int) -> None:

@@ -18,6 +18,7 @@ class Segment:
     one; they are the first of ``said``, which the answer's segments share and which grows.
     ``costs_q16``: what each token cost on the link; 0 where the token code did not carry it
     (a literal). ``digest``: of the link's tape through the record that completed the segment.
+    ``since``: bytes of the link's data ahead of the record that brought its first token.
     ``why``: not creditable, if so."""
 
     link: int
@@ -31,6 +32,7 @@ class Segment:
     tokens: tuple[int, ...]
     costs_q16: tuple[int, ...]
     digest: bytes
+    since: int
     why: str | None
 
     @property
@@ -53,8 +55,9 @@ Emit = Callable[[Segment], None]
 
 @dataclass(slots=True)
 class Answering:
-    """An open answer: collects tokens, cuts segments. ``digest`` names the tape so far.
-    ``said``: all its tokens up to the last cut."""
+    """An open answer: collects tokens, cuts segments. ``digest`` names the tape so far,
+    ``position`` is the link's data ahead of the present record. ``said``: all its tokens up to
+    the last cut."""
 
     link: int
     number: int
@@ -65,12 +68,16 @@ class Answering:
     why: str | None
     emit: Emit
     digest: Callable[[], bytes]
+    position: Callable[[], int]
     index: int = 0
+    since: int = 0
     said: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     costs_q16: list[int] = field(default_factory=list)
 
     def take(self, token: int, cost_q16: int) -> None:
+        if not self.tokens:
+            self.since = self.position()
         self.tokens.append(token)
         self.costs_q16.append(cost_q16)
         if len(self.tokens) >= SEGMENT_TOKENS:
@@ -99,6 +106,7 @@ class Answering:
                 tuple(self.tokens),
                 tuple(self.costs_q16),
                 self.digest(),
+                self.since,
                 self.why,
             )
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from narrows.ledger.office.balances import NetBalance
 
 app = typer.Typer(add_completion=False)
 
@@ -70,7 +73,8 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     ``gate_silent_s``: since when no gate has written its figures; None where none ever has.
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte. ``codings_today``: complete answers by
-    how they crossed the link."""
+    how they crossed the link. ``net``: by lineage with a net budget, what auditors explained;
+    ``verdicts``: what came of the auditor's words, None where no poster has run here."""
     import dataclasses
 
     from narrows.deploy.state import ledger_place
@@ -118,12 +122,43 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for line in balances.lineages
             for window in line.windows
         ],
+        "net": [_net(line.lineage, line.net) for line in balances.lineages if line.net],
+        "verdicts": _verdicts(folder, now_s),
         "gate_silent_s": gate_silent_s(folder, now_s),
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
         "gate_kernel": read_gate_kernel(folder),
         "gate_tape": read_gate_tape(folder),
         "gate_unwritten": read_gate_unwritten(folder),
+    }
+
+
+def _net(lineage: str, net: NetBalance) -> dict[str, Any]:
+    return {
+        "lineage": lineage,
+        "granted_bytes": net.granted_bytes,
+        "spent_bytes": net.spent_bytes + net.outstanding_bytes,
+        "left_bytes": net.left_bytes,
+        "credited_bytes": sum(audit.credited_bytes for audit in net.audits),
+        "creditable_bytes": sum(audit.creditable_bytes for audit in net.audits),
+        "auditors": sorted({audit.auditor for audit in net.audits}),
+    }
+
+
+def _verdicts(folder: Path, now_s: float) -> dict[str, Any] | None:
+    from narrows.deploy.verdicts import read_book
+    from narrows.wire.verdict import alarm_words
+
+    book = read_book(folder)
+    if not book.sequence:
+        return None
+    return {
+        "silent_s": max(0.0, now_s - book.time_s),
+        "alarms": alarm_words(book.alarms),
+        "credits": book.credits,
+        "refused": book.refused,
+        "last_refusal": book.last_refusal,
+        "closed": bool(book.closed) and book.closed == book.epoch,
     }
 
 
@@ -149,6 +184,15 @@ def table(figures: dict[str, Any]) -> Any:
     for window in figures["windows"]:
         used = f"{window['used_bytes']:,} of {window['cap_bytes']:,} B"
         grid.add_row(f"window {window['length_s']:g} s", used, window["lineage"])
+    for net in figures["net"]:
+        note = f"{net['lineage']}: {net['left_bytes']:,} B left"
+        if not net["auditors"]:
+            note += "; nobody audits, so nothing comes back"
+        grid.add_row("net spent", f"{net['spent_bytes']:,} B", note)
+        credited = f"explained; {net['creditable_bytes']:,} B settled and not credited"
+        grid.add_row("credited", f"{net['credited_bytes']:,} B", credited)
+    if verdicts := figures["verdicts"]:
+        grid.add_row("auditor", *_auditor(verdicts))
     grid.add_row("answers", f"{figures['answers']:,}", "completed")
     if codings := figures["codings_today"]:
         # Of another version's edge a coding may be one that is not known here.
@@ -184,6 +228,20 @@ def table(figures: dict[str, Any]) -> Any:
             note = f"{kernel['passed_bytes']['links']:,} B of links passed, headers included"
         grid.add_row("kernel backstop", kernel["state"], note)
     return grid
+
+
+def _auditor(verdicts: dict[str, Any]) -> tuple[str, str]:
+    """State and note. What a poster wrote of the ledger's words is shown as text."""
+    from rich.markup import escape
+
+    note = f"last verdict {verdicts['silent_s']:,.0f} s ago"
+    if verdicts["refused"]:
+        note += f"; {verdicts['refused']:,} credits refused, last: {verdicts['last_refusal']}"
+    alarms = verdicts["alarms"]
+    state = "closed" if verdicts["closed"] else "alarm" if alarms else "ok"
+    if alarms == ["behind the gate"]:
+        state, alarms = "behind", ["what is not audited yet is not credited"]
+    return state, escape("; ".join([*alarms, note]))
 
 
 def _imitation(one: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(
     epilog="Examples:  narrows up   |   narrows up --state ./try --budget 2MB --port 9000   |   "
+    "narrows up --audit   |   "
     "narrows up --upstream-url http://127.0.0.1:8000/v1 --upstream-model llama-3.1-8b"
 )
 def up(
@@ -46,6 +47,14 @@ def up(
             "(the gate). Needs root, bubblewrap, iproute2, nftables.",
         ),
     ] = False,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit",
+            help="Run an auditor of the built-in model beside it: what it explains comes back to "
+            "the demonstration's net budget.",
+        ),
+    ] = False,
 ) -> None:
     """Serve the strong model through the gate, everything on this machine.
 
@@ -55,6 +64,10 @@ def up(
     With --isolated, an upstream server has to run inside, beside the enclave: its url is
     http://127.0.0.1:PORT/v1, and the section enclave.isolated has its command and what it may
     read and use (docs/deploy.md). A server elsewhere would be a second neighbour and is refused.
+
+    With --audit, the demonstration's ledger gets a net budget and an enrolled auditor, which
+    recomputes every answer (docs/audit.md). It shares this machine with the enclave, so it shows
+    what an audit does and protects nothing. It does not run under --isolated yet.
     """
     from narrows.sizes import size_bytes
 
@@ -62,7 +75,7 @@ def up(
     from narrows.deploy.local import Flags, LocalDeployment
     from narrows.enclave.config import UpstreamFlags
 
-    flags = Flags(budget_bytes, host, port, UpstreamFlags(upstream_url, upstream_model))
+    flags = Flags(budget_bytes, host, port, UpstreamFlags(upstream_url, upstream_model), audit)
     if isolated:
         from narrows.deploy.isolated import IsolatedDeployment
 

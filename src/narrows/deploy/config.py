@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from narrows.audit.role.config import AuditConfig
 from narrows.config import fill_sections, toml_or_defaults
 from narrows.deploy.gate_section import files_in, tls_in
 from narrows.edge.config import EdgeConfig
@@ -22,6 +23,7 @@ class Config:
     enclave: EnclaveConfig
     gate: GateConfig
     edge: EdgeConfig
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
 
 def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Config:
@@ -30,7 +32,7 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
 
     An edge that is told no ``model_name`` goes by the upstream server's, where the same file or
     the flags name one."""
-    kinds = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig}
+    kinds = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig, "audit": AuditConfig}
     file = toml_or_defaults(path)
     config = Config(**fill_sections(file, kinds))
     if upstream is not None:
@@ -47,7 +49,16 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
         gate=files_in(config.gate, folder),
         edge=_weak_in(tls_in(config.edge, folder), folder),
         enclave=_enclave_in(config.enclave, folder),
+        audit=_audit_in(config.audit, folder),
     )
+
+
+def _audit_in(section: AuditConfig, folder: Path) -> AuditConfig:
+    names = ("spool", "keys", "enrolment", "journal", "null")
+    files = {name: getattr(section, name) for name in names}
+    placed = {name: folder / expanded(file) for name, file in files.items() if file is not None}
+    replaced: AuditConfig = dataclasses.replace(section, **placed)  # type: ignore[arg-type]
+    return replaced
 
 
 def _enclave_in(section: EnclaveConfig, folder: Path) -> EnclaveConfig:

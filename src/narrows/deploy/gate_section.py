@@ -13,7 +13,7 @@ from narrows.gate.config import GateConfig
 def load_gate(path: Path) -> GateConfig:
     """Section ``[gate]``; what the other roles' sections hold is their affair. InputError names
     every mistake. Files that it names lie relative to ``path``."""
-    section = load_sections(path, {"gate": GateConfig}, others=("enclave", "edge"))["gate"]
+    section = load_sections(path, {"gate": GateConfig}, others=("enclave", "edge", "audit"))["gate"]
     return files_in(section, path.parent.resolve())
 
 

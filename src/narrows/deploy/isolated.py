@@ -61,6 +61,13 @@ class IsolatedDeployment(LocalDeployment):
         _check_host()
         _check_upstream(config.enclave)
 
+    @classmethod
+    def check_audit(cls, config: Config) -> None:
+        raise InputError(
+            "--audit does not run under --isolated yet: the auditor has no sandbox of its own",
+            "leave one of the two out, or run narrows audit serve on a machine of its own",
+        )
+
     @property
     def weak_folder(self) -> Path:
         """Weak models flow inward: the one folder of the state that the enclave reads."""

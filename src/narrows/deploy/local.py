@@ -23,6 +23,7 @@ from typing import Any
 import tomli_w
 from rich.console import Console
 
+from narrows.deploy.audited import with_auditor, with_verdicts
 from narrows.deploy.awaited import Awaited, reached
 from narrows.deploy.config import Config, load_config
 from narrows.deploy.state import state_dir
@@ -33,7 +34,7 @@ from narrows.edge.books.store import open_database
 from narrows.enclave.config import UpstreamFlags
 from narrows.errors import InputError
 from narrows.gate.config import PortConfig
-from narrows.ledger.office.demo import create_demo, demo_budget, demo_witness_key
+from narrows.ledger.office.demo import LINEAGE, create_demo, demo_budget, demo_witness_key
 from narrows.ledger.stores.place import LedgerPlace
 from narrows.private import private_folder
 
@@ -53,6 +54,7 @@ class Flags:
     host: str | None = None
     port: int | None = None
     upstream: UpstreamFlags | None = None
+    audit: bool = False
 
 
 NO_FLAGS = Flags()
@@ -65,6 +67,7 @@ class LocalDeployment:
     state: Path
     config: Config
     created_budget_bytes: int | None
+    audit: bool = False
 
     @classmethod
     def prepare(
@@ -76,6 +79,8 @@ class LocalDeployment:
         ledger's: a flag never changes a budget."""
         config = load_config(config_path, flags.upstream)
         cls.check(config)
+        if flags.audit:
+            cls.check_audit(config)
         edge = config.edge
         if flags.port is not None:
             edge = dataclasses.replace(edge, listen_host="127.0.0.1", listen_port=flags.port)
@@ -88,7 +93,16 @@ class LocalDeployment:
         config = _with_weak_folder(config, private_folder(folder, "weak", shown=True))
         with _only_one(folder):
             created_bytes = ensure_ledger(folder, flags.budget_bytes)
-        return cls(folder, config, created_bytes)
+        return cls(folder, config, created_bytes, flags.audit)
+
+    @classmethod
+    def check_audit(cls, config: Config) -> None:
+        """``InputError`` where ``up`` cannot run an auditor of ``config``."""
+        if config.enclave.upstream is not None:
+            raise InputError(
+                "--audit recomputes the built-in model, and an upstream server answers here",
+                "run narrows audit serve with its weights (docs/audit.md), or leave --audit out",
+            )
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -121,6 +135,8 @@ class LocalDeployment:
     def start(self, supervisor: Supervisor) -> int:
         """Start all roles; the port of the API."""
         config = self.config
+        if self.audit:
+            config = with_auditor(self.state, config)
         witness = supervisor.start(
             "witness", ["witness", "--state", str(self.state), "--listen", "127.0.0.1:0"]
         )
@@ -135,15 +151,28 @@ class LocalDeployment:
             "enclave", self._arguments("enclave", config), timeout_s=CHILD_TIMEOUT_S
         )
         config = _with_enclave(config, enclave.facts["port"], enclave.facts["telemetry_port"])
+        if self.audit:
+            words = self._arguments("audit", config)
+            auditor = supervisor.start("audit", words, timeout_s=CHILD_TIMEOUT_S, spared=True)
+            config = with_verdicts(config, auditor.facts["port"])
         gate = supervisor.start("gate", self._arguments("gate", config))
         config = _with_gate(config, gate.facts["port"], gate.facts.get("state_port", 0))
         edge = supervisor.start("edge", self._arguments("edge", config), timeout_s=CHILD_TIMEOUT_S)
+        if self.audit:
+            at = f"127.0.0.1:{gate.facts['ports']['verdicts']}"
+            words = [*self._arguments("poster", config), "--gate", at]
+            supervisor.start("poster", [*words, "--witness", config.gate.witness], spared=True)
         return int(edge.facts["port"])
 
     def _arguments(self, role: str, config: Config) -> list[str]:
         path = private_folder(self.state, "run") / "effective.toml"
         # 0600: it holds the upstream's key, where the user's file does
         write_whole(path, to_toml(config).encode(), 0o600)
+        if role == "audit":
+            return ["audit", "serve", "--config", str(path)]
+        if role == "poster":
+            words = ["audit", "post", "--config", str(path), "--state", str(self.state)]
+            return [*words, "--lineage", LINEAGE, "--operator", "demo"]
         arguments = [role, "--config", str(path)]
         return arguments if role == "enclave" else [*arguments, "--state", str(self.state)]
 

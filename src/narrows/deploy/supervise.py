@@ -30,6 +30,7 @@ from narrows.errors import PeerError
 LOG_TAIL_LINES = 12
 MAX_TAIL_BYTES = 1 << 16
 MAX_READY_LINE_BYTES = 1 << 16
+REVIVE_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,6 +42,9 @@ class Role:
     process: subprocess.Popen[bytes]
     log_path: Path
     log_start: int = 0  # what is before it is of earlier runs
+    again: Callable[[], subprocess.Popen[bytes]] | None = None
+    """How to start it anew: without it the others go on."""
+    ended_s: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def log_tail(self) -> str:
@@ -77,22 +81,27 @@ class Supervisor:
         *,
         timeout_s: float = 120.0,
         enter: Callable[[], None] | None = None,
+        spared: bool = False,
     ) -> Role:
         """Run ``narrows ARGUMENTS`` and wait until it is ready. Raises PeerError when it dies
-        or says nothing for ``timeout_s``. ``enter``: called in the child before it starts."""
+        or says nothing for ``timeout_s``. ``enter``: called in the child before it starts.
+        ``spared``: the others go on without it, and ``watch`` starts it anew."""
         log_path = self._log_dir / f"{name}.log"
-        with log_path.open("ab") as log:
-            log_start = log.tell()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "narrows.cli.main", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                # Its own session: a Ctrl-C reaches this parent alone, which stops all in order.
-                start_new_session=True,
-                preexec_fn=die_with(os.getpid(), enter),  # no thread runs here yet
-            )
-        role = Role(name, process, log_path, log_start)
+
+        def run() -> subprocess.Popen[bytes]:
+            with log_path.open("ab") as log:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "narrows.cli.main", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    # Its own session: a Ctrl-C reaches this parent alone, which stops all in order.
+                    start_new_session=True,
+                    preexec_fn=die_with(os.getpid(), enter),  # no thread runs here yet
+                )
+
+        log_start = log_path.stat().st_size if log_path.exists() else 0
+        role = Role(name, run(), log_path, log_start, run if spared else None)
         self.add(role)
         role.facts = self._wait_ready(role, timeout_s)
         return role
@@ -126,14 +135,27 @@ class Supervisor:
         raise PeerError(f"the {role.name} {how}; {role.log_tail()}")
 
     def dead(self) -> Role | None:
-        """A role that has ended by itself, if any."""
-        return next((role for role in self._roles if role.death() is not None), None)
+        """A role that has ended by itself and is not spared, if any."""
+        ended = (role for role in self._roles if role.again is None and role.death() is not None)
+        return next(ended, None)
+
+    def revive(self, now_s: float) -> None:
+        """Start spared roles anew that have been dead for ``REVIVE_S``."""
+        for role in self._roles:
+            if role.again is None or role.death() is None:
+                continue
+            role.ended_s = now_s if role.ended_s is None else role.ended_s
+            if now_s - role.ended_s >= REVIVE_S:
+                if role.process.stdout is not None:
+                    role.process.stdout.close()
+                role.process, role.ended_s = role.again(), None
 
     def watch(self, stopping: Callable[[], bool], interval_s: float = 0.2) -> Role | None:
         """Wait until ``stopping()`` or a role ends; that role."""
         while not stopping():
             if (role := self.dead()) is not None:
                 return role
+            self.revive(time.monotonic())
             time.sleep(interval_s)
         return None
 

@@ -10,7 +10,7 @@ audited share needs k operators; narrowing and revoking needs one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from narrows.ledger.keys import public_of_hex
 from narrows.ledger.limits import Limits, parse_limits
@@ -21,6 +21,7 @@ EPOCH_BYTES = 16
 PPM = 1_000_000
 PPT = 1_000_000_000_000  # of a probability: parts in 10¹²
 MAX_SEGMENT_BITS = 1 << 32
+GRAIN_BYTES, MAX_GRAIN_BYTES = 1 << 16, 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,15 @@ class Terms:
     audits. ``segment_bits``: B, above which every segment is. ``delta_ppt``: the probability,
     in 10⁻¹², with which its bound may fail, for each gate. ``most_ppm``: the greatest part of a
     lease that it may credit. ``pins``: SHA-256 over the weights, adapters, tokenizer, template
-    and fixed prompts that it holds answers to."""
+    and fixed prompts that it holds answers to. ``grain_bytes``: totals are multiples of it, so
+    that a credit says no more than it must; a document leaves the usual one out."""
 
     audited_ppm: int
     segment_bits: int
     delta_ppt: int
     most_ppm: int
     pins: str
+    grain_bytes: int = GRAIN_BYTES
 
     def within(self, other: Terms) -> bool:
         """Whether these allow nothing that ``other`` forbids: a lowering."""
@@ -68,6 +71,7 @@ class Terms:
             and self.delta_ppt <= other.delta_ppt
             and self.most_ppm <= other.most_ppm
             and self.pins == other.pins
+            and self.grain_bytes >= other.grain_bytes
         )
 
     def document(self) -> Document:
@@ -77,17 +81,23 @@ class Terms:
             "delta_ppt": self.delta_ppt,
             "most_ppm": self.most_ppm,
             "pins": self.pins,
-        }
+        } | ({} if self.grain_bytes == GRAIN_BYTES else {"grain_bytes": self.grain_bytes})
 
 
 def parse_terms(fields: Fields) -> Terms:
-    return Terms(
+    terms = Terms(
         fields.integer("audited_ppm", 1, PPM),
         fields.integer("segment_bits", 1, MAX_SEGMENT_BITS),
         fields.integer("delta_ppt", 1, PPT),
         fields.integer("most_ppm", 1, PPM),
         fields.hex("pins", 32).hex(),
     )
+    if not fields.has("grain_bytes"):
+        return terms
+    grain_bytes = fields.integer("grain_bytes", 1, MAX_GRAIN_BYTES)
+    if grain_bytes == GRAIN_BYTES:  # one enrolment has one spelling
+        raise fields.bad("grain_bytes")
+    return replace(terms, grain_bytes=grain_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,6 @@ from narrows.ledger.log.canonical import Document, Fields, encode, unhex
 from narrows.publickey import is_signed
 
 CREDIT_PREFIX = b"narrows credit v1\n"
-CREDIT_BYTES = 1 << 16  # totals are multiples of it: a credit says no more than it must
 MAX_CREDIT_LEASES = 512
 MAX_CREDITABLE = 4096
 MAX_WAITING = 1 << 16
@@ -97,7 +96,7 @@ def parse_credit(document: object) -> Credit:
         if type(pair[1]) is not int or pair[1] < 1 or (leases and pair[0] <= leases[-1][0]):
             raise fields.bad("leases")
         leases.append((pair[0], pair[1]))
-    if total % CREDIT_BYTES or total - previous != sum(size for _, size in leases) or not leases:
+    if total - previous != sum(size for _, size in leases) or not leases:
         raise fields.bad("total")
     fields.done()
     return Credit(
@@ -263,6 +262,8 @@ class Net:
             raise BudgetError("the credit is not signed by the enrolled auditor")
         if self.taken_ppt > self.delta_ppt:
             raise BudgetError("the lineage's pool of error probability is spent")
+        if credit.total % auditor.terms.grain_bytes:
+            raise BudgetError(f"the total is no multiple of {auditor.terms.grain_bytes} bytes")
         chain = auditor.chains.get(credit.account, Chain())
         if credit.position <= chain.position or credit.previous != chain.total:
             raise BudgetError("the credit does not follow the last one")

@@ -117,10 +117,14 @@ def _encode(record: Record) -> bytes:
 class Sequence:
     """The rules between records: what a tape may go on with."""
 
-    def __init__(self) -> None:
+    def __init__(self, next_link: int = 0, moment_ns: int = 0) -> None:
         self._positions: dict[int, int] = {}
-        self._next_link = 0
-        self._moment_ns = 0
+        self._next_link = next_link
+        self._moment_ns = moment_ns
+
+    def rest(self) -> tuple[int, int] | None:
+        """What it begins with, to go on from here; None while a link is open."""
+        return None if self._positions else (self._next_link, self._moment_ns)
 
     def check(self, record: Record) -> str | None:
         """The fault, or None: then the record counts as the last one."""
@@ -163,6 +167,16 @@ class TapeWriter:
         return data
 
 
+@dataclass(frozen=True, slots=True)
+class TapeRest:
+    """A place on a tape where no link is open, and what its rules need to go on from there."""
+
+    boot_nonce: bytes
+    position: int
+    next_link: int
+    moment_ns: int
+
+
 class TapeReader:
     """Records out of a growing tape. Holds at most one record and what it was fed last.
 
@@ -175,6 +189,21 @@ class TapeReader:
         self._rest = b""
         self._sequence = Sequence()
         self._fault: InputError | None = None
+
+    def rest(self) -> TapeRest | None:
+        """From where ``resumed`` goes on; None inside a record, or while a link is open."""
+        rest = self._sequence.rest()
+        if rest is None or self._rest or self._fault is not None or not self.boot_nonce:
+            return None
+        return TapeRest(self.boot_nonce, self.position, *rest)
+
+    @classmethod
+    def resumed(cls, rest: TapeRest) -> TapeReader:
+        """To be fed what follows ``rest.position``."""
+        reader = cls()
+        reader.boot_nonce, reader.position = rest.boot_nonce, rest.position
+        reader._sequence = Sequence(rest.next_link, rest.moment_ns)
+        return reader
 
     @property
     def pending_bytes(self) -> int:

@@ -60,6 +60,10 @@ class Bound:
         self._whole += whole
         self._sums += logs
 
+    def state(self) -> tuple[list[float], float]:
+        """What ``add`` brings to a fresh one, to go on."""
+        return [float(log) for log in self._sums], self._whole
+
     def _factor(self, w: float) -> NDArray[np.float64]:
         return log_factor(np.asarray(w), self.share, self._rates)
 

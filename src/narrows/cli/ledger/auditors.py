@@ -46,6 +46,9 @@ def enrol(
     most: Annotated[
         float, typer.Option(help="Greatest part of a lease that it may credit.", min=1e-6, max=1)
     ] = 0.99,
+    grain: Annotated[
+        str, typer.Option(help="Credits are multiples of this size; smaller ones say more.")
+    ] = "64KiB",
     epoch: Annotated[
         str, typer.Option(help="32 hex digits; the epoch of now to change its terms only.")
     ] = "",
@@ -60,6 +63,7 @@ def enrol(
     from narrows.cli.ledger.limits import parts
     from narrows.ledger.auditors import EPOCH_BYTES, PPM, PPT, Enrolment, Terms
     from narrows.ledger.log.canonical import unhex
+    from narrows.sizes import size_bytes
 
     if unhex(pins, 32) is None:
         raise InputError("--pins is not 64 lower-case hex digits", "see narrows audit pins")
@@ -71,6 +75,7 @@ def enrol(
         parts(delta, PPT, "--delta"),
         parts(most, PPM, "--most"),
         pins,
+        size_bytes(grain, "--grain", least=1),
     )
     gates = tuple(sorted(set(gate)))
     body = Enrolment(lineage, gates, auditor, epoch or secrets.token_hex(EPOCH_BYTES), terms)

@@ -106,6 +106,7 @@ def _terms_lines(terms: Terms) -> list[str]:
         f"  audits {terms.audited_ppm / PPM:.4%} of segments of {terms.segment_bits} bits",
         f"  its bound may fail with {terms.delta_ppt / PPT:.3g} for each gate",
         f"  credits at most {terms.most_ppm / PPM:.4%} of a lease",
+        f"  credits are multiples of {terms.grain_bytes:,} bytes",
         f"  weights and fixed inputs: {terms.pins}",
     ]
 

@@ -1,0 +1,126 @@
+"""The commands around the auditor's role: keys, pins, what is refused before anything is made."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from narrows.audit.role.config import AuditConfig
+from narrows.cli.main import main
+from narrows.cli.status import collect, table
+from narrows.deploy import supervise
+from narrows.deploy.config import load_config
+from narrows.deploy.supervise import Role, Supervisor
+from narrows.deploy.verdicts import VerdictBook, read_book, write_book
+from narrows.errors import InputError
+from narrows.ledger.keys import load_private, public_of
+from narrows.ledger.office.demo import audit_demo, create_demo
+from narrows.wire.spool.file import public_of as tape_public_of
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+    capsys.readouterr()
+    got: object = 0
+    try:
+        main([str(word) for word in words])
+    except SystemExit as end:
+        got = end.code or 0
+    said = capsys.readouterr()
+    assert got == code, said.err
+    return said.out + said.err
+
+
+def test_keygen_makes_three_keys_and_says_the_public_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "keys"
+    said = json.loads(run(capsys, "audit", "keygen", "--out", out, "--json"))
+    assert said["auditor"] == public_of(load_private(out / "audit.key")).hex()
+    assert said["tape"] == tape_public_of((out / "tape.key").read_bytes()).hex()
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in out.iterdir())
+    assert len({path.read_bytes() for path in out.iterdir()}) == 3
+    assert "never overwritten" in run(capsys, "audit", "keygen", "--out", out, code=2)
+
+
+def test_serve_says_what_the_section_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "narrows.toml"
+    config.write_text("[audit]\n")
+    said = run(capsys, "audit", "serve", "--config", config, code=2)
+    assert "does not say spool, keys, enrolment, journal" in said
+    config.write_text('[audit]\nperiod_s = 0\nverdict_bytes = 100\non_alarm = "shout"\n')
+    said = run(capsys, "audit", "serve", "--config", config, code=2)
+    for key in ("period_s", "verdict_bytes", "on_alarm"):
+        assert key in said
+
+
+def test_files_of_the_section_lie_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "narrows.toml").write_text('[audit]\nspool = "s"\nports = {chat = "answers"}\n')
+    audit = load_config(tmp_path / "narrows.toml").audit
+    assert audit.spool == tmp_path / "s"
+    assert audit.ports == {"chat": "answers"}
+    assert AuditConfig().check().keys is None
+
+
+def test_up_refuses_an_auditor_where_it_cannot_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = ("--upstream-url", "http://127.0.0.1:1/v1")
+    said = run(capsys, "up", "--audit", "--state", tmp_path / "s", *url, code=2)
+    assert "an upstream server answers here" in said
+    monkeypatch.setattr("narrows.deploy.isolated._check_host", lambda: None)
+    said = run(capsys, "up", "--audit", "--isolated", "--state", tmp_path / "s", code=2)
+    assert "does not run under --isolated yet" in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_status_shows_net_and_what_the_auditor_said(tmp_path: Path) -> None:
+    create_demo(tmp_path, 1_000_000)
+    found = collect(tmp_path, time.time())
+    assert (found["net"], found["verdicts"]) == ([], None)
+    first = audit_demo(tmp_path, "gate", "d7" * 31 + "5a", "11" * 32, 1024)
+    again = audit_demo(tmp_path, "gate", "d7" * 31 + "5a", "11" * 32)
+    assert first["epoch"] == again["epoch"]
+    assert again["grain_bytes"] == 1024
+    write_book(tmp_path, VerdictBook("e", 3, int(time.time()), 1, 512, 2, 1, "[red]why", "e"))
+    found = collect(tmp_path, time.time())
+    assert found["net"][0]["granted_bytes"] == found["net"][0]["left_bytes"] == 1_000_000
+    assert found["verdicts"]["closed"]
+    assert found["verdicts"]["alarms"] == ["alarm"]
+    table(found)
+
+
+def test_a_damaged_book_of_verdicts_is_said(tmp_path: Path) -> None:
+    assert read_book(tmp_path) == VerdictBook()
+    write_book(tmp_path, VerdictBook(epoch="e", sequence=9))
+    assert read_book(tmp_path).sequence == 9
+    for text in ("", "{}", "[]", '{"epoch": 5}', "nul"):
+        (tmp_path / "audit-post" / "verdicts.json").write_text(text)
+        with pytest.raises(InputError, match="no book of verdicts"):
+            read_book(tmp_path)
+
+
+def test_a_spared_role_is_started_anew_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "_wait_ready", lambda self, role, timeout_s: {})
+    supervisor = Supervisor(tmp_path)
+    role: Role = supervisor.start("spared", ["--version"], spared=True)
+    try:
+        first = role.process
+        first.wait(60)
+        assert supervisor.dead() is None
+        supervisor.revive(100.0)
+        assert role.process is first
+        supervisor.revive(100.0 + supervise.REVIVE_S)
+        assert role.process is not first
+        role.process.wait(60)
+        other = supervisor.start("vital", ["--version"])
+        other.process.wait(60)
+        assert supervisor.dead() is other
+    finally:
+        supervisor.stop()

@@ -15,7 +15,7 @@ from narrows.coding.events import Coding, Opened
 from narrows.enclave.tokens.backend import TokenBackend
 from narrows.errors import PeerError
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(7200)]
 
 QUESTION = "Tell a story about a gate."
 SAID = "the server draws without the key"

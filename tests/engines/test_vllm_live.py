@@ -17,7 +17,7 @@ from narrows.coding.events import Coding, Opened
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.tokens.backend import TokenBackend
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(7200)]
 
 QUESTIONS = ("Why is the sky blue?", "Name three rivers.", "Tell a story about a gate.")
 

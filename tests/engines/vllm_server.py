@@ -6,9 +6,11 @@ strong one, in float32.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 import urllib.error
@@ -28,7 +30,7 @@ from narrows.enclave.models import make_backend
 from narrows.enclave.tokens.backend import TokenBackend
 from ports import free_port
 
-START_S = 900
+START_S = 3600  # a minute where the machine is free
 KEY = bytes(range(32))
 _ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -94,6 +96,7 @@ def serving(folder: Path, log: Path, *arguments: str, **env: str) -> Iterator[Vl
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | _ENV | env,
+            start_new_session=True,
         )
         try:
             vllm = Vllm(f"http://127.0.0.1:{port}/v1", folder, log)
@@ -104,8 +107,17 @@ def serving(folder: Path, log: Path, *arguments: str, **env: str) -> Iterator[Vl
                 time.sleep(0.5)
             yield vllm
         finally:
-            process.terminate()
-            process.wait(120)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The server and the engine's own processes, which outlive a server that is only killed."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(120)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _is_up(url: str) -> bool:

@@ -10,6 +10,8 @@ _all = metadata.entry_points
 
 def _others(**wanted: Any) -> Any:
     found = _all(**wanted)
+    if wanted.get("group") != "vllm.logits_processors":
+        return found
     return metadata.EntryPoints(one for one in found if not one.value.startswith("narrows_vllm"))
 
 

@@ -16,15 +16,17 @@ from narrows.models.registry import load_model
 NEAR = "near"
 BUILT_IN = "smollm2-135m"
 _ONE = 65536
-_SEARCH_TOKENS = 25  # an answer: what tells one rounding's divergence from another's
+_SEARCH_TOKENS = 50  # an answer: fewer do not tell one rounding's divergence from another's
 
 Say = Callable[[str], None]
 
 
-def bits(upstream: UpstreamConfig, weak: str, count: int, tokens: int, say: Say) -> dict[str, Any]:
-    """What ``count`` answers of ``tokens`` take on the link, each way. Where ``weak`` is
-    ``NEAR`` the server must serve the built-in strong model; then H, CE and KL are there too.
-    Raises NarrowsError."""
+def bits(
+    upstream: UpstreamConfig, weak: str, exact: str, count: int, tokens: int, say: Say
+) -> dict[str, Any]:
+    """What ``count`` answers of ``tokens`` take on the link, each way. ``weak``: ``NEAR`` is a
+    rounding of the built-in strong model. ``exact``: the model that the server serves, as the
+    exact runtime has it, for H, CE and KL; empty for none. Raises NarrowsError."""
     if upstream.folder is None:
         raise InputError("the model's folder is needed", "give --folder")
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +40,7 @@ def bits(upstream: UpstreamConfig, weak: str, count: int, tokens: int, say: Say)
             say(f"{count} answers, {way}")
             crossed[way] = cross(upstream, path, way, count, tokens)
         result: dict[str, Any] = {"weak": load_model(path).name} | report(crossed)
-        if weak == NEAR:
+        if exact:
             say("entropies")
-            result |= entropies(BUILT_IN, path, upstream.folder, crossed["coupled"].ids)
+            result |= entropies(exact, path, upstream.folder, crossed["coupled"].ids)
     return result

@@ -23,6 +23,10 @@ def engines(
     weak: Annotated[
         str, typer.Option(help="Weak model, or near: the built-in strong one in 5 bits.")
     ] = "near",
+    exact: Annotated[
+        str | None,
+        typer.Option(help="The server's model for the exact runtime: adds H, CE and KL."),
+    ] = None,
     prompts: Annotated[int, typer.Option(min=2, max=200, help="Answers a way.")] = 20,
     tokens: Annotated[int, typer.Option(min=8, max=2000, help="Tokens an answer.")] = 100,
     batch: Annotated[str, typer.Option(help="Answers at once, a list.")] = "1,8,32",
@@ -51,7 +55,7 @@ def engines(
     with console.status("starting") as status:
         result: dict[str, Any] = {}
         if part != "speed":
-            result |= bits(upstream, weak, prompts, tokens, status.update)
+            result |= bits(upstream, weak, exact or "", prompts, tokens, status.update)
         if part != "bits":
             result["speed"] = speed.measure(upstream, batches, pairs, window, status.update)
     typer.echo(json.dumps(result) if as_json else json.dumps(result, indent=1))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,9 @@ from typer.testing import CliRunner
 from enclave.strong_folder import serving, write_folder
 from models.models import artifact_path
 from narrows.bench.engines.link import Crossed, report
-from narrows.bench.engines.speed import summary
+from narrows.bench.engines.speed import processor_s, summary
 from narrows.cli.bench.engines import app
+from narrows.errors import InputError
 
 
 def test_a_ratio_is_of_pairs_so_that_load_cancels_out() -> None:
@@ -28,6 +33,19 @@ def test_a_ratio_is_of_pairs_so_that_load_cancels_out() -> None:
     assert low < 0.97 < high
     assert high - low < 0.02
     assert got["pairs"] == 40
+
+
+def test_a_servers_processor_time_holds_its_childrens() -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass\ninput()"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    with subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while processor_s(process.pid) < 0.3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.communicate(b"\n")
+    with pytest.raises(InputError, match="no process"):
+        processor_s(process.pid)
 
 
 def test_an_answers_bits_hold_its_share_of_the_link() -> None:
@@ -52,9 +70,11 @@ def test_the_command_on_a_server_that_couples(tmp_path: Path) -> None:
         assert got["coupled"]["tokens"] > 0
         assert got["ids"]["bits_per_token"] > got["coupled"]["bits_per_token"]
         assert got["text"]["link_bytes"] > 0
-        small = ["--pairs", "2", "--batch", "1,2", "--window", "4"]
+        small = ["--pairs", "2", "--batch", "1,2", "--window", "4", "--pid", str(os.getpid())]
         result = CliRunner().invoke(app, [url, *options, "--part", "speed", *small])
         assert result.exit_code == 0, result.output
-        assert set(json.loads(result.stdout)["speed"]) == {"1", "2"}
+        speeds = json.loads(result.stdout)["speed"]
+        assert set(speeds) == {"1", "2"}
+        assert speeds["1"]["processor"]["ratio"] > 0
     result = CliRunner().invoke(app, [url, *options, "--part", "all"])
     assert result.exit_code != 0

@@ -32,6 +32,7 @@ from ports import free_port
 
 START_S = 3600  # a minute where the machine is free
 KEY = bytes(range(32))
+_PATIENT = {"first_token_timeout_s": 1800.0, "token_timeout_s": 1800.0, "answer_timeout_s": 7200.0}
 _ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -47,7 +48,7 @@ class Vllm:
         return self.log.read_text(errors="replace")
 
     def backend(self, **changes: Any) -> TokenBackend:
-        fields = {"url": self.url, "model": "m", "folder": self.folder} | changes
+        fields = {"url": self.url, "model": "m", "folder": self.folder} | _PATIENT | changes
         backend = make_backend(EnclaveConfig(upstream=UpstreamConfig(**fields)))
         assert isinstance(backend, TokenBackend)
         return backend

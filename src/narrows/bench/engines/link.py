@@ -42,7 +42,7 @@ WAYS: Mapping[str, dict[str, Any]] = {
     "text": {"tokens": "off"},
 }
 RESAMPLES = 2000
-_WAIT_S = 1800.0
+_WAIT_S = 7200.0
 
 
 @dataclass
@@ -101,8 +101,8 @@ async def _cross(
     inside, outside = models
     shelf = Shelf.of([inside])
     enclave = EnclaveServer(config, make_backend(config, shelf), shelf)
-    port = await enclave.start()
     try:
+        port = await enclave.start()
         async with asyncio.timeout(_WAIT_S):
             return await _decoded(port, outside, way, count, most)
     finally:

@@ -32,6 +32,9 @@ def engines(
     batch: Annotated[str, typer.Option(help="Answers at once, a list.")] = "1,8,32",
     pairs: Annotated[int, typer.Option(min=2, max=1000, help="Windows with and without.")] = 12,
     window: Annotated[int, typer.Option(min=4, max=2000, help="Tokens of an answer there.")] = 32,
+    pid: Annotated[
+        int | None, typer.Option(min=1, help="The server's process: its processor time too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Bits a token coupled, as plain ids and as text; tokens/s with ÷ without keys."""
@@ -50,12 +53,19 @@ def engines(
         raise InputError(f"--batch {batch!r} is no list", "as in 1,8,32") from error
     if not all(1 <= one <= 1024 for one in batches):
         raise InputError("--batch goes from 1 to 1024")
-    upstream = UpstreamConfig(url, model, folder=folder)
+    upstream = UpstreamConfig(  # a busy machine makes no measurement fail
+        url,
+        model,
+        folder=folder,
+        first_token_timeout_s=1800.0,
+        token_timeout_s=1800.0,
+        answer_timeout_s=7200.0,
+    )
     console = Console(stderr=True)
     with console.status("starting") as status:
         result: dict[str, Any] = {}
         if part != "speed":
             result |= bits(upstream, weak, exact or "", prompts, tokens, status.update)
         if part != "bits":
-            result["speed"] = speed.measure(upstream, batches, pairs, window, status.update)
+            result["speed"] = speed.measure(upstream, batches, pairs, window, status.update, pid)
     typer.echo(json.dumps(result) if as_json else json.dumps(result, indent=1))

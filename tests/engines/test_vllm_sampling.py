@@ -85,7 +85,7 @@ def test_a_shape_is_what_its_parameters_say(
     total = KEYS * TOKENS
     print(f"{name}: {wrong} of {total} differ, {changed} of a quarter without the shape")
     assert wrong <= total // 100
-    assert changed > 1 or not shape, "the shape would not have been missed"
+    assert changed > 0 or not shape, "the shape would not have been missed"
 
 
 def test_draws_are_distributed_as_the_model_says(vllm: Vllm) -> None:

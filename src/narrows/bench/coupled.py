@@ -156,7 +156,13 @@ def five_bits(source: SourceModel, coarse: int) -> SourceModel:
 
 
 def five_bit_model(answers: list[SampledAnswer], folder: Path, say: Say) -> TokenModel:
-    """Search ``coarse``; raises InputError where no choice reaches the range."""
+    """The model of ``five_bit_file``."""
+    return load_model(five_bit_file(answers, folder, say))
+
+
+def five_bit_file(answers: list[SampledAnswer], folder: Path, say: Say) -> Path:
+    """Search ``coarse``, and write the artifact into ``folder``; raises InputError where no
+    choice reaches the range."""
     from narrows.models.checkpoint.fetch import fetch_gguf
     from narrows.models.checkpoint.gguf_model import load_gguf
     from narrows.models.checkpoint.pack import pack
@@ -171,7 +177,7 @@ def five_bit_model(answers: list[SampledAnswer], folder: Path, say: Say) -> Toke
         kl = divergence(answers, weak)[2]
         say(f"5-bit weights, {coarse} layers by rows: KL {kl:.3f} bits/token")
         if KL_RANGE[0] <= kl <= KL_RANGE[1]:
-            return weak
+            return path
         if kl < KL_RANGE[0]:
             low = coarse
         else:

@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import secrets
-from collections.abc import AsyncGenerator, Mapping
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,17 +44,23 @@ class _Plan:
 
 
 class TokenBackend:
-    """Backend over token ids, and over text where they cannot be had."""
+    """Backend over token ids, and over text where they cannot be had. ``coins``: random bytes,
+    as many as it is asked for."""
 
     def __init__(
-        self, config: UpstreamConfig, server: ModelServer, strong: StrongText, standing: Standing
+        self,
+        config: UpstreamConfig,
+        server: ModelServer,
+        strong: StrongText,
+        standing: Standing,
+        coins: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._config = config
         self._server = server
         self._strong = strong
         self._standing = standing
         self._text = UpstreamBackend(config, server)
-        self._secret = secrets.token_bytes(32)
+        self._secret = coins(32)
         self._answers = dict.fromkeys(Coding, 0)
 
     @property

@@ -1,0 +1,1 @@
+"""A running model server: what its answers take on the link, and what coupling takes of it."""

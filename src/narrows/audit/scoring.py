@@ -40,7 +40,9 @@ def _score(segment: Segment, scorer: Scorer, context: list[int], experience: Exp
     spec = segment.spec
     greedy = spec.temperature == 0
     learned = experience.start(greedy)
-    code = AuditCode(scorer.vocab_size, spec.temperature, spec.top_p, spec.noise_key, learned)
+    code = AuditCode(
+        scorer.vocab_size, spec.temperature, spec.top_p, spec.noise_key, learned, spec.noise
+    )
     costs: list[int] = []
     off = 0
     position = segment.start

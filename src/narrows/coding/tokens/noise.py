@@ -79,7 +79,10 @@ def noise_row(noise_key: bytes, position: int) -> Row:
     if len(noise_key) != NOISE_KEY_BYTES or not 0 <= position < 2**63:
         raise InputError("noise needs a key of 32 bytes and a position that is not negative")
     digest = hashlib.sha256(b"narrows noise 1" + noise_key + position.to_bytes(8, "big"))
-    return np.append(np.frombuffer(digest.digest()[:16], ">u4"), _KEYED).astype(np.uint32)
+    row = np.empty(5, np.uint32)
+    row[:4] = np.frombuffer(digest.digest(), ">u4", 4)
+    row[4] = _KEYED
+    return row
 
 
 def row_of(noise: Noise, noise_key: bytes, position: int) -> Row:

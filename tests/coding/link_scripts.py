@@ -1,6 +1,7 @@
 """Scripts of link vectors: what is put into an encoder, when, and what comes of it.
 
-Steps: ["request", row, max_tokens], ["open", number, coding], ["put", number, event], ["poll", ms],
+Steps: ["request", row, max_tokens], ["open", number, coding] or
+["open", number, coding, noise family, its start], ["put", number, event], ["poll", ms],
 ["later", ms] (a poll so long after the last one), ["repeat", times, steps]. A number below 0 counts
 back from the last request. In costs and events a pair [what, times] stands for so many.
 """
@@ -22,6 +23,8 @@ from narrows.coding.events import (
     Failure,
     Finish,
     Finished,
+    Noise,
+    NoiseFamily,
     Switch,
     Text,
     Tokens,
@@ -106,7 +109,8 @@ def replay(vector: Vector) -> tuple[bytes, list[str]]:
             continue
         number = rest[0] + requested if rest[0] < 0 else rest[0]
         if name == "open":
-            encoder.open(number, Coding[rest[1]])
+            family, start = rest[2:] or (1, 0)
+            encoder.open(number, Coding[rest[1]], Noise(NoiseFamily(family), start))
         elif name == "put":
             encoder.put(number, event(rest[1]))
         else:

@@ -204,15 +204,21 @@ class Link:
     def noise(self, prompt_tokens: int) -> ev.Noise:
         if len(self.families) == 1:
             return ev.Noise()
-        chooser = self.family.setdefault(self.last_family, self.choice(len(self.families)))
+        chooser = self.family.setdefault(self.family_context(), self.choice(len(self.families)))
         self.last_family = chooser.read(self.coder)
         family = self.families[self.last_family]
         if family == 1:
             return ev.Noise()
-        start = prompt_tokens + self.noise_start.read(self.coder)
+        start = self.noise_guess(prompt_tokens) + self.noise_start.read(self.coder)
         if not 0 <= start < 1 << 30:
             raise Refused("noise that starts nowhere")
         return ev.Noise(ev.NoiseFamily(family), start)
+
+    def family_context(self) -> int:
+        return self.last_family
+
+    def noise_guess(self, prompt_tokens: int) -> int:
+        return prompt_tokens
 
     # -- rounds ----------------------------------------------------------------------------
 

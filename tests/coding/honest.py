@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from coding.link_fakes import TinyModel
 from narrows.coding.events import (
+    OWN_NOISE,
     AnswerSpec,
     Channel,
     Coding,
@@ -16,6 +17,8 @@ from narrows.coding.events import (
     Failure,
     Finish,
     Finished,
+    Noise,
+    NoiseFamily,
     Switch,
     Text,
     Tokens,
@@ -24,6 +27,8 @@ from narrows.coding.events import (
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkLimits, LinkOptions
 from narrows.coding.tokens.sampler import sample
+
+NOISES = (1, 4, 1, 3, 2)
 
 
 @dataclass
@@ -39,6 +44,7 @@ def honest(seed: int) -> Honest:
         max_hold_ms=rnd.choice([0, 30, 200, 2000]),
         round_hold_ms=rnd.choice([0, 20, 40, 200]),
         text_hold_ms=rnd.choice([0, 25]),
+        noise=NOISES[seed % len(NOISES)],
         limits=LinkLimits(
             max_open=rnd.choice([1, 3, 1024]),
             max_skip=rnd.choice([0, 1, 65536]),
@@ -64,7 +70,8 @@ def honest(seed: int) -> Honest:
     while waiting or lively:
         if waiting and (not lively or rnd.random() < 0.2):
             lively.append(waiting.pop())
-            encoder.open(lively[-1], answers[lively[-1]][0])
+            noise = _noise(rnd, options.noise)
+            encoder.open(lively[-1], answers[lively[-1]][0], noise)
         number = rnd.choice(lively)
         for _ in range(rnd.choice([1, 1, 1, 5])):
             if answers[number][1]:
@@ -82,6 +89,13 @@ def honest(seed: int) -> Honest:
         sent += encoder.poll(now_ms)
         due = encoder.next_poll_ms(now_ms)
     return Honest(options, specs, sent)
+
+
+def _noise(rnd: random.Random, highest: int) -> Noise:
+    if highest == 1:
+        return OWN_NOISE
+    start = rnd.choice([0, 1, 1, 9, 400, (1 << 30) - 1])
+    return rnd.choice([OWN_NOISE, *(Noise(family, start) for family in NoiseFamily)])
 
 
 def _spec(rnd: random.Random, model: TinyModel) -> AnswerSpec:

@@ -1,6 +1,7 @@
 """Scripts of link vectors: what is put into an encoder, when, and what comes of it.
 
-Steps: ["request", row, max_tokens], ["open", number, coding], ["put", number, event], ["poll", ms],
+Steps: ["request", row, max_tokens], ["open", number, coding] or
+["open", number, coding, noise family, its start], ["put", number, event], ["poll", ms],
 ["later", ms] (a poll so long after the last one), ["repeat", times, steps]. A number below 0 counts
 back from the last request. In costs and events a pair [what, times] stands for so many.
 """
@@ -13,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from narrows.coding.events import (
+    OWN_NOISE,
     AnswerSpec,
     Channel,
     Coding,
@@ -21,6 +23,8 @@ from narrows.coding.events import (
     Failure,
     Finish,
     Finished,
+    Noise,
+    NoiseFamily,
     Switch,
     Text,
     Tokens,
@@ -45,6 +49,11 @@ def event(words: list[Any]) -> Event:
     if kind == "usage":
         return Usage(*rest)
     return Finished(Finish[rest[0]]) if kind == "finished" else Failed(Failure[rest[0]])
+
+
+def said(number: int, event: Event) -> str:
+    """As the vectors have it: narrows' own noise goes without saying."""
+    return f"{number} {event!r}".replace(f", noise={OWN_NOISE!r}", "")
 
 
 def spread(items: list[Any]) -> list[Any]:
@@ -100,12 +109,13 @@ def replay(vector: Vector) -> tuple[bytes, list[str]]:
             continue
         number = rest[0] + requested if rest[0] < 0 else rest[0]
         if name == "open":
-            encoder.open(number, Coding[rest[1]])
+            family, start = rest[2:] or (1, 0)
+            encoder.open(number, Coding[rest[1]], Noise(NoiseFamily(family), start))
         elif name == "put":
             encoder.put(number, event(rest[1]))
         else:
             now_ms = rest[0] if name == "poll" else now_ms + rest[0]
             data = encoder.poll(now_ms)
             sent += data
-            events += [f"{number} {which!r}" for number, which in decoder.feed(data)]
+            events += [said(number, which) for number, which in decoder.feed(data)]
     return sent, events

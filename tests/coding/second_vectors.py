@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coding.link_scripts import Vector, costs, specs
+from coding.link_scripts import Vector, costs, said, specs
 from coding.second.link import Link
 from narrows.coding.events import AnswerSpec
 
@@ -57,4 +57,4 @@ def second(vector: Vector, link: type[Link] = Link) -> list[str]:
     """The events that ``link`` makes of the vector's bytes."""
     reader = link(Recorded(costs(vector)), vector["options"], FixedShares, specs(vector))
     events = reader.decode(bytes.fromhex(vector["bytes"]))
-    return [f"{number} {event!r}" for number, event in events]
+    return [said(number, event) for number, event in events]

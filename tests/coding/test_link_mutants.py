@@ -129,6 +129,8 @@ READINGS: dict[str, dict[str, Any]] = {
     "Signed has one for both counts": {
         "usage_context": lambda self, answer, which: (answer.coding,)
     },
+    "a noise family has one context": {"family_context": lambda self: 0},
+    "noise starts at what is said": {"noise_guess": lambda self, prompt_tokens: 0},
     "SWITCH has one context": {"channel_context": lambda self, answer: 0},
     "p goes to 6": {"SILENCE_CAP": 6},
     "p goes to 8": {"SILENCE_CAP": 100},

@@ -37,6 +37,7 @@ def second(stream: Honest) -> Link:
         return tokens.TokenCode(spec, coding, model.vocab_size, calibration)
 
     limits = {name: getattr(stream.options.limits, name) for name in DEFAULTS}
+    limits["noise"] = stream.options.noise
     return Link(model, limits, make_code, stream.specs)
 
 

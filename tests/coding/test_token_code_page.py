@@ -77,6 +77,7 @@ def test_the_example_of_a_token(coding: Coding) -> None:
 
 def powers() -> list[str]:
     one = noise.Noise(KEY, 5)
+    three, four = (noise.SeedNoise(family, KEY, 5) for family in (3, 4))
     return [
         line("pow2 0 32768 65536 2097151 =", [noise.pow2(d) for d in (0, 32768, 65536, 2**21 - 1)]),
         line("log2 1 3 2^32+1 2^64-1 =", [noise.log2(y) for y in (1, 3, 2**32 + 1, 2**64 - 1)]),
@@ -85,6 +86,10 @@ def powers() -> list[str]:
         line("words 0 1 256 1024 =", [one.word(token) for token in (0, 1, 256, 1024)]),
         line("noise 0 1 256 1024 =", [one.exact(token) for token in (0, 1, 256, 1024)]),
         line("luck 0 1 256 1024 =", [one.luck(token) for token in (0, 1, 256, 1024)]),
+        line("seed's blocks =", three.blocks),
+        line("h 0 1 256 1024 =", [noise.murmur([*three.blocks, t]) for t in (0, 1, 256, 1024)]),
+        line("family 3 =", [three.exact(token) for token in (0, 1, 256, 1024)]),
+        line("family 4 =", [four.exact(token) for token in (0, 1, 256, 1024)]),
     ]
 
 

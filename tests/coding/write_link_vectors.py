@@ -128,6 +128,22 @@ def exceptions(*held: str) -> list[Any]:
     ]  # fmt: skip
 
 
+NOISES = [
+    ["repeat", 7, [
+        step
+        for family, start in (
+            (3, 0), (3, 12), (4, 12), (1, 0), (3, 40), (4, 40), (4, (1 << 30) - 1)
+        )
+        for step in (
+            ["request", 0, 100],
+            ["open", -1, "COUPLED", family, start],
+            ["put", -1, ["tokens", 0]],
+            ["put", -1, ["finished", "LENGTH"]],
+            ["later", 300],
+        )
+    ]],
+]  # fmt: skip
+
 CYCLE = [0.5, 0.02, 1.5, 3.25, 0.1]
 SCRIPTS: list[Vector] = [
     {
@@ -135,6 +151,12 @@ SCRIPTS: list[Vector] = [
         "options": {"check_bytes": 64},
         "costs": [[1.0, 0.5, 2.0]],
         "steps": MANY_ANSWERS,
+    },
+    {
+        "name": "noises",
+        "options": {"noise": 4},
+        "costs": [[1.0, 0.5, 2.0]],
+        "steps": NOISES,
     },
     {
         "name": "one long answer",

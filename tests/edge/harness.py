@@ -153,7 +153,7 @@ class Rig:
         self.enclave = FakeEnclave()
         self._connect = connect
         self._settings = settings
-        self._make_decoder = None if real else lambda model: LineDecoder()
+        self._make_decoder = None if real else lambda model, options: LineDecoder()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._ready = threading.Event()

@@ -128,6 +128,23 @@ def test_hello_offers_the_models_and_the_options(tmp_path):
     assert hello.options["max_hold_ms"] == 77
 
 
+def test_an_older_enclave_is_offered_no_other_noise(tmp_path):
+    """It refuses a hello with an option that it does not know; the next one names none."""
+
+    class Older(FakeEnclave):
+        def _write(self, writer, data):
+            if data == self.greeting and "noise" in self.hellos[-1].options:
+                data = bytes([Greeting.BAD_HELLO, 0])
+            super()._write(writer, data)
+
+    rig = Rig(tmp_path)
+    rig.enclave = Older()
+    rig.enclave.script = lambda request: native("as before")
+    with rig:
+        assert rig.ask().choices[0].message.content == "as before"
+    assert [hello.options.get("noise") for hello in rig.enclave.hellos] == [4, None]
+
+
 def test_an_edge_that_was_first_finds_its_gate_later(tmp_path):
     port = free_port()
     with Rig(tmp_path, connect=False, gate_port=port) as rig:
@@ -172,7 +189,7 @@ def test_a_waiting_request_shortens_the_back_off_where_dialling_is_free(error, e
         client = LinkClient(
             EdgeConfig(link_wait_s=60),
             Shelf.of([FlatModel()]),
-            lambda model: LineDecoder(),
+            lambda model, options: LineDecoder(),
             {},
             None,
         )
@@ -206,7 +223,7 @@ def test_a_slow_decoder_of_a_dead_link_does_not_keep_the_next_one_away(tmp_path)
 
     decoders = iter([Slow()])
     rig = Rig(tmp_path, resume_s=60.0)
-    rig._make_decoder = lambda model: next(decoders, None) or LineDecoder()
+    rig._make_decoder = lambda model, options: next(decoders, None) or LineDecoder()
     rig.enclave.script = lambda request: native(request.body["messages"][0]["content"])
     with rig, concurrent.futures.ThreadPoolExecutor(1) as pool:
         try:

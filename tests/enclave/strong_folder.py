@@ -43,9 +43,9 @@ def write_folder(
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A fake vLLM in a process of its own; its URL."""
-    script = Path(__file__).parent / "fake_vllm.py"
+def serving(folder: Path, name: str = "fake_vllm.py") -> Iterator[str]:
+    """A fake model server in a process of its own; its URL."""
+    script = Path(__file__).parent / name
     process = subprocess.Popen(
         [sys.executable, str(script), str(folder / "tokenizer.json"), str(VOCAB)],
         stdout=subprocess.PIPE,

@@ -438,11 +438,11 @@ def test_a_template_that_refuses_the_probe_is_said(url: str, tmp_path: Path) -> 
 
 
 def test_a_probe_that_fails_leaves_nothing_running(url: str, strong: StrongText) -> None:
-    config = UpstreamConfig(url=url, model="coupled")
+    config = UpstreamConfig(url=url, model="coupled", noise="narrows")
     left: list[str] = []
 
     class Probe(ServerProbe):
-        async def _ask(self, key: bytes | None) -> Any:
+        async def _ask(self, key: bytes | None, **_: Any) -> Any:
             if key is None:
                 assert left == ["cancelled"]
                 raise ServerError(Failure.INTERNAL, "asked without a key")

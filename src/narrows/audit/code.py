@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from narrows.audit import kernels
+from narrows.coding.events import OWN_NOISE, Noise
 from narrows.coding.tokens import noise, sampler
 from narrows.models import distribution as dist
 from narrows.models.api import Logits
@@ -82,21 +83,28 @@ def bits_q16(share: int, total_bits: int) -> int:
 class AuditCode:
     """One segment's code. Not thread-safe; holds 50 bytes per vocabulary entry.
 
-    ``temperature``, ``top_p``: Q16, as the sampler takes them."""
+    ``temperature``, ``top_p``: Q16, as the sampler takes them; ``drawn``: another noise than
+    narrows' own."""
 
     def __init__(
-        self, vocab_size: int, temperature: int, top_p: int, noise_key: bytes, learned: Learned
+        self,
+        vocab_size: int,
+        temperature: int,
+        top_p: int,
+        noise_key: bytes,
+        learned: Learned,
+        drawn: Noise = OWN_NOISE,
     ) -> None:
         self.learned = learned
         self.winner = -1
         self._noisy = temperature > 0
-        self._key = noise_key
+        self._key, self._drawn = noise_key, drawn
         self._top_p = top_p if temperature else sampler.ONE_Q16
         self._inverse = sampler.inverse_q16(temperature) if temperature else sampler.ONE_Q16
         self._plain_inverse = dist.inverse_q12(temperature) if temperature else dist.ONE_Q12
         self._floor = max(1, (TOTAL >> _FLOOR_SHIFT) // vocab_size)
         self._pool = TOTAL - vocab_size * self._floor
-        self._row = np.zeros(4, np.uint32)
+        self._row = np.zeros(5, np.uint32)
         self._words = np.zeros(noise.padded(vocab_size), np.uint32)
         self._plain = np.zeros(vocab_size, np.uint32)
         self._blocks = np.zeros(dist.block_count(vocab_size), np.uint64)
@@ -121,7 +129,7 @@ class AuditCode:
             total = kernels.kept_mass(logits, self._plain, last_logit, last_id)
         self._plain_total = int(total)
         if self._noisy:
-            self._row = noise.noise_row(self._key, position)
+            self._row = noise.row_of(self._drawn, self._key, position)
         self._exponent = round(math.exp(self.learned.log_exponent) * 256)
         count, winner, top = kernels.race(
             logits, self._inverse, last_logit, last_id, self._noisy, self._row, self._exponent,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from narrows.audit.code import AuditCode, Experience
 from narrows.audit.scorer import Scorer
 from narrows.audit.segments import Segment
+from narrows.coding.events import NoiseFamily
 from narrows.errors import InputError
 
 
@@ -30,6 +31,10 @@ def score(segment: Segment, scorer: Scorer, experience: Experience) -> Scored:
     if segment.vocabulary != scorer.vocabulary:
         raise InputError("the link's vocabulary is not the strong model's")
     prompt = scorer.prompt(segment.request.body)
+    noise = segment.spec.noise
+    if noise.family is not NoiseFamily.KEYED and noise.start != len(prompt) - 1:
+        # Where a seed's noise starts follows from the prompt; the enclave has no choice in it.
+        raise InputError("noise that starts elsewhere than behind the prompt")
     length = len(prompt) + segment.start
     if not 1 <= length <= scorer.max_context - len(segment.tokens):
         raise InputError("longer than the scorer's context")
@@ -40,7 +45,9 @@ def _score(segment: Segment, scorer: Scorer, context: list[int], experience: Exp
     spec = segment.spec
     greedy = spec.temperature == 0
     learned = experience.start(greedy)
-    code = AuditCode(scorer.vocab_size, spec.temperature, spec.top_p, spec.noise_key, learned)
+    code = AuditCode(
+        scorer.vocab_size, spec.temperature, spec.top_p, spec.noise_key, learned, spec.noise
+    )
     costs: list[int] = []
     off = 0
     position = segment.start

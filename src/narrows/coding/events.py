@@ -56,9 +56,29 @@ class Coding(enum.IntEnum):
     TEXT = 2  # foreign text, tokenised on the fly
 
 
+class NoiseFamily(enum.IntEnum):
+    """A noise that both ends can compute (docs/token-code.md). 2 is not in use."""
+
+    KEYED = 1  # narrows' own
+    SEED_VLLM = 3  # of vLLM's second runner under a seed
+    SEED_SGLANG = 4  # of SGLang's deterministic mode under a seed
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What a coupled answer's tokens were drawn with. ``start``: noise position of the answer's
+    first token, resumed ones included; only a seed's noise counts from elsewhere than 0."""
+
+    family: NoiseFamily = NoiseFamily.KEYED
+    start: int = 0
+
+
+OWN_NOISE = Noise()
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:
-    """What both ends know of an answer before its first symbol.
+    """What both ends know of an answer before its first token.
 
     ``prompt``: ids in the weak model's vocabulary, already truncated by the link's rule.
     ``temperature``: Q16 fixed point (65536 = 1.0), 0 = greedy. ``top_p``: Q16, 65536 = off.
@@ -66,6 +86,7 @@ class AnswerSpec:
     the API key; content learned in one scope never touches another. ``resume``: ids of this
     answer that an earlier link has already delivered and verified; the coder starts behind
     them (context and noise positions count them), and their number counts in ``max_tokens``.
+    ``noise``: said when the answer opens.
     """
 
     prompt: tuple[int, ...]
@@ -75,11 +96,15 @@ class AnswerSpec:
     noise_key: bytes = bytes(32)
     scope: int = 0
     resume: tuple[int, ...] = ()
+    noise: Noise = OWN_NOISE
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
+    """``noise``: of a coupled answer."""
+
     coding: Coding
+    noise: Noise = OWN_NOISE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ import logging
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from narrows.coding.events import NoiseFamily
 from narrows.coding.link.options import LinkOptions
 from narrows.edge import problems
 from narrows.edge.api.access import Access
@@ -29,6 +30,7 @@ from narrows.edge.books.store import load_secret, open_database
 from narrows.edge.books.transcripts import TranscriptLog, transcripts_dir
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.upkeep import LinkClient, MakeDecoder
+from narrows.edge.link.worker import Decoder
 from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Shelf, watch
 from narrows.private import private_folder
@@ -53,7 +55,8 @@ async def serve(
     shelf = models if isinstance(models, Shelf) else Shelf.of(models)
     # Half: a link that has broken may hold its memory while the next one is in use already.
     cache = {"max_cache_bytes": config.weak_kv_mib << 19}
-    options = LinkOptions.from_wire(cache | dict(config.link_options))
+    noise = {"noise": int(max(NoiseFamily))}
+    options = LinkOptions.from_wire(cache | noise | dict(config.link_options))
     database = open_database(state_dir)
     stats_database = open_database(state_dir)
     listener = None
@@ -65,7 +68,7 @@ async def serve(
         link = LinkClient(
             config,
             shelf,
-            make_decoder or _real_decoder(options),
+            make_decoder or _real_decoder,
             options.to_wire(),
             stats,
         )
@@ -93,10 +96,10 @@ async def serve(
         stats_database.close()
 
 
-def _real_decoder(options: LinkOptions) -> MakeDecoder:
+def _real_decoder(model: TokenModel, options: Mapping[str, int]) -> Decoder:
     from narrows.coding.link.decoder import LinkDecoder
 
-    return lambda model: LinkDecoder(model, options)
+    return LinkDecoder(model, LinkOptions.from_wire(options))
 
 
 async def _run(

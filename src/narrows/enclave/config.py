@@ -22,14 +22,15 @@ class UpstreamConfig:
     ``folder``: what the server was started with, for the model's tokenizer and chat template.
     ``tokens``: whether answers cross as the model's own token ids: ``auto`` where that works,
     ``required`` refuses to start where it does not. ``noise``: what the server draws with:
-    ``narrows`` its plugin's, ``none`` its own, ``auto`` what a probe finds (docs/engines.md)."""
+    ``narrows`` its plugin's, ``seed-vllm`` and ``seed-sglang`` their own under a seed, ``none``
+    what nobody knows, ``auto`` what a probe finds (docs/engines.md)."""
 
     url: str
     model: str
     api_key: str = ""
     folder: Path | None = None
     tokens: Literal["auto", "off", "required"] = "auto"
-    noise: Literal["auto", "narrows", "none"] = "auto"
+    noise: Literal["auto", "narrows", "seed-vllm", "seed-sglang", "none"] = "auto"
     connect_timeout_s: float = 10.0
     first_token_timeout_s: float = 120.0
     token_timeout_s: float = 60.0

@@ -28,7 +28,7 @@ def deliver(encoder: LinkEncoder, number: int, event: Event) -> bool:
         return False
     try:
         if isinstance(event, Opened):
-            encoder.open(number, event.coding)
+            encoder.open(number, event.coding, event.noise)
         else:
             encoder.put(number, event)
     except InputError as error:

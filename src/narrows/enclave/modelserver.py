@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from narrows.coding.events import Coding, Event, Failed, Failure, Opened
+from narrows.coding.events import OWN_NOISE, Coding, Event, Failed, Failure, Noise, Opened
 from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.refusal import failure_of
@@ -67,19 +67,20 @@ class ModelServer:
             self._session = None
 
     async def payloads(
-        self, path: str, body: bytes, *, line_bytes: int = 0
+        self, path: str, body: bytes, *, line_bytes: int = 0, beside: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """The data of the events that ``path`` streams for ``body``, up to ``[DONE]``. Closing the
         generator closes the connection, which stops the answer at the server. ``line_bytes``:
-        a longer line than the configured one is taken. Raises what ``failure_in`` knows."""
+        a longer line than the configured one is taken. ``beside``: ``path`` is beside ``/v1``,
+        not under it. Raises what ``failure_in`` knows."""
         # No timeout may stay open across a yield: it would cancel whoever consumes the events.
         config = self._config
         loop = asyncio.get_running_loop()
         deadline = loop.time() + config.answer_timeout_s
+        base = config.url.rstrip("/")
+        base = base.removesuffix("/v1") if beside else base
         async with asyncio.timeout(config.first_token_timeout_s):
-            response = await self._client().post(
-                config.url.rstrip("/") + path, data=body, allow_redirects=False
-            )
+            response = await self._client().post(base + path, data=body, allow_redirects=False)
         try:
             await _check(response)
             limit = max(config.max_line_bytes, line_bytes)
@@ -93,11 +94,11 @@ class ModelServer:
             response.close()  # not release: an answer given up must stop at the server
 
     async def events(
-        self, path: str, body: bytes, reader: Reader, *, line_bytes: int = 0
+        self, path: str, body: bytes, reader: Reader, *, line_bytes: int = 0, beside: bool = False
     ) -> AsyncGenerator[Event, None]:
         """``payloads`` as ``reader`` reads them, to the answer's end or where it has stopped."""
         async with contextlib.aclosing(
-            self.payloads(path, body, line_bytes=line_bytes)
+            self.payloads(path, body, line_bytes=line_bytes, beside=beside)
         ) as payloads:
             async for payload in payloads:
                 for event in reader.chunk(payload):
@@ -151,7 +152,7 @@ class ModelServer:
 
 
 async def answered(
-    stream: AsyncGenerator[Event, None], coding: Coding
+    stream: AsyncGenerator[Event, None], coding: Coding, noise: Noise = OWN_NOISE
 ) -> AsyncGenerator[Event, None]:
     """``stream`` as an answer: opened before its first event, and ended with a code where it
     fails. Closes it."""
@@ -161,13 +162,13 @@ async def answered(
             async for event in stream:
                 if not opened:
                     opened = True
-                    yield Opened(coding)
+                    yield Opened(coding, noise)
                 yield event
         return
     except (Malformed, TimeoutError, ServerError, aiohttp.ClientError, OSError) as error:
         failure = failure_in(error, opened)
     if not opened:
-        yield Opened(coding)
+        yield Opened(coding, noise)
     yield Failed(failure)
 
 

@@ -7,6 +7,7 @@ so that a test can change one of them and see that a vector shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from coding.second.coder import Bit, Choice, Coder, Count, Missing, Refused, Signed
@@ -29,6 +30,7 @@ DEFAULTS = {
     "steps_saved": 32768,
     "check_bytes": 4096,
 }
+FAMILIES = {1: [1], 2: [1], 3: [1, 3], 4: [1, 3, 4]}
 
 
 class Model(Protocol):
@@ -92,6 +94,10 @@ class Link:
         self.skip, self.more_than_two = self.count(), self.count()
         self.coding: dict[int, Choice] = {}
         self.last_coding = PLAIN
+        self.families = FAMILIES[self.options.get("noise", 1)]
+        self.family: dict[int, Choice] = {}
+        self.last_family = 0
+        self.noise_start = self.signed()
         self.any: dict[Any, Bit] = {}
         self.several: dict[Any, Bit] = {}
         self.rest: dict[bool, Bit] = {}
@@ -189,8 +195,30 @@ class Link:
         if number >= len(self.specs) or len(self.open) >= self.options["max_open"]:
             raise Refused("an answer that may not open")
         self.opened.add(number)
-        self.open.append(Answer(number, self.specs[number], coding, self))
-        self.events.append((number, ev.Opened(ev.Coding(coding))))
+        spec = self.specs[number]
+        if coding == COUPLED:
+            spec = replace(spec, noise=self.noise(len(spec.prompt)))
+        self.open.append(Answer(number, spec, coding, self))
+        self.events.append((number, ev.Opened(ev.Coding(coding), spec.noise)))
+
+    def noise(self, prompt_tokens: int) -> ev.Noise:
+        if len(self.families) == 1:
+            return ev.Noise()
+        chooser = self.family.setdefault(self.family_context(), self.choice(len(self.families)))
+        self.last_family = chooser.read(self.coder)
+        family = self.families[self.last_family]
+        if family == 1:
+            return ev.Noise()
+        start = self.noise_guess(prompt_tokens) + self.noise_start.read(self.coder)
+        if not 0 <= start < 1 << 30:
+            raise Refused("noise that starts nowhere")
+        return ev.Noise(ev.NoiseFamily(family), start)
+
+    def family_context(self) -> int:
+        return self.last_family
+
+    def noise_guess(self, prompt_tokens: int) -> int:
+        return prompt_tokens
 
     # -- rounds ----------------------------------------------------------------------------
 

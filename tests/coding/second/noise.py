@@ -64,6 +64,44 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
     return c
 
 
+def murmur(blocks: list[int]) -> int:
+    """MurmurHash3, 32 bits, seed 0, of 32-bit blocks."""
+    h = 0
+    for k in blocks:
+        k = k * 0xCC9E2D51 % 2**32
+        k = (k << 15 | k >> 17) % 2**32
+        h ^= k * 0x1B873593 % 2**32
+        h = (h << 13 | h >> 19) % 2**32
+        h = (h * 5 + 0xE6546B64) % 2**32
+    h ^= 4 * len(blocks)
+    h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
+    h = (h ^ h >> 13) * 0xC2B2AE35 % 2**32
+    return h ^ h >> 16
+
+
+class SeedNoise:
+    """Of one position under a seed. ``family``: 3 or 4."""
+
+    def __init__(self, family: int, key: bytes, position: int) -> None:
+        digest = hashlib.sha256(b"narrows seed 1" + key).digest()
+        seed = int.from_bytes(digest[:8], "big") >> 1
+        self.family = family
+        self.blocks = [seed % 2**32, seed >> 32, position]
+
+    def word(self, token: int) -> int:
+        h = murmur([*self.blocks, token])
+        return 2**32 - 1 - h if self.family == 3 else h
+
+    def exact(self, token: int) -> int:
+        r = self.word(token)
+        x = 1 << 31 if self.family == 3 else r % (2**32 - 1)
+        return gumbel(max(r << 32 | x, 1))
+
+    def luck(self, token: int) -> int:
+        r = self.word(token)
+        return self.exact(token) >> 8 if r >= 2**32 - 2**26 else middle(r >> 20)
+
+
 class Noise:
     """Of one position of an answer."""
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from math import isqrt
 
-from coding.second.noise import Noise, log2, pow2
+from coding.second.noise import Noise, SeedNoise, log2, pow2
 from narrows.coding.events import AnswerSpec
 
 ONE = 1 << 16
@@ -57,9 +57,16 @@ class TokenCode:
         self.scalars = list(calibration.scalars[self.name])
         self.history = list(spec.prompt + spec.resume)
         self.key, self.position = spec.noise_key, len(spec.resume)
+        self.drawn = spec.noise
         self.tokens = 0
         self.bias: defaultdict[int, int] = defaultdict(int)
         self.sums: defaultdict[int, int] = defaultdict(int)
+
+    def noise(self) -> Noise | SeedNoise:
+        family = int(self.drawn.family)
+        if family == 1:
+            return Noise(self.key, self.position)
+        return SeedNoise(family, self.key, self.drawn.start + self.position)
 
     # -- shares ----------------------------------------------------------------------------
 
@@ -71,7 +78,7 @@ class TokenCode:
         self.spread([0 if i in self.at else w for i, w in enumerate(weights)])
 
     def posterior(self, logits: Sequence[int], top: int) -> list[int]:
-        noise = Noise(self.key, self.position)
+        noise = self.noise()
         a, b = self.scalars[EXPONENT:]
         self.depths = [min(((top - x) * self.inverse) >> 16, 2**23 - 1) for x in logits]
         self.lucks = [noise.luck(token) for token in range(self.size)]

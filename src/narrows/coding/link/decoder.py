@@ -58,7 +58,9 @@ class LinkDecoder:
         self.options = options or LinkOptions()
         self._model = model
         self._port = make_port(lambda: self._grammar.keep())
-        self._grammar = Grammar(self._port, self, model, self.options.limits, make_code)
+        self._grammar = Grammar(
+            self._port, self, model, self.options.limits, make_code, self.options.noise
+        )
         self._events: list[tuple[int, Event]] = []
         self._dead: LinkError | None = None
         self._running = self._run()
@@ -129,7 +131,7 @@ class LinkDecoder:
     # -- the grammar's side ----------------------------------------------------------------
 
     def opened(self, answer: Answer) -> None:
-        self._events.append((answer.number, Opened(answer.coding)))
+        self._events.append((answer.number, Opened(answer.coding, answer.spec.noise)))
 
     def before_batch(self, answers: list[Answer]) -> Step:
         pacer = self._grammar.pacer

@@ -10,8 +10,9 @@ from collections import Counter, deque
 from itertools import islice
 
 from narrows.coding.cache_account import CacheAccount, LinkCache, first_tokens
-from narrows.coding.events import AnswerSpec, Coding, Event, Failed, Finished
+from narrows.coding.events import OWN_NOISE, AnswerSpec, Coding, Event, Failed, Finished, Noise
 from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind, Rows, context_of
+from narrows.coding.link.drawn import START_LIMIT
 from narrows.coding.link.ends import EncoderPort
 from narrows.coding.link.items import NATURAL, prepare_rows, read_context
 from narrows.coding.link.options import LinkOptions
@@ -65,7 +66,9 @@ class LinkEncoder:
         self._model = model
         self._port = EncoderPort()
         self._limits = self.options.limits
-        self._grammar = Grammar(self._port, self, model, self._limits, make_code)
+        self._grammar = Grammar(
+            self._port, self, model, self._limits, make_code, self.options.noise
+        )
         self._schedule = Schedule(self.options.round_hold_ms, self._limits.max_run)
         self._cache = LinkCache(
             account or CacheAccount(model.cache_bytes), self._limits.max_cache_bytes
@@ -91,16 +94,21 @@ class LinkEncoder:
         self._grammar.specs.append(spec)
         return len(self._grammar.specs) - 1
 
-    def open(self, number: int, coding: Coding) -> None:
+    def open(self, number: int, coding: Coding, noise: Noise = OWN_NOISE) -> None:
         """Begin an answer; in any order. COUPLED allows PLAIN too, where that has measured
-        cheaper on this link. InputError where it was not requested or was opened."""
+        cheaper on this link, or its ends do not both know ``noise``. InputError where it was
+        not requested or was opened."""
         if not 0 <= number < len(self._grammar.specs):
             raise InputError(f"answer {number} was not requested")
         if number in self._sources or self._grammar.is_opened(number):
             raise InputError(f"answer {number} is open already")
+        if not 0 <= noise.start < START_LIMIT:
+            raise InputError(f"noise that starts at {noise.start}")
         if coding is Coding.COUPLED:
-            coding = self._choice.choose(self._grammar.specs[number], sampler_is_shared=True)
+            shared = self._grammar.knows(noise)
+            coding = self._choice.choose(self._grammar.specs[number], sampler_is_shared=shared)
         source = Source(number, coding, self._model, self.options)
+        source.noise = noise
         self._sources[number] = source
         self._to_open.append(source)
 
@@ -210,7 +218,9 @@ class LinkEncoder:
             spec = self._grammar.specs[source.number]
             if not self._cache.reserve(source.number, self._model.stream_bytes(first_tokens(spec))):
                 self._overload(source)
-            yield from self._grammar.act(Action.OPEN, (source.number, int(source.coding)))
+            noise = source.noise
+            detail = (source.number, int(source.coding), int(noise.family), noise.start)
+            yield from self._grammar.act(Action.OPEN, detail)
 
     def _may_open(self, source: Source) -> bool:
         return self._grammar.skip_of(source.number) <= self._limits.max_skip

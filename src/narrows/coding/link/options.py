@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from narrows.coding.events import NoiseFamily
 from narrows.errors import InputError
 
 
@@ -44,11 +45,14 @@ class LinkOptions:
     ``round_hold_ms``: how long a token may wait for the other answers' tokens, so that a round
     is regular; more costs delay and saves bits where tokens come irregularly.
     ``text_hold_ms``: how long the end of a foreign text may wait for what follows it, so that
-    words are not cut. Milliseconds, 0 .. 60000."""
+    words are not cut. Milliseconds, 0 .. 60000.
+    ``noise``: the highest noise family that both ends compute (``events.NoiseFamily``); part of
+    the wire format."""
 
     max_hold_ms: int = 200
     round_hold_ms: int = 40
     text_hold_ms: int = 25
+    noise: int = NoiseFamily.KEYED
     limits: LinkLimits = field(default_factory=LinkLimits)
 
     def to_wire(self) -> dict[str, int]:
@@ -57,6 +61,8 @@ class LinkOptions:
         limits = {f.name: int(getattr(self.limits, f.name)) for f in fields(self.limits)}
         if self.limits.max_cache_bytes == LinkLimits().max_cache_bytes:
             del limits["max_cache_bytes"]  # enclaves from before it know no such option
+        if self.noise == NoiseFamily.KEYED:
+            del own["noise"]  # nor this one
         return own | limits
 
     @classmethod
@@ -78,6 +84,7 @@ _HIGHEST = {
     "max_hold_ms": 60_000,
     "round_hold_ms": 60_000,
     "text_hold_ms": 60_000,
+    "noise": max(NoiseFamily),
     "max_open": 65_536,
     "max_skip": 1 << 20,
     "max_run": 4096,
@@ -90,6 +97,7 @@ _HIGHEST = {
     "max_cache_bytes": 1 << 50,
 }
 _LOWEST = {
+    "noise": 1,
     "max_open": 1,
     "max_run": 1,
     "max_switches": 8,

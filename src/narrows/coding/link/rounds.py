@@ -26,9 +26,11 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
-from narrows.coding.events import AnswerSpec, Coding
+from narrows.coding.events import AnswerSpec, Coding, Noise, NoiseFamily
 from narrows.coding.link.answer import Answer, CodeFactory, Item, Kind
+from narrows.coding.link.drawn import NoiseGrammar
 from narrows.coding.link.integrity import IntegrityCheck
 from narrows.coding.link.items import ItemGrammar, Side, keep_rows
 from narrows.coding.link.options import LinkLimits
@@ -71,6 +73,7 @@ class Grammar:
         model: TokenModel,
         limits: LinkLimits,
         make_code: CodeFactory,
+        noise: int = NoiseFamily.KEYED,
     ) -> None:
         self.port = port
         self.model = model
@@ -94,6 +97,7 @@ class Grammar:
         self._skip = Count()
         self._coding = [Choice(3) for _ in range(3)]
         self._last_coding = 0
+        self._noise = NoiseGrammar(noise)
         self._any: dict[tuple[int, int, int], Bit] = {}
         self._more = [[Bit(4, 28) for _ in range(4)] for _ in range(_SEVERAL + 1)]
         self._rest = [Bit(12, 20, 512) for _ in range(2)]
@@ -103,7 +107,8 @@ class Grammar:
     # -- actions ---------------------------------------------------------------------------
 
     def act(self, action: Action | None, detail: Sequence[int] = ()) -> Step:
-        """One action. ``detail``: counts of a ROUND; (number, coding) of an OPEN."""
+        """One action. ``detail``: counts of a ROUND; (number, coding, noise family, its start)
+        of an OPEN."""
         yield from self._check.periodic(self.limits.check_bytes, self._verified)
         chosen = yield from self._action(action)
         self._refill()
@@ -112,7 +117,7 @@ class Grammar:
         if chosen is Action.ROUND:
             yield from self._round(detail if action is not None else None)
         elif chosen is Action.OPEN:
-            yield from self._open(*(detail if action is not None else (None, None)))
+            yield from self._open(detail if action is not None else None)
         elif chosen is Action.PUSH:
             yield from self.port.push()
             self._round_marks.clear()
@@ -174,8 +179,15 @@ class Grammar:
 
     # -- opening ---------------------------------------------------------------------------
 
-    def _open(self, number: int | None, coding: int | None) -> Step:
-        ahead = None if number is None else self.skip_of(number)
+    def knows(self, noise: Noise) -> bool:
+        """Whether both ends of this link can compute it."""
+        return noise.family in self._noise.families
+
+    def _open(self, detail: Sequence[int] | None) -> Step:
+        ahead = coding = noise = None
+        if detail is not None:
+            ahead, coding = self.skip_of(detail[0]), detail[1]
+            noise = Noise(NoiseFamily(detail[2]), detail[3])
         skipped = yield from self._skip.code(self.port, ahead)
         if skipped > self.limits.max_skip:
             raise LinkError(f"an answer overtakes {skipped} others")
@@ -192,6 +204,9 @@ class Grammar:
             self._first_unopened += 1
         spec, kind = self.specs[chosen], Coding(value)
         self.specs[chosen] = _OPENED  # a link may live for months: its prompts must not
+        if kind is Coding.COUPLED:
+            drawn = yield from self._noise.code(self.port, noise, len(spec.prompt))
+            spec = replace(spec, noise=drawn)
         code = self._make_code(spec, kind, self.model.vocab_size, self._calibration)
         answer = Answer(chosen, spec, kind, self.model, code, self.limits)
         self.active.append(answer)

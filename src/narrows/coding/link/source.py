@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from narrows.coding.events import (
+    OWN_NOISE,
     Channel,
     Coding,
     Event,
@@ -60,6 +61,7 @@ class Source:
         self._waiting_bytes = 0
         self._ended = False
         self._usage: Usage | None = None
+        self.noise = OWN_NOISE
         self._channel = Channel.CONTENT
         self._room = 0
         self._switches_left = options.limits.max_switches

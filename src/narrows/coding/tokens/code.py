@@ -54,7 +54,7 @@ class TokenCode:
         blocks = dist.block_count(vocab_size)
         self._vocab_size = vocab_size
         self._coupled = calibrate.is_coupled(spec, coding)
-        self._key = spec.noise_key
+        self._key, self._noise = spec.noise_key, spec.noise
         self._position = len(spec.resume)
         self._calibration = calibration
         self._class = calibrate.answer_class(spec, self._coupled)
@@ -127,7 +127,7 @@ class TokenCode:
         total = coupled.weigh(
             logits,
             self._inverse_q16,
-            noise.noise_row(self._key, self._position),
+            noise.row_of(self._noise, self._key, self._position),
             self._exponents,
             self._words,
             self._depths,

@@ -1,5 +1,8 @@
 """Gumbel noise that enclave and edge both know: a function of (noise key, position, token).
 
+Families (``events.NoiseFamily``) differ in how words come from key and position: below is ours;
+those of servers that draw with a seed are in ``seeds.py``. A row says which family it is of.
+
 Specification
 1. Row: ``SHA-256("narrows noise 1" || noise_key [32] || position as 8 bytes, big-endian)``;
    its first four 32-bit words, big-endian, are k0, k1, c2, c3.
@@ -34,12 +37,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from narrows.coding.events import Noise, NoiseFamily
+from narrows.coding.tokens import seeds
 from narrows.errors import InputError
 
 NOISE_FRACTION_BITS = 24
 NOISE_KEY_BYTES = 32
 GROUP = 1024  # tokens per run of counters; word buffers are padded to a multiple
 _TAIL = np.uint32(2**32 - 2**20)
+_HALF = np.uint32(1 << 31)
+_KEYED = np.uint32(NoiseFamily.KEYED)
+_VLLM = np.uint32(NoiseFamily.SEED_VLLM)
+_SGLANG = np.uint32(NoiseFamily.SEED_SGLANG)
 
 Row = NDArray[np.uint32]
 
@@ -65,11 +74,27 @@ _INVERSE, _LOG, _PER_LN2_Q30, _MINUS_LOG2_LN2 = _tables()
 
 
 def noise_row(noise_key: bytes, position: int) -> Row:
-    """k0, k1, c2, c3 (step 1): uint32 [4]. ``position`` counts an answer's tokens from 0."""
+    """k0, k1, c2, c3 (step 1), and the family: uint32 [5]. ``position`` counts an answer's
+    tokens from 0."""
     if len(noise_key) != NOISE_KEY_BYTES or not 0 <= position < 2**63:
         raise InputError("noise needs a key of 32 bytes and a position that is not negative")
     digest = hashlib.sha256(b"narrows noise 1" + noise_key + position.to_bytes(8, "big"))
-    return np.frombuffer(digest.digest()[:16], ">u4").astype(np.uint32)
+    row = np.empty(5, np.uint32)
+    row[:4] = np.frombuffer(digest.digest(), ">u4", 4)
+    row[4] = _KEYED
+    return row
+
+
+def row_of(noise: Noise, noise_key: bytes, position: int) -> Row:
+    """The row of any family; a seed's has the hash's state in the first place. ``position``
+    counts the answer's tokens, from wherever the family's own positions start."""
+    if noise.family is NoiseFamily.KEYED:
+        return noise_row(noise_key, position)
+    at = noise.start + position
+    if len(noise_key) != NOISE_KEY_BYTES or min(noise.start, position) < 0 or at >= 2**32:
+        raise InputError("noise of a seed needs a key of 32 bytes and a position below 2**32")
+    state = seeds.hash_state(seeds.seed_of(noise_key), at)
+    return np.array([state, 0, 0, 0, noise.family], np.uint32)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -98,6 +123,9 @@ def philox(counter: Row, key: Row) -> Row:
 @njit(cache=True, nogil=True)
 def words(row: Row, out: NDArray[np.uint32]) -> None:
     """r of every token (step 2): uint32 [padded], a multiple of 1024 long."""
+    if row[4] != _KEYED:
+        seeds.seed_words(row[0], _flip(row), out)
+        return
     k0, k1, c2, c3 = row[0], row[1], row[2], row[3]
     zero = np.uint32(0)
     for group in range(len(out) // GROUP):
@@ -145,6 +173,19 @@ def gumbel(u: np.uint64) -> np.int64:
 
 
 @njit(cache=True, nogil=True)
+def _flip(row: Row) -> np.uint32:
+    """vLLM counts its uniform from the other end."""
+    return np.uint32(0xFFFFFFFF) if row[4] == _VLLM else np.uint32(0)
+
+
+@njit(cache=True, nogil=True)
+def _seeded(row: Row, r: np.uint32) -> np.uint64:
+    """u of a seed's word r."""
+    x = seeds.sglang_second(r) if row[4] == _SGLANG else _HALF
+    return np.uint64(max(np.uint64(1), (np.uint64(r) << np.uint64(32)) | np.uint64(x)))
+
+
+@njit(cache=True, nogil=True)
 def token_word(row: Row, token: int, second: int) -> np.uint32:
     """The word of ``token`` (step 2) in the counter with ``second`` in second place."""
     c0 = np.uint32(((token >> 10) << 8) | (token & 255))
@@ -155,7 +196,9 @@ def token_word(row: Row, token: int, second: int) -> np.uint32:
 @njit(cache=True, nogil=True)
 def token_uniform(row: Row, token: int) -> np.uint64:
     """A uniform in [1, 2**64) of ``token``: step 3's u, but with 32 bits x of its own below the
-    tail too, where u is a multiple of 2**32 and a half."""
+    tail too, where u is a multiple of 2**32 and a half. A seed's has 32 bits in all."""
+    if row[4] != _KEYED:
+        return np.uint64(_seeded(row, seeds.hash_word(row[0], np.uint32(token)) ^ _flip(row)))
     high, low = np.uint64(token_word(row, token, 0)), np.uint64(token_word(row, token, 1))
     return np.uint64(max(np.uint64(1), (high << np.uint64(32)) | low))
 
@@ -163,7 +206,9 @@ def token_uniform(row: Row, token: int) -> np.uint64:
 @njit(cache=True, nogil=True)
 def token_noise(row: Row, token: int, r: np.uint32) -> np.int64:
     """Q24 noise of ``token``, whose word ``r`` is known from ``words``."""
-    x = np.uint32(1 << 31)
+    if row[4] != _KEYED:
+        return np.int64(gumbel(_seeded(row, r)))
+    x = _HALF
     if r >= _TAIL:
         x = token_word(row, token, 1)
     return np.int64(gumbel(max(np.uint64(1), (np.uint64(r) << np.uint64(32)) | np.uint64(x))))

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from narrows.coding.events import OWN_NOISE, Noise
 from narrows.coding.tokens import noise
 from narrows.errors import InputError
 from narrows.models import distribution as dist
@@ -76,9 +77,11 @@ def sample(
     top_p_q16: int,
     noise_key: bytes,
     position: int,
+    drawn: Noise = OWN_NOISE,
 ) -> int:
     """One token. ``logits`` int32 [V] in Q16 log2 units; T and top_p in Q16, T >= 0,
-    0 < top_p <= 65536; ``noise_key`` 32 bytes; ``position`` counts the answer's tokens."""
+    0 < top_p <= 65536; ``noise_key`` 32 bytes; ``position`` counts the answer's tokens;
+    ``drawn``: another noise than narrows' own."""
     if temperature_q16 < 0 or not 0 < top_p_q16 <= ONE_Q16:
         raise InputError("temperature must not be negative, top_p in (0, 1]")
     if temperature_q16 == 0:
@@ -91,7 +94,7 @@ def sample(
         total = dist.weigh(logits, dist.inverse_q12(temperature_q16), weights, blocks)
         last_logit, last_id = dist.nucleus(logits, weights, total, top_p_q16)
     scratch = np.empty(noise.padded(size), np.uint32)
-    row = noise.noise_row(noise_key, position)
+    row = noise.row_of(drawn, noise_key, position)
     return int(
         _argmax(logits, inverse_q16(temperature_q16), int(last_logit), int(last_id), row, scratch)
     )

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
@@ -40,6 +40,7 @@ from narrows.errors import NarrowsError, PeerError
 from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Offer, Shelf, take_for
 from narrows.wire.gatestate import PortState
+from narrows.wire.messages import Greeting
 
 log = logging.getLogger("narrows.edge.link")
 
@@ -54,7 +55,8 @@ VERIFIED_S = 5.0
 UNWANTED_S = 10.0  # for an enclave to end what was cancelled, on a link that drains
 PATIENCE_S = 5.0  # a window that opens again this soon is waited for
 
-MakeDecoder = Callable[[TokenModel], Decoder]
+MakeDecoder = Callable[[TokenModel, Mapping[str, int]], Decoder]
+"""By the weak model and the options that the link was greeted with."""
 
 
 class LinkClient:
@@ -268,14 +270,24 @@ class LinkClient:
         counter = LinkBytes(self._stats, self.weak.name)
         wire = await self._gate.connect(counter)
         try:
-            offer, first = await wire.greet(offers, self._link_options)
+            options = dict(self._link_options)
+            offer, first = await wire.greet(offers, options)
             counter.weak = offer.name
             model = await take_for(self._shelf, offer.digest)
-        except BaseException:
+        except BaseException as error:
             wire.close()
+            self._offer_less(error)
             raise
         turn = self._turns.setdefault(model.digest, Turn())
-        return EdgeLink(wire, offer, model, self._make_decoder(model), turn, self._ended), first
+        decoder = self._make_decoder(model, options)
+        return EdgeLink(wire, offer, model, decoder, turn, self._ended), first
+
+    def _offer_less(self, error: BaseException) -> None:
+        """An enclave from before there were noise families refuses a hello that names them."""
+        if not isinstance(error, Refused) or error.greeting is not Greeting.BAD_HELLO:
+            return
+        if self._link_options.pop("noise", None) is not None:
+            log.warning("the enclave knows no other noise than narrows' own; it is older")
 
     async def _open_newer(self) -> tuple[EdgeLink, bytes]:
         """Waits for a newer model here, then tries until the enclave has it too."""

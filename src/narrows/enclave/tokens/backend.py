@@ -1,4 +1,4 @@
-"""Strong model behind a server that says its token ids: vLLM's ``/v1/completions``.
+"""Strong model behind a server that says its token ids.
 
 Ids cross in a third to a half of what their text costs, and in less than half of that again
 where the server draws them with the answer's key. What cannot be asked for by ids goes as text,
@@ -18,11 +18,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from narrows.coding.events import Coding, Event, Failed, Failure, Opened, Tokens
+from narrows.coding.events import Coding, Event, Failed, Failure, NoiseFamily, Opened, Tokens
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.tokens.completion import Asked, CompletionReader
+from narrows.enclave.tokens.dialect import completion
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend
@@ -39,6 +40,7 @@ _LOST = (Failure.UPSTREAM_REFUSED, Failure.UPSTREAM_BROKE)
 @dataclass(frozen=True, slots=True)
 class _Plan:
     asked: Asked
+    native: bool
     stops: tuple[str, ...]
     before: tuple[int, ...]
 
@@ -93,7 +95,7 @@ class TokenBackend:
         else:
             coupled = plan.asked.key is not None
             coding = Coding.COUPLED if coupled else Coding.PLAIN
-            events = answered(self._completion(plan), coding)
+            events = answered(self._completion(plan), coding, plan.asked.noise)
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, Opened):
@@ -117,17 +119,16 @@ class TokenBackend:
             return None
         start = len(request.resume)
         room = (verdict.context or self._strong.context) - len(prompt) - start
-        asked_t = body.get("temperature")
-        warm = asked_t is None or float(asked_t) >= GREEDY_BELOW
         asked = Asked(
             (*prompt, *request.resume),
             tokens_left(request, room),
             body,
-            request.noise_key if verdict.coupled and warm else None,
+            request.noise_key if verdict.coupled and _couples(body, verdict.family) else None,
             start,
             self._salt(request.scope),
+            family=verdict.family,
         )
-        return _Plan(asked, tuple(stop_strings(body)), request.resume)
+        return _Plan(asked, verdict.native, tuple(stop_strings(body)), request.resume)
 
     def _salt(self, scope: int) -> str:
         """Of the server's prefix cache: whose request it is, in words that nobody can guess."""
@@ -144,15 +145,21 @@ class TokenBackend:
         )
         at = asked.position
         async with contextlib.aclosing(
-            self._server.events(
-                "/completions", asked.body(self._config.model), reader, line_bytes=asked.line_bytes
-            )
+            completion(self._server, self._config.model, asked, reader, plan.native)
         ) as events:
             async for event in events:
                 if isinstance(event, Tokens) and asked.key is not None:
-                    self._standing.watch(asked.key, at, event.ids)
+                    self._standing.watch(asked.key, at, event.ids, asked.noise)
                     at += len(event.ids)
                 yield event
+
+
+def _couples(body: Mapping[str, Any], family: NoiseFamily) -> bool:
+    """Whether the noise decides such an answer. Behind top_p SGLang draws by rank, not by id."""
+    asked_t, top_p = body.get("temperature"), body.get("top_p")
+    if asked_t is not None and float(asked_t) < GREEDY_BELOW:
+        return False
+    return family is not NoiseFamily.SEED_SGLANG or top_p is None or float(top_p) >= 1
 
 
 def _needs_text(body: Mapping[str, Any]) -> bool:

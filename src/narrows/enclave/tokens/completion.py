@@ -8,13 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from narrows.coding.events import Event, Finish, Finished, Tokens, Usage
+from narrows.coding.events import (
+    OWN_NOISE,
+    Event,
+    Finish,
+    Finished,
+    Noise,
+    NoiseFamily,
+    Tokens,
+    Usage,
+)
+from narrows.coding.tokens.seeds import seed_of
 from narrows.enclave.chunks import choices_of, finish_of, read_chunk, reason_of
 from narrows.enclave.sse import Malformed
 from narrows.models.api import Tokenizer
 from narrows.wire.stops import StopFinder
 
-_SHAPING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
+SHAPING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 ECHO_BYTES_PER_ID = 12
 """A server says the prompt's ids again, in one line."""
 
@@ -23,7 +33,8 @@ ECHO_BYTES_PER_ID = 12
 class Asked:
     """One completion. ``prompt``: with what was delivered before; ``max_tokens``: of what comes.
     ``key``: None asks for an uncoupled one. ``position``: of its first token. ``salt``: prompts
-    that the server has read under another one are not felt by this one; empty for none."""
+    that the server has read under another one are not felt by this one; empty for none.
+    ``family``: of the noise that the key stands for."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -31,14 +42,29 @@ class Asked:
     key: bytes | None = None
     position: int = 0
     salt: str = ""
+    family: NoiseFamily = NoiseFamily.KEYED
+
+    @property
+    def noise(self) -> Noise:
+        """A server that draws with a seed counts positions from its own prompt's first token,
+        and draws at that of the last token that it has read."""
+        if self.family is NoiseFamily.KEYED:
+            return OWN_NOISE
+        return Noise(self.family, len(self.prompt) - self.position - 1)
+
+    @property
+    def seed(self) -> int | None:
+        """What the server is to draw with; a coupled answer's key decides over the client's."""
+        if self.key is None:
+            seed: int | None = self.shaping.get("seed")
+            return seed
+        return None if self.family is NoiseFamily.KEYED else seed_of(self.key)
 
     def body(self, model: str) -> bytes:
         """The request."""
         # Sent although they are OpenAI's defaults: a server may have its model's instead.
         sent: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
-        sent |= {
-            name: self.shaping[name] for name in _SHAPING if self.shaping.get(name) is not None
-        }
+        sent |= {name: self.shaping[name] for name in SHAPING if self.shaping.get(name) is not None}
         sent |= {
             "model": model,
             "prompt": self.prompt,
@@ -52,10 +78,9 @@ class Asked:
             sent["ignore_eos"] = True
         if self.salt:
             sent["cache_salt"] = self.salt
-        if self.key is not None:
-            sent.pop(
-                "seed", None
-            )  # the key decides; a seed costs the server a generator of its own
+        if self.seed is not None:
+            sent["seed"] = self.seed
+        if self.key is not None and self.family is NoiseFamily.KEYED:
             sent["vllm_xargs"] = {
                 "narrows_key": self.key.hex(),
                 "narrows_position": self.position,
@@ -91,7 +116,7 @@ class CompletionReader:
         before: tuple[int, ...] = (),
         keep_text: bool = False,
     ) -> None:
-        self._asked = asked
+        self.asked = asked
         self._tokenizer = tokenizer
         self._left_tokens = asked.max_tokens
         self._left_bytes = self._left_text = max_bytes
@@ -113,7 +138,10 @@ class CompletionReader:
 
     def chunk(self, payload: bytes) -> list[Event]:
         """The events of one chunk. Raises ``Malformed`` and ``ServerError``."""
-        data = read_chunk(payload)
+        return self.read(read_chunk(payload))
+
+    def read(self, data: Mapping[str, Any]) -> list[Event]:
+        """The same of a chunk that is taken apart."""
         self._empty = False
         fresh: list[int] = []
         for choice in choices_of(data):
@@ -141,13 +169,13 @@ class CompletionReader:
 
     def _usage(self) -> Usage:
         return Usage(
-            len(self._asked.prompt) - self._asked.position,
-            self._asked.position + len(self.tokens),
+            len(self.asked.prompt) - self.asked.position,
+            self.asked.position + len(self.tokens),
         )
 
     def _check_echo(self, choice: Mapping[str, Any]) -> None:
         echo = choice.get("prompt_token_ids")
-        if echo is not None and echo != list(self._asked.prompt):
+        if echo is not None and echo != list(self.asked.prompt):
             raise Malformed("the server read another prompt than it was sent")
 
     def _ids(self, choice: Mapping[str, Any]) -> list[int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from narrows.coding.events import OWN_NOISE, Noise
 from narrows.coding.tokens import noise
 
 WINDOW_TOKENS = 256
@@ -20,16 +21,17 @@ SAGS_ABOVE = 1e-4
 """Odds of ignoring the key that a window may leave open."""
 
 
-def surprise(key: bytes, position: int, token: int) -> float:
+def surprise(key: bytes, position: int, token: int, drawn: Noise = OWN_NOISE) -> float:
     """-ln(1 - u) of one token. Below the noise's tail u has 32 bits more than the noise sees,
     so that it is Exp(1) to the last digit."""
-    u = int(noise.token_uniform(noise.noise_row(key, position), token))
+    u = int(noise.token_uniform(noise.row_of(drawn, key, position), token))
     return -math.log(((1 << 64) - u) / 2**64)
 
 
-def total(key: bytes, start: int, tokens: Sequence[int]) -> float:
-    """The sum over tokens at positions from ``start`` on."""
-    return sum(surprise(key, start + k, token) for k, token in enumerate(tokens))
+def total(key: bytes, start: int, tokens: Sequence[int], drawn: Noise = OWN_NOISE) -> float:
+    """The sum over tokens at positions from ``start`` on. ``drawn``: which noise they are to be
+    drawn with."""
+    return sum(surprise(key, start + k, token, drawn) for k, token in enumerate(tokens))
 
 
 def odds(count: int, total: float) -> float:
@@ -62,10 +64,12 @@ class Running:
         self._window = min(MAX_WINDOW_TOKENS, 2 * self._window)
         self.restart()
 
-    def watch(self, key: bytes, start: int, tokens: Sequence[int]) -> None:
+    def watch(
+        self, key: bytes, start: int, tokens: Sequence[int], drawn: Noise = OWN_NOISE
+    ) -> None:
         """Tokens of an answer that was asked for with ``key``."""
         self._count += len(tokens)
-        self._total += total(key, start, tokens)
+        self._total += total(key, start, tokens, drawn)
         if self._count < self._window:
             return
         count, sum_ = self._count, self._total

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import aiohttp
 
-from narrows.coding.events import Failure
+from narrows.coding.events import Failure, NoiseFamily
 from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer
 from narrows.enclave.sse import Malformed
 from narrows.enclave.tokens.completion import Asked, CompletionReader, NoTokenIds
+from narrows.enclave.tokens.dialect import completion
 from narrows.enclave.tokens.luck import odds, total
 from narrows.enclave.tokens.strong import StrongText
 from narrows.errors import ArtifactError, InputError
@@ -31,6 +32,18 @@ _NOT_THERE = (
     Failure.OVERLOADED,
     Failure.UPSTREAM_REFUSED,
 )
+WAYS: Mapping[str, tuple[tuple[NoiseFamily, ...], ...]] = {
+    "narrows": ((NoiseFamily.KEYED,),),
+    "seed-vllm": ((NoiseFamily.SEED_VLLM,),),
+    "seed-sglang": ((NoiseFamily.SEED_SGLANG,),),
+    "auto": ((NoiseFamily.KEYED,), (NoiseFamily.SEED_VLLM, NoiseFamily.SEED_SGLANG)),
+}
+"""By the configuration's ``noise``; at most 64 tokens under two keys for each."""
+_KEYS = {
+    NoiseFamily.KEYED: "keys",
+    NoiseFamily.SEED_VLLM: "seeds as vLLM draws",
+    NoiseFamily.SEED_SGLANG: "seeds as SGLang draws",
+}
 _PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is each server's own
 
 
@@ -38,13 +51,16 @@ _PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is
 class Capability:
     """``ids``: answers can cross as token ids. ``coupled``: and are drawn with the key.
     ``context``: tokens that a prompt and its answer may have. ``reached``: whether the server
-    answered at all. ``why``: for people."""
+    answered at all. ``why``: for people. ``family``: of the noise that it draws with under a key.
+    ``native``: ids come by SGLang's own way (``dialect.py``)."""
 
     ids: bool
     coupled: bool
     why: str
     context: int = 0
     reached: bool = True
+    family: NoiseFamily = NoiseFamily.KEYED
+    native: bool = False
 
 
 class ServerProbe:
@@ -61,6 +77,7 @@ class ServerProbe:
         self._config = config
         self._strong = strong
         self._coins = coins
+        self._native = False
 
     async def __call__(self) -> Capability:
         """Ask. Raises nothing that a server can cause."""
@@ -68,9 +85,11 @@ class ServerProbe:
         try:
             async with asyncio.timeout(limit_s):
                 context = await self._context()
-                if self._config.noise == "none":
-                    return await self._plain(context, 'noise is "none"')
-                return await self._keyed(context)
+                self._native = False
+                try:
+                    return await self._drawn(context)
+                except NoTokenIds:
+                    return await self._by_native(context)
         except (InputError, ArtifactError) as error:
             return Capability(False, False, f"the model's template refuses the probe: {error}")
         except NoTokenIds:
@@ -96,28 +115,67 @@ class ServerProbe:
                     return limit  # may be more than the folder says: a server can stretch it
         return self._strong.context
 
-    async def _keyed(self, context: int) -> Capability:
-        keys = [self._coins(32), self._coins(32)]
+    async def _by_native(self, context: int) -> Capability:
+        """The server hides its ids under ``/v1``: by SGLang's own way, where there is that."""
+        self._native = True
         try:
-            drawn = await self._all(keys)
-        except ServerError as error:
-            if error.failure is not Failure.UPSTREAM_REJECTED:
+            return await self._drawn(context)
+        except (ServerError, Malformed) as error:
+            if isinstance(error, ServerError) and error.failure in _NOT_THERE:
                 raise
-            return await self._plain(context, f"the server refuses the key: {str(error)[:200]!r}")
+            raise NoTokenIds(str(error)) from error
+
+    async def _drawn(self, context: int) -> Capability:
+        """Each way to noise in turn, as far as it may be asked for, until one couples."""
+        if self._config.noise == "none":
+            return await self._plain(context, 'noise is "none"')
+        found, whys = None, []
+        for families in WAYS[self._config.noise]:
+            if self._native and NoiseFamily.KEYED in families:
+                continue  # it takes no key
+            try:
+                found = await self._under(families, context)
+            except ServerError as error:
+                if error.failure is not Failure.UPSTREAM_REJECTED:
+                    raise
+                what = "key" if NoiseFamily.KEYED in families else "seed"
+                whys.append(f"the server refuses the {what}: {str(error)[:200]!r}")
+                continue
+            if found.coupled or not found.ids:
+                return found
+            whys.append(found.why)
+        why = "; ".join(whys) or "this way takes no key"
+        return replace(found, why=why) if found else await self._plain(context, why)
+
+    async def _under(self, families: Sequence[NoiseFamily], context: int) -> Capability:
+        """Two completions under two keys. Families that are asked for alike are tested on the
+        same ones."""
+        keys = [self._coins(32), self._coins(32)]
+        drawn = await self._all(keys, families[0])
         if wrong := next(filter(None, map(self._misread, drawn)), ""):
             return Capability(False, False, wrong, context)
-        sums = [total(key, 0, one.tokens) for key, one in zip(keys, drawn, strict=True)]
         counts = [len(one.tokens) for one in drawn]
-        means = ", ".join(f"{s / max(1, n):.2f}" for s, n in zip(sums, counts, strict=True))
-        found = f"luck of {counts[0]} and {counts[1]} tokens under two keys: {means}"
-        if all(odds(n, s) < COUPLED_BELOW for n, s in zip(counts, sums, strict=True)):
-            return Capability(True, True, found, context)
-        why = f"the server draws without the key ({found}, 1.00 is none): is narrows-vllm there?"
-        return Capability(True, False, why, context)
+        told = []
+        for family in families:
+            sums = [
+                total(key, 0, one.tokens, replace(one.asked, family=family).noise)
+                for key, one in zip(keys, drawn, strict=True)
+            ]
+            means = ", ".join(f"{s / max(1, n):.2f}" for s, n in zip(sums, counts, strict=True))
+            found = f"luck of {counts[0]} and {counts[1]} tokens under two {_KEYS[family]}: {means}"
+            if all(odds(n, s) < COUPLED_BELOW for n, s in zip(counts, sums, strict=True)):
+                return Capability(True, True, found, context, family=family, native=self._native)
+            told.append(found)
+        keyed = NoiseFamily.KEYED in families
+        what = "key" if keyed else "seed"
+        why = f"the server draws without the {what} ({'; '.join(told)}, 1.00 is none)"
+        if keyed:
+            why += ": is narrows-vllm there?"
+        return Capability(True, False, why, context, native=self._native)
 
-    async def _all(self, keys: Sequence[bytes]) -> list[CompletionReader]:
+    async def _all(self, keys: Sequence[bytes], family: NoiseFamily) -> list[CompletionReader]:
         """A completion for each key, at once. None goes on where one has failed."""
-        tasks = [asyncio.create_task(self._ask(key)) for key in keys]
+        tasks = [asyncio.create_task(self._ask(key, family=family)) for key in keys]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -127,12 +185,14 @@ class ServerProbe:
 
     async def _plain(self, context: int, why: str) -> Capability:
         wrong = self._misread(await self._ask(None))
-        return Capability(not wrong, False, wrong or why, context)
+        return Capability(not wrong, False, wrong or why, context, native=self._native)
 
-    async def _ask(self, key: bytes | None) -> CompletionReader:
+    async def _ask(
+        self, key: bytes | None, family: NoiseFamily = NoiseFamily.KEYED
+    ) -> CompletionReader:
         prompt = self._strong.chat.render([{"role": "user", "content": _QUESTION}])
         shaping = {"temperature": _TEMPERATURE, "ignore_eos": True}
-        asked = Asked(tuple(prompt), PROBE_TOKENS, shaping, key)
+        asked = Asked(tuple(prompt), PROBE_TOKENS, shaping, key, family=family)
         reader = CompletionReader(
             asked,
             self._strong.tokenizer,
@@ -140,9 +200,7 @@ class ServerProbe:
             keep_text=True,
         )
         async with contextlib.aclosing(
-            self._server.events(
-                "/completions", asked.body(self._config.model), reader, line_bytes=asked.line_bytes
-            )
+            completion(self._server, self._config.model, asked, reader, self._native)
         ) as events:
             async for _ in events:
                 pass

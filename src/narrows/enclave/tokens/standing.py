@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from narrows.coding.events import OWN_NOISE, Noise
 from narrows.enclave.tokens.luck import Running
 from narrows.enclave.tokens.probe import Capability
 from narrows.errors import PeerError
@@ -89,10 +90,12 @@ class Standing:
             self._plain("the server was away")
             self._wanted.set()
 
-    def watch(self, key: bytes, start: int, tokens: Sequence[int]) -> None:
+    def watch(
+        self, key: bytes, start: int, tokens: Sequence[int], drawn: Noise = OWN_NOISE
+    ) -> None:
         """Tokens of a coupled answer."""
         if self._verdict.coupled:
-            self._running.watch(key, start, tokens)
+            self._running.watch(key, start, tokens, drawn)
 
     def figures(self) -> dict[str, float]:
         return {

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from narrows.edge.api import policy
 from narrows.edge.config import EdgeLimits
-from narrows.edge.dialects.fields import Fields, texts
+from narrows.edge.dialects.fields import BodyFields, texts
 from narrows.edge.problems import ApiError, bad_request
 
 MAX_BLOCKS = 4096
@@ -59,7 +59,7 @@ def anthropic_request(
     data: Mapping[str, Any], limits: EdgeLimits, counting: bool = False
 ) -> AnthropicRequest:
     """``counting``: of ``count_tokens``, which names no ``max_tokens``. Raises ``ApiError``."""
-    fields = Fields(data)
+    fields = BodyFields(data)
     chat: dict[str, Any] = {}
     fields.move(chat, _MOVED)
     if not counting and "max_tokens" not in chat:
@@ -89,7 +89,7 @@ class _Turn:
 
     def __init__(self, value: object, where: str, limits: EdgeLimits) -> None:
         self._where = where
-        fields = Fields(value, where)
+        fields = BodyFields(value, where)
         role = fields.take("role")
         if role not in ("user", "assistant", "system"):
             raise fields.bad("role", "must be user, assistant or system")
@@ -109,7 +109,7 @@ class _Turn:
 
     def messages(self) -> list[dict[str, Any]]:
         for index, block in enumerate(self._blocks):
-            self._take(Fields(block, f"{self._where}.content[{index}]"))
+            self._take(BodyFields(block, f"{self._where}.content[{index}]"))
         if self._role != "assistant":
             text = "".join(self._text)
             rest = [{"role": self._role, "content": text}] if self._text else []
@@ -125,7 +125,7 @@ class _Turn:
             message["content"] = ""
         return [message]
 
-    def _take(self, block: Fields) -> None:
+    def _take(self, block: BodyFields) -> None:
         kind = block.take("type")
         own = _BLOCKS.get((self._role, str(kind)))
         if own is not None:
@@ -137,15 +137,15 @@ class _Turn:
         block.drop(("cache_control",))
         block.finish()
 
-    def text(self, block: Fields) -> None:
+    def text(self, block: BodyFields) -> None:
         self._text.append(block.need_text("text"))
         block.drop(("citations",))
 
-    def thinking(self, block: Fields) -> None:
+    def thinking(self, block: BodyFields) -> None:
         self._thought.append(block.need_text("thinking"))
         block.text("signature")
 
-    def tool_use(self, block: Fields) -> None:
+    def tool_use(self, block: BodyFields) -> None:
         call_id, name = block.need_text("id"), block.need_text("name")
         given = block.take("input")
         if not isinstance(given, dict):
@@ -158,7 +158,7 @@ class _Turn:
                 raise caller.bad("type", "must be direct")
             caller.finish()
 
-    def tool_result(self, block: Fields) -> None:
+    def tool_result(self, block: BodyFields) -> None:
         if self._text:  # as in Anthropic's API: a chat would have it behind the user's words
             raise block.bad("type", "must stand before the text of its message")
         call_id = block.need_text("tool_use_id")
@@ -183,11 +183,11 @@ _BLOCKS = {
 }
 
 
-def _add_tools(fields: Fields, chat: dict[str, Any], limits: EdgeLimits) -> None:
+def _add_tools(fields: BodyFields, chat: dict[str, Any], limits: EdgeLimits) -> None:
     tools = fields.list("tools", limits.tools) or []
     made = []
     for index, tool in enumerate(tools):
-        inner = Fields(tool, f"tools[{index}]")
+        inner = BodyFields(tool, f"tools[{index}]")
         if inner.take("type") not in (None, "custom"):
             raise inner.bad("type", "must be custom: this edge runs no tools of its own")
         function: dict[str, Any] = {"name": inner.need_text("name")}
@@ -216,7 +216,7 @@ def _add_tools(fields: Fields, chat: dict[str, Any], limits: EdgeLimits) -> None
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
-def _add_format(fields: Fields, chat: dict[str, Any]) -> None:
+def _add_format(fields: BodyFields, chat: dict[str, Any]) -> None:
     config = fields.inner("output_config")
     if config is None:
         return
@@ -236,7 +236,7 @@ def _add_format(fields: Fields, chat: dict[str, Any]) -> None:
     config.finish()
 
 
-def _thinking(config: Fields | None) -> bool:
+def _thinking(config: BodyFields | None) -> bool:
     if config is None:
         return False
     kind = config.take("type")

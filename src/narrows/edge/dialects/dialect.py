@@ -95,7 +95,7 @@ class Block:
         return "".join(self.parts)
 
 
-class Step(NamedTuple):
+class BlockStep(NamedTuple):
     """What happens to ``blocks[at]``; ``text`` is what came to it."""
 
     what: Literal["open", "text", "close"]
@@ -112,8 +112,8 @@ class Blocks:
         self._keep = keep
         self._open = False
 
-    def feed(self, pieces: Sequence[Piece]) -> list[Step]:
-        steps: list[Step] = []
+    def feed(self, pieces: Sequence[Piece]) -> list[BlockStep]:
+        steps: list[BlockStep] = []
         for piece in pieces:
             if piece.channel is Channel.TOOL_NAME:
                 steps += self._begin(Block(Channel.TOOL_ARGUMENTS, piece.text))
@@ -124,19 +124,19 @@ class Blocks:
                 self.list[-1].parts.append(piece.text)
             at = len(self.list) - 1
             if steps and steps[-1].what == "text":
-                steps[-1] = Step("text", at, steps[-1].text + piece.text)
+                steps[-1] = BlockStep("text", at, steps[-1].text + piece.text)
             else:
-                steps.append(Step("text", at, piece.text))
+                steps.append(BlockStep("text", at, piece.text))
         return steps
 
-    def finish(self) -> list[Step]:
+    def finish(self) -> list[BlockStep]:
         """The last block's end."""
-        steps = [Step("close", len(self.list) - 1)] if self._open else []
+        steps = [BlockStep("close", len(self.list) - 1)] if self._open else []
         self._open = False
         return steps
 
-    def _begin(self, block: Block) -> list[Step]:
+    def _begin(self, block: Block) -> list[BlockStep]:
         steps = self.finish()
         self.list.append(block)
         self._open = True
-        return [*steps, Step("open", len(self.list) - 1)]
+        return [*steps, BlockStep("open", len(self.list) - 1)]

@@ -9,7 +9,7 @@ from typing import Any
 from narrows.edge.problems import ApiError, bad_request, unknown_field
 
 
-class Fields:
+class BodyFields:
     """``where``: what the object is called in errors, as in ``messages[3]``; empty at the top."""
 
     def __init__(self, value: object, where: str = "") -> None:
@@ -52,9 +52,9 @@ class Fields:
             raise self.bad(name, f"must be a list of {most} at most", "invalid_type")
         return value
 
-    def inner(self, name: str) -> Fields | None:
+    def inner(self, name: str) -> BodyFields | None:
         value = self.take(name)
-        return None if value is None else Fields(value, self.path(name))
+        return None if value is None else BodyFields(value, self.path(name))
 
     def drop(self, names: Iterable[str]) -> None:
         """Accepted whatever they say: they change nothing of the answer."""
@@ -81,7 +81,7 @@ def texts(value: object, where: str, kinds: tuple[str, ...], most: int) -> str:
         raise bad_request(message, where, "invalid_type")
     found = []
     for index, part in enumerate(value):
-        fields = Fields(part, f"{where}[{index}]")
+        fields = BodyFields(part, f"{where}[{index}]")
         kind = fields.take("type")
         if kind not in kinds:
             raise fields.bad("type", f"must be {' or '.join(kinds)}")

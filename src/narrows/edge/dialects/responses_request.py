@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from narrows.edge.api import policy
 from narrows.edge.config import EdgeLimits
-from narrows.edge.dialects.fields import Fields, texts
+from narrows.edge.dialects.fields import BodyFields, texts
 from narrows.edge.problems import bad_request
 
 MAX_PARTS = 4096
@@ -60,7 +60,7 @@ class ResponsesRequest(NamedTuple):
 
 def responses_request(data: Mapping[str, Any], limits: EdgeLimits) -> ResponsesRequest:
     """Raises ``ApiError``."""
-    fields = Fields(data)
+    fields = BodyFields(data)
     chat: dict[str, Any] = {}
     fields.move(chat, _MOVED)
     instructions = fields.text("instructions")
@@ -95,7 +95,7 @@ def responses_request(data: Mapping[str, Any], limits: EdgeLimits) -> ResponsesR
     return ResponsesRequest(chat, instructions, previous, store is not False, said)
 
 
-def _refuse_wide(fields: Fields, chat: Mapping[str, Any]) -> None:
+def _refuse_wide(fields: BodyFields, chat: Mapping[str, Any]) -> None:
     length = chat.get("max_tokens")
     price_tokens = length if isinstance(length, int) else 0
     top = fields.take("top_logprobs")
@@ -111,7 +111,7 @@ def _refuse_wide(fields: Fields, chat: Mapping[str, Any]) -> None:
         options.finish()
 
 
-def _reasoning(config: Fields | None, chat: dict[str, Any]) -> dict[str, Any]:
+def _reasoning(config: BodyFields | None, chat: dict[str, Any]) -> dict[str, Any]:
     """Reasoning is shown as it is; summaries of it are not made."""
     said: dict[str, Any] = {"effort": None, "summary": None}
     if config is not None:
@@ -123,7 +123,7 @@ def _reasoning(config: Fields | None, chat: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _text(config: Fields | None, chat: dict[str, Any]) -> dict[str, Any]:
+def _text(config: BodyFields | None, chat: dict[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {"format": {"type": "text"}}
     if config is None:
         return said
@@ -148,12 +148,12 @@ def _text(config: Fields | None, chat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_tools(
-    fields: Fields, chat: dict[str, Any], said: dict[str, Any], limits: EdgeLimits
+    fields: BodyFields, chat: dict[str, Any], said: dict[str, Any], limits: EdgeLimits
 ) -> None:
     tools = fields.list("tools", limits.tools) or []
     made = []
     for index, tool in enumerate(tools):
-        inner = Fields(tool, f"tools[{index}]")
+        inner = BodyFields(tool, f"tools[{index}]")
         if inner.take("type") != "function":
             raise inner.bad("type", "must be function: this edge runs no tools of its own")
         function: dict[str, Any] = {"name": inner.need_text("name")}
@@ -171,7 +171,7 @@ def _add_tools(
         return
     said["tool_choice"] = choice
     if isinstance(choice, Mapping):
-        named = Fields(choice, "tool_choice")
+        named = BodyFields(choice, "tool_choice")
         if named.take("type") != "function":
             raise named.bad("type", "must be function")
         choice = {"type": "function", "function": {"name": named.need_text("name")}}
@@ -189,7 +189,7 @@ def _messages(value: object, limits: EdgeLimits) -> list[dict[str, Any]]:
         raise bad_request(f"input has more than {limits.messages} items.", "input")
     turns = _Turns()
     for index, item in enumerate(value):
-        turns.take(Fields(item, f"input[{index}]"))
+        turns.take(BodyFields(item, f"input[{index}]"))
     return turns.messages
 
 
@@ -200,7 +200,7 @@ class _Turns:
         self.messages: list[dict[str, Any]] = []
         self._joins = False  # whether the last message takes what an assistant does next
 
-    def take(self, item: Fields) -> None:
+    def take(self, item: BodyFields) -> None:
         kind = item.take("type")
         item.drop(("id", "status", "phase"))
         if kind in (None, "message"):
@@ -231,7 +231,7 @@ class _Turns:
             self._joins = True
         return self.messages[-1]
 
-    def _message(self, item: Fields) -> None:
+    def _message(self, item: BodyFields) -> None:
         role = item.take("role")
         if role not in ("user", "assistant", "system", "developer"):
             raise item.bad("role", "must be user, assistant, system or developer")
@@ -253,7 +253,7 @@ class _Turns:
         kinds = ("output_text", "input_text")
         message["content"] = texts(content, item.path("content"), kinds, MAX_PARTS)
 
-    def _reasoning(self, item: Fields) -> None:
+    def _reasoning(self, item: BodyFields) -> None:
         """``encrypted_content`` and summaries are none of this edge's making and say nothing."""
         parts = item.list("content", MAX_PARTS) or []
         text = texts(parts, item.path("content"), ("reasoning_text", "text"), MAX_PARTS)

@@ -48,6 +48,11 @@ def message_text(message: Mapping[str, Any]) -> str:
 
 def render_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Weak-model ids of the prompt, cut to the last ``max_context // 2``; at least one id."""
+    return whole_prompt(model, messages)[-(model.max_context // 2) :]
+
+
+def whole_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Weak-model ids of the prompt, however long."""
     ids: list[int] = []
     if isinstance(model, ChatModel):
         plain = [{"role": str(m.get("role", "user")), "content": message_text(m)} for m in messages]
@@ -57,7 +62,7 @@ def render_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> l
         lines = [f"{m.get('role', 'user')}: {message_text(m)}\n" for m in messages]
         text = "".join(lines) + "assistant: "
         ids = _known_ids(model.tokenizer, text.encode("utf-8", "surrogatepass"))
-    return ids[-(model.max_context // 2) :]
+    return ids
 
 
 def _known_ids(tokenizer: Tokenizer, data: bytes) -> list[int]:

@@ -122,6 +122,11 @@ class EdgeAnswer:
         return self.resumable and now_s - self.lost_s <= patience_s
 
     @property
+    def stop(self) -> str:
+        """The stop string that ended it; empty where none did, or where the model server cut."""
+        return self._stops.found
+
+    @property
     def coding(self) -> Coding:
         """How it crosses the link, since it was opened there."""
         return self._coding

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 
 class StopFinder:
-    """Feed text, get what may be shown. After a match ``stopped`` is true, nothing follows.
+    """Feed text, get what may be shown. After a match ``stopped`` is true, nothing follows, and
+    ``found`` is the stop string.
 
     Holds back at most ``max(len(stop)) - 1`` characters. The occurrence that is complete first
     wins (of two that end together, the longer), so the result does not depend on how the text
@@ -22,6 +23,7 @@ class StopFinder:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.stopped = False
+        self.found = ""
 
     def feed(self, text: str) -> str:
         """The part of all text so far that is now safe to release."""
@@ -30,10 +32,13 @@ class StopFinder:
         if not self._stops:
             return text
         self._held += text
-        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [
+            (at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0
+        ]
         if found:
             self.stopped = True
-            released, self._held = self._held[: min(found)[1]], ""
+            _, at, self.found = min(found)
+            released, self._held = self._held[:at], ""
             return released
         keep = self._possible_start()
         released, self._held = self._held[: len(self._held) - keep], self._held[-keep:] * (keep > 0)

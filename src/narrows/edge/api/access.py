@@ -40,6 +40,7 @@ class Access:
         """The caller's key number and daily share. Raises ApiError."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = key.strip() if scheme.lower() == "bearer" else ""
+        given = given or headers.get("x-api-key", "").strip()  # as Anthropic's clients send it
         found = keys.find_key(self._database, given)
         if found is not None:
             return found

@@ -14,9 +14,15 @@ from starlette.types import ASGIApp
 
 from narrows.edge import problems
 from narrows.edge.api import jsonio, policy
-from narrows.edge.api.chat import ChatResponse
-from narrows.edge.api.request import parse_chat
+from narrows.edge.api.answering import AnswerResponse
+from narrows.edge.api.request import ChatRequest, parse_chat
 from narrows.edge.api.service import Service
+from narrows.edge.dialects.anthropic import AnthropicDialect
+from narrows.edge.dialects.anthropic_request import anthropic_request, error_body
+from narrows.edge.dialects.chat import ChatDialect
+from narrows.edge.dialects.dialect import Dialect
+from narrows.edge.dialects.responses import ResponsesDialect
+from narrows.edge.dialects.responses_request import responses_request
 from narrows.edge.problems import ApiError
 
 LATE_S = 10.0
@@ -29,6 +35,10 @@ def make_app(service: Service) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/messages", routes.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
+            Route("/v1/responses", routes.responses, methods=["POST"]),
+            Route("/v1/responses/{reply}", routes.response, methods=["GET", "DELETE"]),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
             Route("/healthz", routes.health, methods=["GET"]),
@@ -48,12 +58,80 @@ class _Routes:
         self._service = service
 
     async def chat(self, request: Request) -> ASGIApp:
-        scope, share_bytes = self._service.access.scope(request.headers)
-        self._service.access.check_share(scope, share_bytes, self._service.wall_s())
+        scope = self._scope(request)
+        body = await self._body(request)
+        parsed = self._parsed(jsonio.parse_object(body))
+        dialect = ChatDialect(
+            parsed.n,
+            model=self._service.config.model_name,
+            created_s=int(self._service.wall_s()),
+            system_fingerprint=self._service.fingerprint,
+            with_usage=parsed.include_usage,
+            random_bytes=self._service.random_bytes,
+        )
+        return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+
+    async def messages(self, request: Request) -> ASGIApp:
+        scope = self._scope(request)
+        body = await self._body(request)
+        asked = anthropic_request(jsonio.parse_object(body), self._service.config.limits)
+        parsed = self._parsed(asked.chat)
+        dialect = AnthropicDialect(
+            model=self._service.config.model_name,
+            thinking=asked.thinking,
+            random_bytes=self._service.random_bytes,
+        )
+        return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+
+    async def count_tokens(self, request: Request) -> Response:
+        """By the weak model's tokens, which are the strong one's where its answers cross as ids."""
+        self._service.access.scope(request.headers)
         body = await self._body(request)
         limits = self._service.config.limits
-        parsed = parse_chat(jsonio.parse_object(body), self._service.config.model_name, limits)
-        return ChatResponse(self._service, parsed, scope, len(body))
+        parsed = self._parsed(anthropic_request(jsonio.parse_object(body), limits, True).chat)
+        with self._service.admit(1, len(body)):
+            tokens = await self._service.link.count_tokens(parsed.body["messages"])
+        return _reply({"input_tokens": tokens})
+
+    async def responses(self, request: Request) -> ASGIApp:
+        scope = self._scope(request)
+        body = await self._body(request)
+        asked = responses_request(jsonio.parse_object(body), self._service.config.limits)
+        before = []
+        if asked.previous is not None:
+            before = self._service.replies.messages(scope, asked.previous)
+        parsed = self._parsed(asked.joined(before))
+        spoken = before + asked.chat["messages"]
+
+        def keep(reply: str, response: dict[str, Any], said: list[dict[str, Any]]) -> None:
+            if asked.store:
+                self._service.replies.put(scope, reply, spoken + said, response)
+
+        dialect: Dialect = ResponsesDialect(
+            model=self._service.config.model_name,
+            created_s=int(self._service.wall_s()),
+            said=asked.said,
+            random_bytes=self._service.random_bytes,
+            keep=keep,
+        )
+        return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+
+    async def response(self, request: Request) -> Response:
+        scope, _ = self._service.access.scope(request.headers)
+        reply = request.path_params["reply"]
+        if request.method == "DELETE":
+            self._service.replies.forget(scope, reply)
+            return _reply({"id": reply, "object": "response", "deleted": True})
+        return _reply(self._service.replies.response(scope, reply))
+
+    def _scope(self, request: Request) -> int:
+        """The caller's key, which may ask for an answer now."""
+        scope, share_bytes = self._service.access.scope(request.headers)
+        self._service.access.check_share(scope, share_bytes, self._service.wall_s())
+        return scope
+
+    def _parsed(self, chat: dict[str, Any]) -> ChatRequest:
+        return parse_chat(chat, self._service.config.model_name, self._service.config.limits)
 
     async def models(self, request: Request) -> Response:
         self._service.access.scope(request.headers)
@@ -121,10 +199,17 @@ def _reply(body: object, status: int = 200, headers: dict[str, str] | None = Non
     return Response(jsonio.dump(body), status, headers, media_type="application/json")
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
+async def _on_api_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
-    return _reply(error.body(), error.status, error.headers())
+    return _problem(request, error)
+
+
+def _problem(request: Request, problem: ApiError) -> Response:
+    """In the shape that the clients of its path read."""
+    ours = request.url.path.startswith("/v1/messages")
+    body = error_body(problem) if ours else problem.body()
+    return _reply(body, problem.status, problem.headers())
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -144,7 +229,7 @@ async def _on_disconnect(_: Request, error: Exception) -> Response:
     return _reply(problem.body(), problem.status)
 
 
-async def _on_bug(_: Request, error: Exception) -> Response:
+async def _on_bug(request: Request, error: Exception) -> Response:
     """The traceback goes to the log; the client learns that it was not its fault."""
     problem = problems.server_error(500, "internal_error", "The edge failed.", retry=False)
-    return _reply(problem.body(), 500, problem.headers())
+    return _problem(request, problem)

@@ -6,15 +6,16 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
-from narrows.edge.api import replies as shape
 from narrows.edge.api.access import Access
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
+from narrows.edge.dialects.chat import fingerprint
+from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.link.upkeep import LinkClient
 
 
@@ -30,15 +31,22 @@ class Service:
     secret: bytes
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    replies: ResponsesStore = field(init=False)
     transcripts: TranscriptLog | None = None
     model: str = "ok"
     stopping: bool = False
     answers: int = 0
     bodies_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        limits = self.config.limits
+        self.replies = ResponsesStore(
+            limits.reply_key_bytes, limits.replies_bytes, limits.reply_s, time.monotonic
+        )
+
     @property
     def fingerprint(self) -> str:
-        return shape.fingerprint(self.config.model_name, self.link.weak.digest)
+        return fingerprint(self.config.model_name, self.link.weak.digest)
 
     @contextmanager
     def admit(self, answers: int, body_bytes: int) -> Iterator[None]:

@@ -25,7 +25,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from narrows.coding.spec import whole_prompt
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.books.stats import StatsRecorder
@@ -36,7 +38,7 @@ from narrows.edge.link.orphans import Orphans
 from narrows.edge.link.patience import LinkBytes, Patience
 from narrows.edge.link.worker import Decoder, Turn
 from narrows.edge.problems import ApiError
-from narrows.errors import NarrowsError, PeerError
+from narrows.errors import ArtifactError, NarrowsError, PeerError
 from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Offer, Shelf, take_for
 from narrows.wire.gatestate import PortState
@@ -85,6 +87,7 @@ class LinkClient:
         self._up = asyncio.Event()
         self._waiting = 0  # requests that wait for a link
         self._wanted = asyncio.Event()  # set while there are any
+        self._counting = asyncio.Semaphore(1)
         self._free_dial = False  # the last dial cost nothing
         self._orphans = Orphans(config.resume_s, self._ended)
         self._last_error = ""
@@ -112,6 +115,23 @@ class LinkClient:
     def weak(self) -> Offer:
         """The weak model of the current link, or the newest."""
         return self._link.offer if self._link else self._shelf.offers[0]
+
+    async def count_tokens(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """Of a whole prompt, by the weak model's tokens. ApiError where that model is gone."""
+        digest = self.weak.digest
+
+        def count() -> int:
+            model = self._shelf.take(digest)
+            try:
+                return len(whole_prompt(model, messages))
+            finally:
+                self._shelf.give(model)
+
+        try:
+            async with self._counting:  # a long prompt takes a second of one core
+                return await asyncio.to_thread(count)
+        except ArtifactError as error:
+            raise problems.link_down() from error
 
     def models_changed(self) -> None:
         """There may be something newer on the shelf, or at the enclave: try at once."""

@@ -1,4 +1,4 @@
-"""One chat completion, streamed or whole, from parsed request to the last byte.
+"""One reply, streamed or whole, from parsed request to the last byte, in any dialect.
 
 While it is served, a second task waits for the client to leave; if that ends first, serving is
 cancelled and every answer is stopped inside at once. Whatever happens, no answer outlives its
@@ -6,7 +6,7 @@ response.
 
 Streams: text goes out on the edge's own grid of ``tick_ms``, never as the link cut it. Headers
 wait for the first sign of the answer (``HEADER_HOLD_S`` at most), so that an early failure has
-its HTTP status; a later one is an event ``{"error": ...}``, on which the openai package raises.
+its HTTP status; a later one is the dialect's last event.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from narrows.coding.events import Finish
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
-from narrows.edge.api import replies as shape
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
+from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
 from narrows.errors import NarrowsError
 from narrows.wire.messages import Request
 
@@ -44,11 +43,19 @@ class ClientGone(NarrowsError):
     """The client closed, or takes nothing."""
 
 
-class ChatResponse:
+class AnswerResponse:
     """An ASGI response. ``body_bytes``: size of the request, for the limit on all of them."""
 
-    def __init__(self, service: Service, request: ChatRequest, scope: int, body_bytes: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        request: ChatRequest,
+        dialect: Dialect,
+        scope: int,
+        body_bytes: int,
+    ) -> None:
         self._service = service
+        self._dialect = dialect
         self._request = request
         self._body_bytes = body_bytes
         self._changed = asyncio.Event()
@@ -74,12 +81,7 @@ class ChatResponse:
         if service.transcripts is not None and request.keep:
             for answer in self._answers:
                 answer.record = []
-        self._head = shape.CompletionHead(
-            completion_id=shape.random_id("chatcmpl-", service.random_bytes),
-            created_s=int(service.wall_s()),
-            model=service.config.model_name,
-            system_fingerprint=service.fingerprint,
-        )
+        self._created_s = int(service.wall_s())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -88,7 +90,9 @@ class ChatResponse:
         except problems.ApiError as error:
             if self._started:
                 raise
-            await _send_whole(send, error.status, error.headers(), jsonio.dump(error.body()))
+            await _send_whole(
+                send, error.status, error.headers(), jsonio.dump(self._dialect.error(error))
+            )
         except ClientGone:
             return
 
@@ -114,26 +118,20 @@ class ChatResponse:
             await self._serve_whole(send)
 
     async def _serve_whole(self, send: Send) -> None:
-        messages = [shape.WholeMessage() for _ in self._answers]
         text_bytes = [0] * len(self._answers)
         while True:
             self._changed.clear()
             for index, answer in enumerate(self._answers):
                 pieces = answer.take()
-                messages[index].add(pieces)
+                self._dialect.add(index, pieces)
                 text_bytes[index] += _text_bytes(pieces)
             if error := self._error():
                 raise error
-            finishes = [answer.finish for answer in self._answers]
-            choices = [
-                message.choice(index, finish, self._call_id)
-                for index, (message, finish) in enumerate(zip(messages, finishes, strict=True))
-                if finish is not None
-            ]
-            if len(choices) == len(messages):
+            if all(answer.finish is not None for answer in self._answers):
                 break
             await self._changed.wait()
-        body = jsonio.dump(self._head.whole(choices, self._tokens()))
+        ends = [end for answer in self._answers if (end := _end(answer)) is not None]
+        body = jsonio.dump(self._dialect.whole(ends, self._tokens()))
         self._started = True
         await self._deliver(_send_whole(send, 200, {}, body))
         for answer, size in zip(self._answers, text_bytes, strict=True):
@@ -143,7 +141,7 @@ class ChatResponse:
     def _completed(self, answer: EdgeAnswer) -> None:
         self._service.count_answer(answer, _completion_tokens(answer))
         choice = self._answers.index(answer)
-        self._service.keep(answer, self._head.completion_id, choice, self._head.created_s)
+        self._service.keep(answer, self._dialect.reply_id, choice, self._created_s)
 
     async def _serve_stream(self, send: Send) -> None:
         await self._first_sign()
@@ -152,30 +150,36 @@ class ChatResponse:
         self._started = True
         start = {"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS}
         await self._deliver(send(start))
-        stream = _Stream(self._head, self._answers, self._request.include_usage, self._call_id)
+        pending = self._dialect.begin(self._tokens().prompt)
+        unfinished = dict(enumerate(self._answers))
         while True:
             self._changed.clear()
-            data, sizes = stream.take()
+            events, sizes, finished = [pending], [0] * len(self._answers), []
+            for index, answer in enumerate(self._answers):
+                pieces = answer.take()
+                sizes[index] = _text_bytes(pieces)
+                events.append(self._dialect.pieces(index, pieces))
+                if index in unfinished and (end := _end(answer)) is not None:
+                    finished.append(unfinished.pop(index))
+                    events.append(self._dialect.finish(index, end))
             over = True
             if error := self._error():
-                data += _event(error.body())
-            elif stream.open == 0:
-                if self._request.include_usage:
-                    data += _event(self._head.usage_chunk(self._tokens()))
-                data += b"data: [DONE]\n\n"
+                events.append(self._dialect.failed(error))
+            elif not unfinished:
+                events.append(self._dialect.end(self._tokens()))
             else:
                 over = False
-            if data:
+            if data := b"".join(events):
                 await self._deliver(
                     send({"type": "http.response.body", "body": data, "more_body": not over})
                 )
                 for answer, size in zip(self._answers, sizes, strict=True):
                     self._service.count_delivered(answer, size)
-                for answer in stream.newly_finished():
+                for answer in finished:
                     self._completed(answer)
             if over:
                 return
-            await self._next_change(stream)
+            pending = await self._next_change()
 
     async def _first_sign(self) -> None:
         deadline = time.monotonic() + HEADER_HOLD_S
@@ -187,17 +191,17 @@ class ChatResponse:
             except TimeoutError:
                 return
 
-    async def _next_change(self, stream: _Stream) -> None:
-        """Until there is something new, then to the next point of the edge's grid."""
+    async def _next_change(self) -> bytes:
+        """Until there is something new, then to the next point of the edge's grid; or a ping."""
         try:
             async with asyncio.timeout(PING_S):
                 await self._changed.wait()
         except TimeoutError:
-            stream.ping()
-            return
+            return self._dialect.ping()
         tick_s = self._service.config.tick_ms / 1000
         now_s = time.monotonic()
         await asyncio.sleep(math.ceil(now_s / tick_s) * tick_s - now_s)
+        return b""
 
     async def _deliver(self, sending: Awaitable[None]) -> None:
         """Hand something to the server, which waits while the client's buffers are full."""
@@ -210,65 +214,10 @@ class ChatResponse:
     def _error(self) -> problems.ApiError | None:
         return next((answer.error for answer in self._answers if answer.error), None)
 
-    def _call_id(self) -> str:
-        return shape.random_id("call_", self._service.random_bytes)
-
-    def _tokens(self) -> shape.TokenUsage:
+    def _tokens(self) -> TokenUsage:
         first = self._answers[0]
         prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
-        return shape.TokenUsage(prompt, sum(map(_completion_tokens, self._answers)))
-
-
-class _Stream:
-    """The chunks of all answers of a request, in the order of their text."""
-
-    def __init__(
-        self,
-        head: shape.CompletionHead,
-        answers: Sequence[EdgeAnswer],
-        with_usage: bool,
-        make_id: Callable[[], str],
-    ) -> None:
-        self._head = head
-        self._answers = answers
-        self._with_usage = with_usage
-        self._makers = [shape.DeltaMaker(make_id) for _ in answers]
-        self._finished: set[int] = set()
-        self._fresh: list[EdgeAnswer] = []
-        self._pending = b"".join(
-            self._chunk(index, {"role": "assistant", "content": ""}, None)
-            for index in range(len(answers))
-        )
-
-    @property
-    def open(self) -> int:
-        return len(self._answers) - len(self._finished)
-
-    def ping(self) -> None:
-        """A comment, so that proxies and clients see that the stream lives."""
-        self._pending += b": waiting\n\n"
-
-    def newly_finished(self) -> list[EdgeAnswer]:
-        fresh, self._fresh = self._fresh, []
-        return fresh
-
-    def take(self) -> tuple[bytes, list[int]]:
-        """Everything new as events, and the bytes of each answer's text in it."""
-        events, sizes = [self._pending], [0] * len(self._answers)
-        self._pending = b""
-        for index, answer in enumerate(self._answers):
-            pieces = answer.take()
-            sizes[index] = _text_bytes(pieces)
-            for delta in self._makers[index].deltas(pieces):
-                events.append(self._chunk(index, delta, None))
-            if answer.finish is not None and index not in self._finished:
-                self._finished.add(index)
-                self._fresh.append(answer)
-                events.append(self._chunk(index, {}, answer.finish))
-        return b"".join(events), sizes
-
-    def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None) -> bytes:
-        return _event(self._head.chunk(index, delta, finish, self._with_usage))
+        return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)))
 
 
 def _body(request: ChatRequest, index: int) -> dict[str, Any]:
@@ -278,8 +227,8 @@ def _body(request: ChatRequest, index: int) -> dict[str, Any]:
     return request.body | {"seed": request.seed + index}
 
 
-def _event(body: object) -> bytes:
-    return b"data: " + jsonio.dump(body) + b"\n\n"
+def _end(answer: EdgeAnswer) -> Ended | None:
+    return None if answer.finish is None else Ended(answer.finish, answer.stop)
 
 
 def _text_bytes(pieces: Sequence[Piece]) -> int:

@@ -1,4 +1,4 @@
-"""The objects that clients read: OpenAI's shapes, with every free choice made here.
+"""OpenAI's chat completions, whole and streamed.
 
 Ids are fresh random bits of the edge, ``created`` its clock, ``system_fingerprint`` a digest of
 what the edge runs; key order is this file's. Nothing in them is the enclave's but the text.
@@ -7,13 +7,14 @@ what the edge runs; key order is this file's. Nothing in them is the enclave's b
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from narrows.coding.events import Channel, Finish
 from narrows.edge.answer import Piece
+from narrows.edge.dialects.dialect import Ended, TokenUsage, event, random_id
+from narrows.edge.problems import ApiError
 
 FINISH_REASONS = {
     Finish.STOP: "stop",
@@ -32,56 +33,12 @@ def fingerprint(model_name: str, weak_digest: bytes) -> str:
     return "fp_" + hashlib.sha256(model_name.encode() + b"\x00" + weak_digest).hexdigest()[:12]
 
 
-def random_id(prefix: str, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
-    return prefix + random_bytes(16).hex()
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
-    """Counts for ``usage``."""
-
-    prompt: int
-    completion: int
-
-    def body(self) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.completion,
-            "total_tokens": self.prompt + self.completion,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class CompletionHead:
-    """What all chunks of a completion share."""
-
-    completion_id: str
-    created_s: int
-    model: str
-    system_fingerprint: str
-
-    def _body(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self.completion_id,
-            "object": kind,
-            "created": self.created_s,
-            "model": self.model,
-            "system_fingerprint": self.system_fingerprint,
-        }
-
-    def chunk(
-        self, index: int, delta: dict[str, Any], finish: Finish | None, with_usage: bool
-    ) -> dict[str, Any]:
-        reason = None if finish is None else FINISH_REASONS[finish]
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-        body = self._body("chat.completion.chunk") | {"choices": [choice]}
-        return body | {"usage": None} if with_usage else body
-
-    def usage_chunk(self, tokens: TokenUsage) -> dict[str, Any]:
-        return self._body("chat.completion.chunk") | {"choices": [], "usage": tokens.body()}
-
-    def whole(self, choices: list[dict[str, Any]], tokens: TokenUsage) -> dict[str, Any]:
-        return self._body("chat.completion") | {"choices": choices, "usage": tokens.body()}
+def usage_body(tokens: TokenUsage) -> dict[str, int]:
+    return {
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+        "total_tokens": tokens.prompt + tokens.completion,
+    }
 
 
 class DeltaMaker:
@@ -165,3 +122,83 @@ class WholeMessage:
 
     def _text(self, channel: Channel) -> str | None:
         return "".join(self.texts[channel]) if channel in self.texts else None
+
+
+class ChatDialect:
+    """``answers``: how many choices. ``created_s``: seconds since the epoch. ``with_usage``: the
+    client asked for it at the end of its stream."""
+
+    def __init__(
+        self,
+        answers: int,
+        *,
+        model: str,
+        created_s: int,
+        system_fingerprint: str,
+        with_usage: bool,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._random_bytes = random_bytes
+        self._head = {
+            "id": random_id("chatcmpl-", random_bytes),
+            "object": "",
+            "created": created_s,
+            "model": model,
+            "system_fingerprint": system_fingerprint,
+        }
+        self._with_usage = with_usage
+        self._makers = [DeltaMaker(self._call_id) for _ in range(answers)]
+        self._messages = [WholeMessage() for _ in range(answers)]
+
+    @property
+    def reply_id(self) -> str:
+        return str(self._head["id"])
+
+    def add(self, index: int, pieces: Sequence[Piece]) -> None:
+        self._messages[index].add(pieces)
+
+    def whole(self, ends: Sequence[Ended], tokens: TokenUsage) -> dict[str, Any]:
+        choices = [
+            message.choice(index, end.reason, self._call_id)
+            for index, (message, end) in enumerate(zip(self._messages, ends, strict=True))
+        ]
+        head = self._head | {"object": "chat.completion"}
+        return head | {"choices": choices, "usage": usage_body(tokens)}
+
+    def begin(self, prompt_tokens: int) -> bytes:
+        return b"".join(
+            self._chunk(index, {"role": "assistant", "content": ""}, None)
+            for index in range(len(self._makers))
+        )
+
+    def pieces(self, index: int, pieces: Sequence[Piece]) -> bytes:
+        deltas = self._makers[index].deltas(pieces)
+        return b"".join(self._chunk(index, delta, None) for delta in deltas)
+
+    def finish(self, index: int, end: Ended) -> bytes:
+        return self._chunk(index, {}, end.reason)
+
+    def end(self, tokens: TokenUsage) -> bytes:
+        done = b"data: [DONE]\n\n"
+        if not self._with_usage:
+            return done
+        head = self._head | {"object": "chat.completion.chunk"}
+        return event(head | {"choices": [], "usage": usage_body(tokens)}) + done
+
+    def failed(self, problem: ApiError) -> bytes:
+        return event(problem.body())
+
+    def error(self, problem: ApiError) -> dict[str, Any]:
+        return problem.body()
+
+    def ping(self) -> bytes:
+        return b": waiting\n\n"
+
+    def _call_id(self) -> str:
+        return random_id("call_", self._random_bytes)
+
+    def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None) -> bytes:
+        reason = None if finish is None else FINISH_REASONS[finish]
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        body = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
+        return event(body | {"usage": None} if self._with_usage else body)

@@ -1,0 +1,142 @@
+"""A dialect: how the clients of one endpoint are answered.
+
+What travels inward is one request for all endpoints (``api/request.py``), and what comes back is
+pieces of text. A dialect turns pieces into that endpoint's objects and events. It does no I/O and
+knows no link, so nothing that it writes depends on how the link cut the text.
+
+For one request, in this order:
+
+    streamed   begin, then pieces and finish of each answer as they come, then end or failed
+    whole      pieces of each answer, then whole
+
+Ids, times and key order are made here, at the edge: what the enclave could choose freely would be
+a way out that nobody counts.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from narrows.coding.events import Channel, Finish
+from narrows.edge.answer import Piece
+from narrows.edge.api import jsonio
+from narrows.edge.problems import ApiError
+
+TOOL_CHANNELS = (Channel.TOOL_NAME, Channel.TOOL_ARGUMENTS)
+
+
+def random_id(prefix: str, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
+    return prefix + random_bytes(16).hex()
+
+
+class TokenUsage(NamedTuple):
+    """Counts for ``usage``."""
+
+    prompt: int
+    completion: int
+
+
+class Ended(NamedTuple):
+    """How an answer ended. ``stop``: the stop string that ended it, where the edge found it."""
+
+    reason: Finish
+    stop: str = ""
+
+
+class Dialect(Protocol):
+    """One object a request. ``reply_id``: what its transcript is kept under."""
+
+    @property
+    def reply_id(self) -> str: ...
+
+    def add(self, index: int, pieces: Sequence[Piece]) -> None:
+        """Text of answer ``index``, where the reply is whole."""
+
+    def whole(self, ends: Sequence[Ended], tokens: TokenUsage) -> dict[str, Any]:
+        """The reply. ApiError: the answers cannot be said in this dialect."""
+
+    def begin(self, prompt_tokens: int) -> bytes: ...
+
+    def pieces(self, index: int, pieces: Sequence[Piece]) -> bytes: ...
+
+    def finish(self, index: int, end: Ended) -> bytes: ...
+
+    def end(self, tokens: TokenUsage) -> bytes: ...
+
+    def failed(self, problem: ApiError) -> bytes:
+        """The last event of a stream that failed."""
+
+    def error(self, problem: ApiError) -> dict[str, Any]:
+        """The body of a failed reply."""
+
+    def ping(self) -> bytes:
+        """What shows proxies and clients that the stream lives."""
+
+
+def event(body: object, name: str = "") -> bytes:
+    """A server-sent event; without ``name`` it is a message."""
+    head = b"event: " + name.encode("ascii") + b"\n" if name else b""
+    return head + b"data: " + jsonio.dump(body) + b"\n\n"
+
+
+@dataclass(slots=True)
+class Block:
+    """A run of text in one channel, or one tool call: ``TOOL_ARGUMENTS`` with a ``name``."""
+
+    channel: Channel
+    name: str = ""
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+class BlockStep(NamedTuple):
+    """What happens to ``blocks[at]``; ``text`` is what came to it."""
+
+    what: Literal["open", "text", "close"]
+    at: int
+    text: str = ""
+
+
+class Blocks:
+    """Pieces of one answer as blocks, each open until the next one begins. ``keep`` false: their
+    text is not kept."""
+
+    def __init__(self, keep: bool = True) -> None:
+        self.list: list[Block] = []
+        self._keep = keep
+        self._open = False
+
+    def feed(self, pieces: Sequence[Piece]) -> list[BlockStep]:
+        steps: list[BlockStep] = []
+        for piece in pieces:
+            if piece.channel is Channel.TOOL_NAME:
+                steps += self._begin(Block(Channel.TOOL_ARGUMENTS, piece.text))
+                continue
+            if not self._open or self.list[-1].channel is not piece.channel:
+                steps += self._begin(Block(piece.channel))
+            if self._keep:
+                self.list[-1].parts.append(piece.text)
+            at = len(self.list) - 1
+            if steps and steps[-1].what == "text":
+                steps[-1] = BlockStep("text", at, steps[-1].text + piece.text)
+            else:
+                steps.append(BlockStep("text", at, piece.text))
+        return steps
+
+    def finish(self) -> list[BlockStep]:
+        """The last block's end."""
+        steps = [BlockStep("close", len(self.list) - 1)] if self._open else []
+        self._open = False
+        return steps
+
+    def _begin(self, block: Block) -> list[BlockStep]:
+        steps = self.finish()
+        self.list.append(block)
+        self._open = True
+        return [*steps, BlockStep("open", len(self.list) - 1)]

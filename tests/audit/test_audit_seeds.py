@@ -43,7 +43,7 @@ def segment(rows: Rows, drawn: Noise, said: Noise) -> Segment:
     tokens = [sample(row, 65536, 65536, KEY, k, drawn) for k, row in enumerate(rows.logits)]
     request = Request("00" * 16, {"messages": []}, KEY.hex())
     costs = (5 << 16,) * TOKENS
-    return Segment(0, 0, 0, request, spec, b"v", [], 0, tuple(tokens), costs, b"", None)
+    return Segment(0, 0, 0, request, spec, b"v", [], 0, tuple(tokens), costs, b"", 0, None)
 
 
 @pytest.mark.parametrize("noise", [VLLM, SGLANG])

@@ -65,6 +65,8 @@ audit serve --config BAD
 audit post --gate 127.0.0.1:1 --lineage demo --config BAD --state {state}
 audit post --gate 127.0.0.1:1 --lineage demo --operator demo --passphrase-file BAD --state {state}
 audit calibrate --tape BAD --out {new}
+tape ship --to 127.0.0.1:1 --once --config BAD
+tape ship --to 127.0.0.1:1 --once --folder BAD
 plan BAD
 plan --from-codec BAD
 plan --preset llama-3.1-405b --from-audit BAD
@@ -72,6 +74,7 @@ plan sweep BAD --over cap=1..2GB/day:2
 plan weights BAD
 bench serve --config BAD
 bench codec --answers BAD
+bench engines http://127.0.0.1:1/v1 --folder BAD
 """
 WRITE = """
 key operator add {key} --out BAD --state {state}
@@ -101,6 +104,7 @@ weak data {answers} --out BAD
 weak sample {answers} --out BAD --model bytes
 weak switch {artifact} --folder BAD
 audit keygen --out BAD
+tape receive --listen 127.0.0.1:0 --folder BAD
 """
 THERE = """
 audit post --gate 127.0.0.1:1 --lineage demo --state BAD

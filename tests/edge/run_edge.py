@@ -24,7 +24,7 @@ def main() -> None:
 
     models = [FlatModel()]
     try:
-        asyncio.run(serve(config, Path(state), models, ready, lambda model: LineDecoder()))
+        asyncio.run(serve(config, Path(state), models, ready, lambda model, options: LineDecoder()))
     except NarrowsError as error:
         sys.exit(f"narrows: {error}")
 

@@ -103,20 +103,18 @@ def read_block(path: Path) -> BudgetBlock:
         bad("lineage", 'must be a name, as in "base-1"')
     if lifetime is None:
         bad("lifetime_bytes", 'must be whole bytes, as in 2000000000 or "2GB"')
-    windows = _windows(block.get("windows_bytes", {}))
-    if windows is None:
+    windows, wrong = _windows(block.get("windows_bytes", {}))
+    for _ in range(wrong):
         bad("windows_bytes", 'must be lengths to whole bytes, as in { "1h" = 50000000 }')
     net = None
     if any(key in block for key in _NET_KEYS):
-        most, tight = (
-            _size(block.get("net_lifetime_bytes")),
-            _windows(block.get("net_windows_bytes", {})),
-        )
+        most = _size(block.get("net_lifetime_bytes"))
+        tight, wrong = _windows(block.get("net_windows_bytes", {}))
         if most is None:
             bad("net_lifetime_bytes", 'must be whole bytes, as in 2000000000 or "2GB"')
-        if tight is None:
+        for _ in range(wrong):
             bad("net_windows_bytes", 'must be lengths to whole bytes, as in { "1h" = 5000000 }')
-        net = Limits(most, tuple(sorted((tight or {}).items())))
+        net = Limits(most, tuple(sorted(tight.items())))
     accounts = block.get("accounts", [])
     if not isinstance(accounts, list) or not accounts or not all(map(_is_word, accounts)):
         bad("accounts", 'must be names of gate ports\' accounts, as in ["answers"]')
@@ -125,27 +123,29 @@ def read_block(path: Path) -> BudgetBlock:
         raise InputError(f"{path} is no budget", problems=tuple(problems))
     return BudgetBlock(
         str(lineage),
-        Limits(lifetime, tuple(sorted((windows or {}).items()))),
+        Limits(lifetime, tuple(sorted(windows.items()))),
         dict.fromkeys(accounts, Limits(None)),
         net,
     )
 
 
-def _windows(table: object) -> dict[int, int] | None:
-    """Milliseconds to bytes; None for what is no such table."""
+def _windows(table: object) -> tuple[dict[int, int], int]:
+    """Milliseconds to bytes, and how many entries are no such thing."""
     if not isinstance(table, dict):
-        return None
+        return {}, 1
     windows: dict[int, int] = {}
+    wrong = 0
     for length, written in table.items():
         size = _size(written)
         try:
             length_ms = _length_ms(length, "windows")
         except InputError:
-            return None
+            length_ms = 0
         if length_ms < 1 or length_ms in windows or size is None:
-            return None
-        windows[length_ms] = size
-    return windows
+            wrong += 1
+        else:
+            windows[length_ms] = size
+    return windows, wrong
 
 
 def _is_word(value: object) -> bool:

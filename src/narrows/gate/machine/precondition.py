@@ -42,14 +42,20 @@ class Ruleset:
 
 
 def list_rules(nft: Nft) -> Ruleset:
-    """The kernel's rules. ``PeerError``: they cannot be read."""
+    """The kernel's rules. ``PeerError``: they cannot be read, not at a second look either: a list
+    is cut short where rules change while it is made."""
     try:
-        return Ruleset(
-            nft.run("list ruleset netdev", as_json=False),
-            json.loads(nft.run("list ruleset netdev"))["nftables"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise PeerError("nftables' list of rules cannot be read") from error
+        return _listed(nft)
+    except (ValueError, KeyError, TypeError):
+        try:
+            return _listed(nft)
+        except (ValueError, KeyError, TypeError) as error:
+            raise PeerError("nftables' list of rules cannot be read") from error
+
+
+def _listed(nft: Nft) -> Ruleset:
+    text = nft.run("list ruleset netdev", as_json=False)
+    return Ruleset(text, json.loads(nft.run("list ruleset netdev"))["nftables"])
 
 
 def machine_fault(

@@ -53,6 +53,7 @@ def engines(
         raise InputError(f"--batch {batch!r} is no list", "as in 1,8,32") from error
     if not all(1 <= one <= 1024 for one in batches):
         raise InputError("--batch goes from 1 to 1024")
+    (folder / "config.json").read_bytes()  # before the server is waited for: OSError is told
     upstream = UpstreamConfig(  # a busy machine makes no measurement fail
         url,
         model,

@@ -127,11 +127,17 @@ def test_a_restart_between_any_two_reads_changes_nothing(tmp_path: Path) -> None
     assert max(scorer.scored.values()) == 1
 
 
-def test_another_tape_than_the_one_that_was_audited_ends_all_credit(tmp_path: Path) -> None:
-    path, nonce = tmp_path / "j.db", nonce_of(0)
+def growing(nonce: bytes) -> MemorySpool:
+    """Nine tenths of one chapter."""
     spool = MemorySpool(chapters(1))
     spool.over.clear()
     spool.known[nonce] = int(0.9 * spool.known[nonce])
+    return spool
+
+
+def test_another_tape_than_the_one_that_was_audited_ends_all_credit(tmp_path: Path) -> None:
+    path, nonce = tmp_path / "j.db", nonce_of(0)
+    spool = growing(nonce)
     one, journal = follower(spool, path)
     run_out(one)
     assert journal.behind == 0
@@ -149,9 +155,7 @@ def test_another_tape_than_the_one_that_was_audited_ends_all_credit(tmp_path: Pa
 
 def test_a_tape_that_lost_its_end_is_heard(tmp_path: Path) -> None:
     path, nonce = tmp_path / "j.db", nonce_of(0)
-    spool = MemorySpool(chapters(1))
-    spool.over.clear()
-    spool.known[nonce] = int(0.9 * spool.known[nonce])
+    spool = growing(nonce)
     one, journal = follower(spool, path)
     run_out(one)
     journal.close()

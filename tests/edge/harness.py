@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -240,3 +241,21 @@ def wait_until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+def mutations(good: object, junk: list[object], count: int = 2000) -> Iterator[object]:
+    """``good`` with parts left out or replaced at random. Prints its seed."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    others = [None, True, 7, -1.5, "x", [], {}, [[]], ["x"], *junk]
+
+    def mutate(value):
+        if rng.random() < 0.06:
+            return rng.choice(others)
+        if isinstance(value, dict):
+            return {key: mutate(inner) for key, inner in value.items() if rng.random() > 0.03}
+        return [mutate(inner) for inner in value] if isinstance(value, list) else value
+
+    for _ in range(count):
+        yield mutate(good)

@@ -141,6 +141,16 @@ async def say(response: web.StreamResponse, chunk: dict[str, Any]) -> None:
     await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
 
+async def run(app: web.Application) -> None:
+    """Print the port and serve until killed."""
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(site._server.sockets[0].getsockname()[1], flush=True)  # type: ignore[union-attr]
+    await asyncio.Event().wait()
+
+
 async def main(path: Path, vocab_size: int) -> None:
     server = Server(BpeTokenizer(path.read_text(), vocab_size=vocab_size, eos_ids=EOS))
     app = web.Application()
@@ -149,12 +159,7 @@ async def main(path: Path, vocab_size: int) -> None:
     app.router.add_post("/v1/chat/completions", server.chat)
     app.router.add_post("/switch", server.switch)
     app.router.add_get("/seen", server.told)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(site._server.sockets[0].getsockname()[1], flush=True)  # type: ignore[union-attr]
-    await asyncio.Event().wait()
+    await run(app)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from enclave.fake_vllm import CONTEXT, EOS, logits_of, say, stream
+from enclave.fake_vllm import CONTEXT, EOS, logits_of, run, say, stream
 from narrows.models.text.tokenizer import BpeTokenizer
 
 MODES = ("vllm", "sglang", "other-seed", "sglang-native", "no-seed", "refuses")
@@ -150,12 +150,7 @@ async def main(path: Path, vocab_size: int) -> None:
     app.router.add_post("/v1/chat/completions", server.chat)
     app.router.add_post("/generate", server.generate)
     app.router.add_get("/seen", server.told)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(site._server.sockets[0].getsockname()[1], flush=True)  # type: ignore[union-attr]
-    await asyncio.Event().wait()
+    await run(app)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from enclave.fake_vllm import EOS, logits_of
 from enclave.seed_servers import drawn, hashes
-from enclave.strong_folder import VOCAB, seen, serving, write_folder
+from enclave.strong_folder import VOCAB, seen, serving
 from enclave.test_session import OPTIONS, Edge
 from enclave.test_upstream_tokens import KEY, MESSAGES, Case, ids, run
 from models.models import artifact_path
@@ -36,16 +36,6 @@ from narrows.wire.messages import PROTOCOL, Greeting, Hello, Request, WeakOffer
 
 VLLM, SGLANG = NoiseFamily.SEED_VLLM, NoiseFamily.SEED_SGLANG
 ALL = LinkOptions(max_hold_ms=20, round_hold_ms=0, noise=4)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("strong") / "tiny-strong")
-
-
-@pytest.fixture(scope="module")
-def strong(folder: Path) -> StrongText:
-    return StrongText(folder)
 
 
 @pytest.fixture(scope="module")

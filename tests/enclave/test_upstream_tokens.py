@@ -46,16 +46,6 @@ MESSAGES = [{"role": "user", "content": "What leaves?"}]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("strong") / "tiny-strong")
-
-
-@pytest.fixture(scope="module")
-def strong(folder: Path) -> StrongText:
-    return StrongText(folder)
-
-
-@pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
     with serving(folder) as url:
         yield url

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import json
 import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping
+
+from narrows.wire.onereader import OneReaderServer
 
 MAX_LINES = 1000
 MAX_LINE_CHARS = 400
@@ -44,40 +45,18 @@ class LineRing(logging.Handler):
         return list(self._lines)[len(self._lines) - fresh :] if fresh > 0 else []
 
 
-class TelemetryServer:
-    """Serves the ring to one reader at a time. ``figures`` are added when they change."""
+class TelemetryServer(OneReaderServer):
+    """Serves the ring. ``figures`` are added when they change."""
 
     def __init__(self, ring: LineRing, figures: Figures, interval_s: float) -> None:
+        super().__init__(self._send)
         self._ring = ring
         self._figures = figures
         self._interval_s = interval_s
-        self._busy = False
-        self._server: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; the port."""
-        self._server = await asyncio.start_server(self._serve, host, port)
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._busy:
-            writer.close()
-            return
-        self._busy = True
-        try:
-            with contextlib.suppress(OSError):
-                await self._send(writer, asyncio.create_task(reader.read(1)))
-        finally:
-            self._busy = False
-            writer.close()
-
-    async def _send(self, writer: asyncio.StreamWriter, gone: asyncio.Task[bytes]) -> None:
-        """Until the reader goes away (``gone``: it never has anything to say)."""
+    async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until the reader goes away: it never has anything to say."""
+        gone = asyncio.create_task(reader.read(1))
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         sent, shown = 0, ""
         while not gone.done():

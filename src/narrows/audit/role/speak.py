@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from narrows.errors import InputError
+from narrows.wire.onereader import OneReaderServer
 from narrows.wire.verdict import LedgerView, ViewReader
 
 READ_BYTES = 1 << 16
@@ -23,39 +24,21 @@ Clock = Callable[[], float]
 """Seconds that only grow."""
 
 
-class VerdictServer:
-    """One reader at a time. ``compose``: a verdict of the views that have come, from which it
+class VerdictServer(OneReaderServer):
+    """``compose``: a verdict of the views that have come, from which it
     takes those that it used."""
 
     def __init__(self, compose: Compose, period_s: float, clock: Clock = time.monotonic) -> None:
+        super().__init__(self._speak)
         self._compose, self._period_s, self._clock = compose, period_s, clock
-        self._busy = False
-        self._server: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; the port."""
-        self._server = await asyncio.start_server(self._serve, host, port)
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._busy:
-            writer.close()
-            return
-        self._busy = True
+    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         views: Views = {}
         listening = asyncio.create_task(_listen(reader, views))
         try:
-            with contextlib.suppress(OSError):
-                await self._send(writer, listening, views)
+            await self._send(writer, listening, views)
         finally:
-            self._busy = False
             listening.cancel()
-            writer.close()
 
     async def _send(
         self, writer: asyncio.StreamWriter, listening: asyncio.Task[None], views: Views

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from narrows.bench.coupled import SampledAnswer, divergence, rows_of
-from narrows.bench.engines.prompts import PROMPTS
+from narrows.bench.coupled import QUESTIONS, SampledAnswer, divergence, rows_of
 from narrows.coding.events import AnswerSpec, Coding, Failed, Finished, Opened, Text, Tokens, Usage
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.options import LinkOptions
@@ -122,7 +121,7 @@ async def _decoded(port: int, model: TokenModel, way: str, count: int, most: int
             raise PeerError("the enclave refused the link")
         for n, key in enumerate(keys(count)):
             body = {
-                "messages": [{"role": "user", "content": PROMPTS[n % len(PROMPTS)]}],
+                "messages": [{"role": "user", "content": QUESTIONS[n % len(QUESTIONS)]}],
                 "max_tokens": most,
                 "temperature": 1.0,
                 "seed": n,
@@ -200,7 +199,7 @@ def entropies(
     for n, tokens in enumerate(ids):
         if not tokens:
             continue
-        prompt = chat.render([{"role": "user", "content": PROMPTS[n % len(PROMPTS)]}])
+        prompt = chat.render([{"role": "user", "content": QUESTIONS[n % len(QUESTIONS)]}])
         answer = SampledAnswer(list(prompt), b"", list(tokens), [])
         answer.logits = [row.copy() for row in rows_of(strong, answer)]
         sums += np.array(divergence([answer], other)) * len(tokens)

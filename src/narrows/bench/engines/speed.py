@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from narrows.bench.engines.prompts import PROMPTS
+from narrows.bench.coupled import QUESTIONS
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer
 from narrows.enclave.tokens.completion import Asked, CompletionReader
@@ -137,7 +137,9 @@ class _Window:
         return 0.0 if self._pid is None else processor_s(self._pid)
 
     def _asked(self, n: int, keyed: bool) -> Asked:
-        prompt = self._strong.chat.render([{"role": "user", "content": PROMPTS[n % len(PROMPTS)]}])
+        prompt = self._strong.chat.render(
+            [{"role": "user", "content": QUESTIONS[n % len(QUESTIONS)]}]
+        )
         self._made += 1
         key = hashlib.sha256(self._made.to_bytes(8, "big")).digest()
         asked = Asked(tuple(prompt), self._most, {"ignore_eos": True})

@@ -44,18 +44,14 @@ class Ruleset:
 def list_rules(nft: Nft) -> Ruleset:
     """The kernel's rules. ``PeerError``: they cannot be read, not at a second look either: a list
     is cut short where rules change while it is made."""
-    try:
-        return _listed(nft)
-    except (ValueError, KeyError, TypeError):
+    fault: Exception | None = None
+    for _ in range(2):
         try:
-            return _listed(nft)
+            text = nft.run("list ruleset netdev", as_json=False)
+            return Ruleset(text, json.loads(nft.run("list ruleset netdev"))["nftables"])
         except (ValueError, KeyError, TypeError) as error:
-            raise PeerError("nftables' list of rules cannot be read") from error
-
-
-def _listed(nft: Nft) -> Ruleset:
-    text = nft.run("list ruleset netdev", as_json=False)
-    return Ruleset(text, json.loads(nft.run("list ruleset netdev"))["nftables"])
+            fault = error
+    raise PeerError("nftables' list of rules cannot be read") from fault
 
 
 def machine_fault(

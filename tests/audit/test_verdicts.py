@@ -7,12 +7,14 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.desk_rig import GRAIN_BYTES, Desk, exchange
 from audit.role_rig import Died, Killer
+from narrows.deploy import closing as closing_module
 from narrows.deploy import poster as poster_module
 from narrows.deploy.closing import close_behind_alarm
 from narrows.deploy.poster import CreditPoster
@@ -205,6 +207,39 @@ def test_behind_an_alarm_close_revokes_and_nothing_leaves(tmp_path: Path) -> Non
     net = desk.net()
     assert not net.auditors
     assert net.meter.limits.lifetime_bytes == net.meter.committed_bytes()
+    journal.close()
+
+
+def test_a_closing_that_failed_is_tried_again(tmp_path: Path) -> None:
+    """Once before anything, and once behind its first half, by another poster."""
+    desk = Desk(tmp_path / "state")
+    tries = []
+
+    def close() -> None:
+        tries.append(None)
+        if len(tries) == 1:
+            raise BudgetError("the ledger cannot be opened")
+        with closing(desk.ledger()) as ledger:
+            key = load_private(desk.state / "ledger" / "operators" / "demo.key")
+            if len(tries) == 2:
+                with patch.object(closing_module, "auditor_document", side_effect=BudgetError("x")):
+                    close_behind_alarm(ledger, "demo", "gate", key)
+            close_behind_alarm(ledger, "demo", "gate", key)
+
+    desk.close = close
+    role, journal = desk.auditor()
+    role._follower.auditor.alarm.raised = True
+    role._follower._show(0, "")
+    poster = desk.poster()
+    exchange(role, poster)
+    assert desk.net().auditors
+    exchange(role, poster)
+    net = desk.net()
+    assert net.auditors
+    assert net.meter.limits.lifetime_bytes == net.meter.committed_bytes()
+    exchange(role, desk.poster())
+    assert not desk.net().auditors
+    assert len(tries) == 3
     journal.close()
 
 

@@ -41,8 +41,8 @@ RETRY_S = (0.5, 30.0)
 
 class CreditPoster:
     """One lineage and gate. ``open_ledger``: as an operator, held for one booking only, so that
-    people's commands find it free. ``close``: called once where the policy is to close; its
-    errors are told. Not for two threads."""
+    people's commands find it free. ``close``: called where the policy is to close, with each
+    verdict until it succeeds; its errors are told. Not for two threads."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class CreditPoster:
         self._place, self._open_ledger, self._state_dir = place, open_ledger, place.state_dir
         self._lineage, self._gate = lineage, gate
         self._size_bytes, self._close, self._now_s = verdict_bytes, close, now_s
+        self._is_shut = False
         self.book: VerdictBook = read_book(self._state_dir)
         self.linked = False
         """A verdict has come since somebody reset this."""
@@ -94,11 +95,13 @@ class CreditPoster:
             self._book(state, auditor, verdict)
 
     def _shut(self, epoch: str, close: Callable[[], None]) -> None:
-        if self.book.closed == epoch:
+        if self.book.closed != epoch:
+            self._write(closed=epoch)  # first: whatever happens now, nothing more is booked
+        if self._is_shut:
             return
-        self._write(closed=epoch)
         try:
             close()
+            self._is_shut = True
         except NarrowsError as error:
             log.error("closing behind an alarm: %s", error.message)
 

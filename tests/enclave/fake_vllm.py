@@ -3,7 +3,8 @@
     python fake_vllm.py TOKENIZER_JSON VOCAB_SIZE     says its port
 
 The ``model`` of a request says how the server behaves (``MODES``); the model called ``switch``
-behaves as the last ``POST /switch`` said. Its logits follow from the last three tokens, so that
+behaves as the last ``POST /switch`` said, the one called ``holds`` couples and waits behind its
+``HELD`` th token for the client to go. Its logits follow from the last three tokens, so that
 a test knows them too (``logits_of``). ``GET /seen``: every request so far, and how it ended.
 """
 
@@ -27,6 +28,7 @@ from narrows_vllm.pick import Shape, pick
 
 MODES = ("coupled", "ignores", "wrong-key", "no-ids", "other-words", "refuses-key", "other-prompt")
 EOS = (0, 2)
+HELD = 100  # more than a probe asks for
 CONTEXT = 512
 _random = np.random.default_rng()
 
@@ -47,7 +49,7 @@ class Server:
         self.seen: list[dict[str, Any]] = []
 
     async def models(self, request: web.Request) -> web.Response:
-        rows = [{"id": name, "max_model_len": CONTEXT} for name in (*MODES, "switch")]
+        rows = [{"id": name, "max_model_len": CONTEXT} for name in (*MODES, "switch", "holds")]
         return web.json_response({"data": rows})
 
     async def switch(self, request: web.Request) -> web.Response:
@@ -126,6 +128,8 @@ class Server:
             await say(response, {"choices": [choice | {"finish_reason": ends}]})
             if over:
                 return "stop"
+            if mode == "holds" and len(out) == HELD:
+                await asyncio.Event().wait()
             if not body.get("ignore_eos"):
                 await asyncio.sleep(0.001)
         return "length"

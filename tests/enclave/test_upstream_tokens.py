@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from enclave.fake_vllm import CONTEXT, EOS, MODES, logits_of
+from enclave.fake_vllm import CONTEXT, EOS, HELD, MODES, logits_of
 from enclave.strong_folder import VOCAB, seen, serving, switch, write_folder
 from narrows.coding.events import (
     Coding,
@@ -249,14 +249,14 @@ def test_a_resumed_answer_goes_on_as_it_was(
 
 def test_an_answer_ends_where_a_stop_string_does(url: str, strong: StrongText) -> None:
     async def check(case: Case) -> None:
-        whole = expected(strong, 200)
+        whole = expected(strong, HELD)
         text = b"".join(map(strong.tokenizer.token_bytes, whole)).decode("utf-8", "replace")
         plain = "".join(c for c in text if " " <= c <= "~")
         stop = next(text[k : k + 3] for k in range(8, len(text)) if text[k : k + 3] in plain)
         events = await case.answer(max_tokens=200, stop=[stop])
         said = ids(events)
         assert said == whole[: len(said)]
-        assert len(said) < len(whole)
+        assert len(said) < HELD
         shown = b"".join(map(strong.tokenizer.token_bytes, said)).decode("utf-8", "replace")
         assert text.find(stop) == shown.find(stop)
         before = b"".join(map(strong.tokenizer.token_bytes, said[:-1])).decode("utf-8", "replace")
@@ -265,7 +265,7 @@ def test_an_answer_ends_where_a_stop_string_does(url: str, strong: StrongText) -
         assert "stop" not in seen(url)[-1]
         await case.until(lambda: seen(url)[-1]["end"] == "aborted")
 
-    run(Case(url, "coupled", strong), check)
+    run(Case(url, "holds", strong), check)
 
 
 def test_a_cancel_frees_the_server_at_once(url: str, strong: StrongText) -> None:
@@ -276,7 +276,7 @@ def test_a_cancel_frees_the_server_at_once(url: str, strong: StrongText) -> None
         await events.aclose()
         await case.until(lambda: seen(url)[-1]["end"] == "aborted")
 
-    run(Case(url, "coupled", strong), check)
+    run(Case(url, "holds", strong), check)
 
 
 def test_prompts_that_do_not_fit(url: str, strong: StrongText) -> None:

@@ -18,7 +18,7 @@ from models.models import artifact_path
 from narrows.bench.engines.link import Crossed, report
 from narrows.bench.engines.speed import processor_s, summary
 from narrows.cli.bench.engines import app
-from narrows.errors import InputError
+from narrows.errors import InputError, PeerError
 
 
 def test_a_ratio_is_of_pairs_so_that_load_cancels_out() -> None:
@@ -78,3 +78,15 @@ def test_the_command_on_a_server_that_couples(tmp_path: Path) -> None:
         assert speeds["1"]["processor"]["ratio"] > 0
     result = CliRunner().invoke(app, [url, *options, "--part", "all"])
     assert result.exit_code != 0
+    result = CliRunner().invoke(app, [url, *options, "--part", "speed"])
+    assert isinstance(result.exception, PeerError)  # the server is gone: one sentence
+
+
+def test_a_server_that_couples_by_a_seed_is_measured(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "strong")
+    with serving(folder, "seed_servers.py") as url:
+        options = ["--folder", str(folder), "--model", "vllm", "--json", "--part", "bits"]
+        small = ["--weak", str(artifact_path("llama")), "--prompts", "2", "--tokens", "8"]
+        result = CliRunner().invoke(app, [url, *options, *small])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["coupled"]["tokens"] > 0

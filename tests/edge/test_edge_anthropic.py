@@ -20,6 +20,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.edge.api import jsonio
+from narrows.edge.api.request import parse_chat
 from narrows.edge.config import EdgeLimits
 from narrows.edge.dialects.anthropic_request import anthropic_request
 from narrows.edge.problems import ApiError
@@ -227,6 +228,19 @@ def test_errors_have_the_shape_of_that_api(rig):
             list(stream)
 
 
+def test_every_error_has_that_shape(rig):
+    for path, method in (("/v1/messages/batches", "post"), ("/v1/messages", "get")):
+        reply = rig.post({}, path) if method == "post" else rig.get(path)
+        assert reply.status_code in (404, 405)
+        assert reply.json()["type"] == "error"
+
+
+def test_an_effort_reaches_the_server(rig):
+    rig.enclave.script = lambda request: native("hello")
+    ask(rig, output_config={"effort": "high"})
+    assert rig.enclave.requests[-1].body["reasoning_effort"] == "high"
+
+
 def test_arguments_that_are_no_object_fail_and_are_not_dropped(rig):
     for text in (b'{"a":', b"[1]", b'{"a":1e999}', b'{"a":1,"a":2}'):
         rig.enclave.script = lambda request, text=text: [
@@ -284,6 +298,7 @@ GOOD = {
     ],
 )
 def test_what_is_refused_is_named(change, param):
+    parse_chat(anthropic_request(GOOD, EdgeLimits()).chat, "m", EdgeLimits())
     with pytest.raises(ApiError) as caught:
         anthropic_request(GOOD | change, EdgeLimits())
     assert caught.value.param == param

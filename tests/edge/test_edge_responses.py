@@ -9,8 +9,9 @@ import pytest
 
 from edge.harness import MODEL, Rig, mutations, native
 from edge.test_edge_anthropic import thinker
-from narrows.coding.events import Failed, Failure, Finish
+from narrows.coding.events import Channel, Failed, Failure, Finish, Finished, Switch, Text
 from narrows.edge.api import jsonio
+from narrows.edge.api.request import parse_chat
 from narrows.edge.config import EdgeLimits
 from narrows.edge.dialects.responses_request import responses_request
 from narrows.edge.dialects.responses_store import ResponsesStore
@@ -195,7 +196,7 @@ GOOD = {
     ],
 )
 def test_what_is_refused_is_named(change, param):
-    responses_request(GOOD, EdgeLimits())
+    parse_chat(responses_request(GOOD, EdgeLimits()).joined([]), "m", EdgeLimits())
     with pytest.raises(ApiError) as caught:
         responses_request(GOOD | change, EdgeLimits())
     assert caught.value.param == param
@@ -213,21 +214,21 @@ def test_any_mutation_is_a_request_or_an_error():
 
 def test_what_is_kept_is_bounded_by_key_in_all_and_in_time():
     now = [0.0]
-    store = ResponsesStore(1000, 2500, 60, lambda: now[0])
+    store = ResponsesStore(3000, 6000, 60, lambda: now[0])
     words = [{"role": "user", "content": "x" * 300}]
     for index in range(5):
         store.put(1, f"r{index}", words, {})
     with pytest.raises(ApiError):
         store.messages(1, "r0")
-    assert store.messages(1, "r4") == words
+    assert json.loads(store.messages(1, "r4")) == words
     with pytest.raises(ApiError):  # another key's
         store.messages(2, "r4")
-    store.put(1, "huge", [{"role": "user", "content": "x" * 2000}], {})
-    assert store.messages(1, "r4") == words
+    store.put(1, "huge", [{"role": "user", "content": "x" * 4000}], {})
+    assert json.loads(store.messages(1, "r4")) == words
     for scope in range(2, 40):
         store.put(scope, "r", words, {})
-        assert store.size_bytes <= 2500
-    assert store.messages(39, "r") == words
+        assert store.size_bytes <= 6000
+    assert json.loads(store.messages(39, "r")) == words
     now[0] = 61.0
     with pytest.raises(ApiError):
         store.messages(39, "r")
@@ -235,3 +236,40 @@ def test_what_is_kept_is_bounded_by_key_in_all_and_in_time():
     assert store.response(1, "new") == {"id": "new"}
     store.forget(1, "new")
     assert store.size_bytes == 0
+
+
+def test_a_conversation_is_held_to_the_limits_of_a_body(tmp_path):
+    with Rig(tmp_path, limits=EdgeLimits(body_bytes=8192, prompt_bytes=8192)) as rig:
+        rig.enclave.script = lambda request: native("so")
+        first = ask(rig, "x" * 3000)
+        second = ask(rig, "x" * 3000, previous_response_id=first.id)
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(rig, "x" * 3000, previous_response_id=second.id)
+        assert caught.value.code == "context_length_exceeded"
+        assert ask(rig).output_text == "so"
+
+
+def test_many_parts_are_refused_before_they_are_read(rig):
+    refusals = [{"type": "refusal", "refusal": "no"}] * 3000
+    items = [{"role": "assistant", "content": refusals + [{"type": "output_text"}] * 3000}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(rig, items)
+    assert caught.value.param == "input[0].content"
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(rig, [{"role": "assistant", "content": [{"type": "refusal", "refusal": {"a": 1}}]}])
+    assert caught.value.param == "input[0].content[0].refusal"
+
+
+def test_arguments_behind_other_text_end_the_answer(rig):
+    """A nameless call would be a wrong answer."""
+    rig.enclave.script = lambda request: [
+        *thinker(request)[:10],
+        Switch(Channel.CONTENT),
+        Text(b"between"),
+        Switch(Channel.TOOL_ARGUMENTS),
+        Text(b"{}"),
+        Finished(Finish.TOOL_CALLS),
+    ]
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(rig, tools=[TOOL])
+    assert caught.value.code == "upstream_malformed"

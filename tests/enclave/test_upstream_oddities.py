@@ -154,6 +154,33 @@ def test_tool_calls_are_put_together(
     assert calls_of(events) == calls
 
 
+def test_text_amid_a_calls_arguments_waits_until_they_are_whole() -> None:
+    """Else the link would carry the rest of them as another call's."""
+    chunks = [
+        delta(tool_calls=[fragment(0, "a", name="f", arguments='{"x"')]),
+        delta(content="\n"),
+        delta(tool_calls=[fragment(0, arguments=":1}")]),
+        delta(content="so"),
+        delta(tool_calls=[fragment(1, "b", name="g", arguments="{")]),
+        delta(content="!"),
+        delta("tool_calls"),
+        DONE,
+    ]
+    said: list[tuple[Channel, str]] = [(Channel.CONTENT, "")]
+    for event in run(stream(*chunks)):
+        if isinstance(event, Switch):
+            said.append((event.channel, ""))
+        elif isinstance(event, Text):
+            said[-1] = (said[-1][0], said[-1][1] + event.data.decode())
+    assert said[1:] == [
+        (Channel.TOOL_NAME, "f"),
+        (Channel.TOOL_ARGUMENTS, '{"x":1}'),
+        (Channel.CONTENT, "\nso!"),
+        (Channel.TOOL_NAME, "g"),
+        (Channel.TOOL_ARGUMENTS, "{"),
+    ]
+
+
 @pytest.mark.parametrize(
     "fragments",
     [

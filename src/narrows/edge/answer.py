@@ -213,13 +213,13 @@ class EdgeAnswer:
             raise LinkError("a resumed answer went another way")
         self._switched = True
         self._flush()
+        if channel is Channel.TOOL_ARGUMENTS and self._channel is not Channel.TOOL_NAME:
+            raise LinkError("arguments that do not follow the name of their call")
         self._channel = channel
         if channel is Channel.TOOL_NAME:
             self._call += 1
             if self._call >= MAX_TOOL_CALLS:
                 raise LinkError("too many tool calls")
-        elif channel is Channel.TOOL_ARGUMENTS and self._call < 0:
-            raise LinkError("arguments without a tool call")
 
     def _flush(self) -> None:
         """End the current piece of text: held bytes, held stop prefix, a tool's whole name."""

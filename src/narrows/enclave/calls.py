@@ -85,6 +85,11 @@ class ToolCalls:
         self._live = True
         return [Begun(call.name), *call.arguments]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether more arguments of the call that was passed on may come."""
+        return self._live and not self._calls[0].whole
+
     def finish(self) -> list[str]:
         """All that was held."""
         if not all(call.name for call in self._calls):

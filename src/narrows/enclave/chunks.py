@@ -35,6 +35,7 @@ _FINISH = {
     "function_call": Finish.TOOL_CALLS,
     "content_filter": Finish.CONTENT_FILTER,
 }
+_CALL = (Channel.TOOL_NAME, Channel.TOOL_ARGUMENTS)
 _UNCARRIED = ("function_call", "audio", "images")
 
 
@@ -86,8 +87,9 @@ def finish_of(reason: str) -> Finish:
 
 
 class ChunkReader:
-    """One answer's chunks in order; holds the state between them. ``Malformed`` for what is no
-    chunk of an answer, and for more than ``max_answer_bytes`` of text."""
+    """One answer's chunks in order; holds the state between them. Text that comes amid a call's
+    arguments is held until they are whole: a call crosses in one piece. ``Malformed`` for what is
+    no chunk of an answer, and for more than ``max_answer_bytes`` of text."""
 
     stopped = False  # the server looks for stop strings itself
 
@@ -95,6 +97,7 @@ class ChunkReader:
         self._left_bytes = max_answer_bytes
         self._channel = Channel.CONTENT
         self._calls = ToolCalls(max_answer_bytes)
+        self._held: list[tuple[Channel, bytes]] = []
         self._reason: str | None = None
         self._usage: Usage | None = None
         self._empty = True
@@ -114,7 +117,7 @@ class ChunkReader:
         if self._reason is None:
             return []
         finish = finish_of(self._reason)
-        events = self._parts(self._calls.finish())
+        events = [*self._parts(self._calls.finish()), *self._release()]
         if self._usage is not None:
             events.append(self._usage)
         return [*events, Finished(finish)]
@@ -142,12 +145,13 @@ class ChunkReader:
             raise Malformed("tool_calls is not a list")
         for call in calls:
             events += self._parts(self._calls.add(call))
-        return events
+        return events if self._calls.is_open else events + self._release()
 
     def _parts(self, parts: list[str]) -> list[Event]:
         events: list[Event] = []
         for part in parts:
             if isinstance(part, Begun):
+                events += self._release()
                 self._channel = Channel.TOOL_NAME
                 events.append(Switch(Channel.TOOL_NAME))
                 events += self._text(Channel.TOOL_NAME, str(part))
@@ -164,6 +168,16 @@ class ChunkReader:
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
             raise Malformed("the answer is longer than the limit")
+        if channel not in _CALL and self._calls.is_open:
+            self._held.append((channel, data))
+            return []
+        return self._said(channel, data)
+
+    def _release(self) -> list[Event]:
+        held, self._held = self._held, []
+        return [event for channel, data in held for event in self._said(channel, data)]
+
+    def _said(self, channel: Channel, data: bytes) -> list[Event]:
         if channel == self._channel:
             return [Text(data)]
         self._channel = channel

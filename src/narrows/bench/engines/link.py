@@ -19,7 +19,17 @@ from typing import Any
 import numpy as np
 
 from narrows.bench.coupled import QUESTIONS, SampledAnswer, divergence, rows_of
-from narrows.coding.events import AnswerSpec, Coding, Failed, Finished, Opened, Text, Tokens, Usage
+from narrows.coding.events import (
+    AnswerSpec,
+    Coding,
+    Failed,
+    Finished,
+    NoiseFamily,
+    Opened,
+    Text,
+    Tokens,
+    Usage,
+)
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
@@ -110,10 +120,11 @@ async def _cross(
 
 async def _decoded(port: int, model: TokenModel, way: str, count: int, most: int) -> Crossed:
     bits: dict[bytes, float] = {}
-    decoder = LinkDecoder(model, LinkOptions(), partial(_Counting, bits))
+    options = LinkOptions(noise=int(max(NoiseFamily)))
+    decoder = LinkDecoder(model, options, partial(_Counting, bits))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     offer = WeakOffer(model.digest.hex(), model.numerics.hex())
-    writer.write(encode_frame(Hello(PROTOCOL, [offer], LinkOptions().to_wire())))
+    writer.write(encode_frame(Hello(PROTOCOL, [offer], options.to_wire())))
     events: list[list[Any]] = []
     result = Crossed()
     try:
@@ -148,7 +159,8 @@ async def _decoded(port: int, model: TokenModel, way: str, count: int, most: int
 
 def _add(result: Crossed, row: list[Any], way: str, model: TokenModel, bits: float) -> None:
     wanted = {"coupled": Coding.COUPLED, "ids": Coding.PLAIN, "text": Coding.TEXT}[way]
-    if row[0] != Opened(wanted) or isinstance(row[-1], Failed):
+    opened = isinstance(row[0], Opened) and row[0].coding is wanted
+    if not opened or isinstance(row[-1], Failed):
         raise PeerError(f"an answer crossed as {row[0]} and ended with {row[-1]}, not {way}")
     ids = [i for event in row if isinstance(event, Tokens) for i in event.ids]
     data = b"".join(event.data for event in row if isinstance(event, Text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +10,34 @@ from typing import Any
 
 from narrows.bench.coupled import five_bit_file, generate
 from narrows.bench.engines.link import WAYS, Crossed, cross, entropies, report
+from narrows.bench.engines.speed import failing
 from narrows.enclave.config import UpstreamConfig
+from narrows.enclave.modelserver import ModelServer
 from narrows.errors import InputError
 from narrows.models.registry import load_model
 
+REACH_S = 30.0
 NEAR = "near"
 BUILT_IN = "smollm2-135m"
 _ONE = 65536
 _SEARCH_TOKENS = 50  # an answer: fewer do not tell one rounding's divergence from another's
 
 Say = Callable[[str], None]
+
+
+def reach(upstream: UpstreamConfig) -> None:
+    """PeerError where the server does not answer, or not as a model server does."""
+    asyncio.run(_reach(upstream))
+
+
+async def _reach(upstream: UpstreamConfig) -> None:
+    server = ModelServer(upstream)
+    with failing(upstream):
+        try:
+            async with asyncio.timeout(REACH_S):
+                await server.ask("/models")
+        finally:
+            await server.close()
 
 
 def bits(

@@ -15,19 +15,23 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 
 from narrows.bench.coupled import QUESTIONS
+from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer
+from narrows.enclave.sse import Malformed
 from narrows.enclave.tokens.completion import Asked, CompletionReader
 from narrows.enclave.tokens.strong import StrongText
-from narrows.errors import InputError
+from narrows.errors import InputError, PeerError
 
 RESAMPLES = 4000
 Say = Callable[[str], None]
@@ -41,12 +45,25 @@ def measure(
     say: Say,
     pid: int | None = None,
 ) -> dict[str, Any]:
-    """Each batch size's ratio. ``pid``: the server's process. Raises what ``failure_in`` knows
-    where the server fails."""
+    """Each batch size's ratio. ``pid``: the server's process. The server has the plugin: a seed's
+    noise costs it nothing. Raises ``PeerError`` where the server fails."""
     if upstream.folder is None:
         raise InputError("the model's folder is needed", "give --folder")
     strong = StrongText(upstream.folder)
-    return asyncio.run(_measure(upstream, strong, batches, pairs, max_tokens, say, pid))
+    with failing(upstream):
+        return asyncio.run(_measure(upstream, strong, batches, pairs, max_tokens, say, pid))
+
+
+@contextmanager
+def failing(upstream: UpstreamConfig) -> Iterator[None]:
+    """What a request to the server raises, as ``PeerError``."""
+    try:
+        yield
+    except (Malformed, TimeoutError, ServerError, aiohttp.ClientError, OSError) as error:
+        what = str(error)[:200] or type(error).__name__
+        raise PeerError(
+            f"the model server at {upstream.url} fails: {what}", "is that its URL, with /v1?"
+        ) from error
 
 
 async def _measure(

@@ -41,7 +41,7 @@ def engines(
     from rich.console import Console
 
     from narrows.bench.engines import speed
-    from narrows.bench.engines.run import bits
+    from narrows.bench.engines.run import bits, reach
     from narrows.enclave.config import UpstreamConfig
     from narrows.errors import InputError
 
@@ -62,6 +62,7 @@ def engines(
         token_timeout_s=1800.0,
         answer_timeout_s=7200.0,
     )
+    reach(upstream)
     console = Console(stderr=True)
     with console.status("starting") as status:
         result: dict[str, Any] = {}

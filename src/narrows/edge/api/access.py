@@ -46,7 +46,8 @@ class Access:
             return found
         if keys.any_key(self._database):
             what = "is wrong or revoked" if given else "is missing"
-            message = f"The API key {what}: send 'Authorization: Bearer nk-...'."
+            ways = "'Authorization: Bearer nk-...' or 'x-api-key: nk-...'"
+            message = f"The API key {what}: send {ways}."
             raise ApiError(401, "invalid_api_key", message, kind="authentication_error")
         _refuse_browsers(headers)
         return OPEN_SCOPE, None

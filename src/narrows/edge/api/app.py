@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from starlette.applications import Starlette
@@ -97,9 +98,13 @@ class _Routes:
         scope = self._scope(request)
         body = await self._body(request)
         asked = responses_request(jsonio.parse_object(body), self._service.config.limits)
-        before = []
+        kept = b"[]"
         if asked.previous is not None:
-            before = self._service.replies.messages(scope, asked.previous)
+            kept = self._service.replies.messages(scope, asked.previous)
+        size_bytes = len(kept) + len(body)  # held to what it could be as input
+        if size_bytes > self._service.config.limits.body_bytes:
+            raise problems.too_long("The conversation and this request are too large together.")
+        before: list[dict[str, Any]] = json.loads(kept)
         parsed = self._parsed(asked.joined(before))
         spoken = before + asked.chat["messages"]
 
@@ -114,7 +119,7 @@ class _Routes:
             random_bytes=self._service.random_bytes,
             keep=keep,
         )
-        return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+        return AnswerResponse(self._service, parsed, dialect, scope, size_bytes)
 
     async def response(self, request: Request) -> Response:
         scope, _ = self._service.access.scope(request.headers)
@@ -217,16 +222,15 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     wrong_method = status == 405
     code = "method_not_allowed" if wrong_method else "unknown_url"
     problem = ApiError(status, code, f"No such endpoint: {request.method} {_path(request)}.")
-    return _reply(problem.body(), status, problem.headers())
+    return _problem(request, problem)
 
 
 def _path(request: Request) -> str:
     return request.url.path[:100].encode("ascii", "backslashreplace").decode()
 
 
-async def _on_disconnect(_: Request, error: Exception) -> Response:
-    problem = problems.client_gone()
-    return _reply(problem.body(), problem.status)
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return _problem(request, problems.client_gone())
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

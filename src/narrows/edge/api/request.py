@@ -11,6 +11,7 @@ mixed with the edge's secret, in ``seeds.py``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,10 @@ from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
 from narrows.edge.config import EdgeLimits
+from narrows.edge.dialects.fields import BodyFields
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
 
+_EFFORT = re.compile("[a-z]{1,16}")
 PRICED_TOKENS = 16384
 """An answer's length in the price of what is refused, where the request names none."""
 
@@ -42,7 +45,6 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "logit_bias": ({},),
     "store": (False,),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
     "functions": (),
@@ -64,14 +66,8 @@ class ChatRequest:
     keep: bool = True
 
 
-class _Fields:
-    """The request's fields, each taken once; what is left at the end is unknown."""
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        self._left = {name: value for name, value in data.items() if value is not None}
-
-    def take(self, name: str) -> Any:
-        return self._left.pop(name, None)
+class _Fields(BodyFields):
+    """The request's fields; what is left at the end is unknown, harmless, or neutral."""
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         value = self.take(name)
@@ -91,12 +87,6 @@ class _Fields:
             raise bad_request(f"{name} must be a number.", name, "invalid_type")
         if not low <= value <= high:
             raise bad_request(f"{name} must be {low:g}..{high:g}.", name)
-        return value
-
-    def flag(self, name: str) -> bool | None:
-        value = self.take(name)
-        if value is not None and not isinstance(value, bool):
-            raise bad_request(f"{name} must be true or false.", name, "invalid_type")
         return value
 
     def finish(self) -> None:
@@ -127,6 +117,11 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     if stops:
         body["stop"] = list(stops)
     _add_tools(fields, body, limits)
+    effort = fields.text("reasoning_effort")
+    if effort is not None:
+        if not _EFFORT.fullmatch(effort):
+            raise fields.bad("reasoning_effort", "must be a word, as in low")
+        body["reasoning_effort"] = effort
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed

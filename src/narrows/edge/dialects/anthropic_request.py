@@ -150,7 +150,8 @@ class _Turn:
         given = block.take("input")
         if not isinstance(given, dict):
             raise block.bad("input", "must be an object", "invalid_type")
-        arguments = json.dumps(given, separators=(",", ":"))
+        # Not escaped twice: a body of the largest size has to fit into a message inward.
+        arguments = json.dumps(given, separators=(",", ":"), ensure_ascii=False)
         function = {"name": name, "arguments": arguments}
         self._calls.append({"id": call_id, "type": "function", "function": function})
         if (caller := block.inner("caller")) is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from narrows.coding.events import Channel, Finish
 from narrows.edge.answer import Piece
-from narrows.edge.dialects.dialect import Ended, TokenUsage, event, random_id
+from narrows.edge.dialects.dialect import Ended, TokenUsage, event, joined, random_id
 from narrows.edge.problems import ApiError
 
 FINISH_REASONS = {
@@ -48,18 +48,7 @@ class DeltaMaker:
         self._make_id = make_id
 
     def deltas(self, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-        joined: list[Piece] = []
-        for piece in pieces:
-            last = joined[-1] if joined else None
-            if (
-                last
-                and (last.channel, last.call) == (piece.channel, piece.call)
-                and piece.channel is not Channel.TOOL_NAME
-            ):
-                joined[-1] = last._replace(text=last.text + piece.text)
-            else:
-                joined.append(piece)
-        return [self._delta(piece) for piece in joined]
+        return [self._delta(piece) for piece in joined(pieces)]
 
     def _delta(self, piece: Piece) -> dict[str, Any]:
         if piece.channel in _TEXT_FIELDS:

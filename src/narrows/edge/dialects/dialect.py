@@ -25,8 +25,6 @@ from narrows.edge.answer import Piece
 from narrows.edge.api import jsonio
 from narrows.edge.problems import ApiError
 
-TOOL_CHANNELS = (Channel.TOOL_NAME, Channel.TOOL_ARGUMENTS)
-
 
 def random_id(prefix: str, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
     return prefix + random_bytes(16).hex()
@@ -82,6 +80,19 @@ def event(body: object, name: str = "") -> bytes:
     return head + b"data: " + jsonio.dump(body) + b"\n\n"
 
 
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces that go on in the same place as one; a tool's name is whole and stays apart."""
+    found: list[tuple[Piece, list[str]]] = []
+    for piece in pieces:
+        last = found[-1][0] if found else None
+        same = last is not None and (last.channel, last.call) == (piece.channel, piece.call)
+        if same and piece.channel is not Channel.TOOL_NAME:
+            found[-1][1].append(piece.text)
+        else:
+            found.append((piece, [piece.text]))
+    return [piece._replace(text="".join(texts)) for piece, texts in found]
+
+
 @dataclass(slots=True)
 class Block:
     """A run of text in one channel, or one tool call: ``TOOL_ARGUMENTS`` with a ``name``."""
@@ -114,7 +125,7 @@ class Blocks:
 
     def feed(self, pieces: Sequence[Piece]) -> list[BlockStep]:
         steps: list[BlockStep] = []
-        for piece in pieces:
+        for piece in joined(pieces):
             if piece.channel is Channel.TOOL_NAME:
                 steps += self._begin(Block(Channel.TOOL_ARGUMENTS, piece.text))
                 continue
@@ -122,11 +133,7 @@ class Blocks:
                 steps += self._begin(Block(piece.channel))
             if self._keep:
                 self.list[-1].parts.append(piece.text)
-            at = len(self.list) - 1
-            if steps and steps[-1].what == "text":
-                steps[-1] = BlockStep("text", at, steps[-1].text + piece.text)
-            else:
-                steps.append(BlockStep("text", at, piece.text))
+            steps.append(BlockStep("text", len(self.list) - 1, piece.text))
         return steps
 
     def finish(self) -> list[BlockStep]:

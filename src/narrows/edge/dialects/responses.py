@@ -176,7 +176,7 @@ class ResponsesDialect:
 
     def _new_ids(self, block: Block) -> tuple[str, str]:
         prefix = _PREFIXES.get(block.channel, "fc_")
-        call_id = random_id("call_", self._random_bytes) if block.name or prefix == "fc_" else ""
+        call_id = random_id("call_", self._random_bytes) if prefix == "fc_" else ""
         return random_id(prefix, self._random_bytes), call_id
 
     def _call_id(self, at: int) -> str:

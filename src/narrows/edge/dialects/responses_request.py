@@ -236,20 +236,27 @@ class _Turns:
         if role not in ("user", "assistant", "system", "developer"):
             raise item.bad("role", "must be user, assistant, system or developer")
         content = item.take("content")
+        if isinstance(content, list) and len(content) > MAX_PARTS:
+            raise item.bad("content", f"must hold {MAX_PARTS} parts at most")
         if role != "assistant":
             self._refuse_wide(content)
             text = texts(content, item.path("content"), ("input_text",), MAX_PARTS)
             self._add({"role": role, "content": text})
             return
-        parts = content if isinstance(content, list) else []
-        refusals = [p for p in parts if isinstance(p, Mapping) and p.get("type") == "refusal"]
+        refusals, rest = [], []
+        for index, part in enumerate(content if isinstance(content, list) else []):
+            if isinstance(part, Mapping) and part.get("type") == "refusal":
+                where = f"{item.path('content')}[{index}]"
+                refusals.append(BodyFields(part, where).need_text("refusal"))
+            else:
+                rest.append(part)
         message = self._assistant()
         if "content" in message or "tool_calls" in message:
             self._joins = False
             message = self._assistant()
         if refusals:
-            message["refusal"] = "".join(str(part.get("refusal", "")) for part in refusals)
-            content = [part for part in parts if part not in refusals]
+            message["refusal"] = "".join(refusals)
+            content = rest
         kinds = ("output_text", "input_text")
         message["content"] = texts(content, item.path("content"), kinds, MAX_PARTS)
 

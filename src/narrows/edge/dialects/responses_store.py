@@ -8,13 +8,14 @@ a client is told that its reply is not there, and sends the conversation itself.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from narrows.edge.problems import ApiError, bad_request
 
+OBJECT_BYTES = 512  # what a kept reply takes beside its JSON
 Messages = list[dict[str, Any]]
 
 
@@ -26,7 +27,7 @@ class _Kept:
 
     @property
     def size_bytes(self) -> int:
-        return len(self.messages) + len(self.response)
+        return len(self.messages) + len(self.response) + OBJECT_BYTES
 
 
 class ResponsesStore:
@@ -41,6 +42,7 @@ class ResponsesStore:
         self._keep_s = keep_s
         self._clock = clock
         self._kept: dict[int, OrderedDict[str, _Kept]] = {}
+        self._bytes: Counter[int] = Counter()  # by scope
         self.size_bytes = 0
 
     def put(self, scope: int, reply: str, messages: Messages, response: dict[str, Any]) -> None:
@@ -50,18 +52,19 @@ class ResponsesStore:
             return
         own = self._kept.setdefault(scope, OrderedDict())
         own[reply] = kept
+        self._bytes[scope] += kept.size_bytes
         self.size_bytes += kept.size_bytes
         self._expire()
-        while sum(one.size_bytes for one in own.values()) > self._key_bytes:
+        while self._bytes[scope] > self._key_bytes:
             self._drop(scope, next(iter(own)))
         while self.size_bytes > self._all_bytes:
-            largest = max(self._kept, key=self._scope_bytes)
+            largest = max(self._bytes, key=self._bytes.__getitem__)
             self._drop(largest, next(iter(self._kept[largest])))
 
-    def messages(self, scope: int, reply: str) -> Messages:
-        """The conversation up to and with that reply. ApiError where it is not kept."""
-        found: Messages = json.loads(self._find(scope, reply, "previous_response_id").messages)
-        return found
+    def messages(self, scope: int, reply: str) -> bytes:
+        """The conversation up to and with that reply, as JSON, so that its size is known before
+        it is read. ApiError where it is not kept."""
+        return self._find(scope, reply, "previous_response_id").messages
 
     def response(self, scope: int, reply: str) -> dict[str, Any]:
         """The reply itself. ApiError where it is not kept."""
@@ -92,14 +95,13 @@ class ResponsesStore:
             while own and next(iter(own.values())).since_s < oldest:
                 self._drop(scope, next(iter(own)))
 
-    def _scope_bytes(self, scope: int) -> int:
-        return sum(one.size_bytes for one in self._kept[scope].values())
-
     def _drop(self, scope: int, reply: str) -> None:
         own = self._kept[scope]
-        self.size_bytes -= own.pop(reply).size_bytes
+        size_bytes = own.pop(reply).size_bytes
+        self.size_bytes -= size_bytes
+        self._bytes[scope] -= size_bytes
         if not own:
-            del self._kept[scope]
+            del self._kept[scope], self._bytes[scope]
 
 
 def _packed(value: object) -> bytes:

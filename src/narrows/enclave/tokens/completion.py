@@ -125,7 +125,7 @@ class CompletionReader:
         self._finder = StopFinder(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._empty = True
-        self._keep_text = keep_text
+        self.keeps_text = keep_text
         self.tokens: list[int] = []
         self.text: list[str] = []
         for token in before:
@@ -194,7 +194,7 @@ class CompletionReader:
         self._left_text -= len(text or "")  # the same answer again: a limit of its own
         if min(self._left_tokens, self._left_bytes, self._left_text) < 0:
             raise Malformed("the answer is longer than the limit")
-        if self._keep_text:
+        if self.keeps_text:
             self.text.append(text or "")
         return ids
 

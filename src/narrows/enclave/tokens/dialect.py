@@ -64,7 +64,6 @@ class NativeReader:
     def __init__(self, reader: CompletionReader) -> None:
         self._reader = reader
         self._seen = 0
-        self._text = ""
 
     @property
     def stopped(self) -> bool:
@@ -76,7 +75,7 @@ class NativeReader:
         said = data.get("meta_info")
         meta: Mapping[str, Any] = said if isinstance(said, dict) else {}
         choice = {
-            "text": self._fresh_text(data.get("text")),
+            "text": self._text(data.get("text")),
             "token_ids": self._fresh_ids(data.get("output_ids"), meta.get("completion_tokens")),
             "finish_reason": _reason(meta.get("finish_reason")),
         }
@@ -94,13 +93,12 @@ class NativeReader:
         self._seen = count
         return ids[len(ids) - fresh :]
 
-    def _fresh_text(self, text: object) -> str:
-        """Text may be whole where ids are not."""
+    def _text(self, text: object) -> str:
+        """All of it so far or what is new: both are read where somebody compares it, and where
+        nobody does it is not counted again with every chunk."""
         if not isinstance(text, str):
             raise Malformed("text is not a string")
-        fresh = text.removeprefix(self._text) if text.startswith(self._text) else text
-        self._text = text if fresh != text or not self._text else self._text + text
-        return fresh
+        return text if self._reader.keeps_text else ""
 
 
 def _reason(said: object) -> object:

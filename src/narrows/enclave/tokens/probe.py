@@ -212,7 +212,9 @@ class ServerProbe:
             return "the server's completion has no tokens"
         data = b"".join(map(self._strong.tokenizer.token_bytes, one.tokens))
         ours = _PRINTABLE.sub("", data.decode("utf-8", "replace"))
-        theirs = _PRINTABLE.sub("", "".join(one.text))
-        if ours.startswith(theirs) and len(ours) - len(theirs) <= _SLACK_CHARS:
-            return ""
+        # In pieces, or all of it in each chunk: the last one says it then.
+        for said in ("".join(one.text), *one.text[-1:]):
+            theirs = _PRINTABLE.sub("", said)
+            if ours.startswith(theirs) and len(ours) - len(theirs) <= _SLACK_CHARS:
+                return ""
         return "the server's tokens mean other text than in folder: is that the model it serves?"

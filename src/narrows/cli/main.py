@@ -37,6 +37,7 @@ app = CommandTable(
         "weak": ("narrows.cli.weak.table", "Import, inspect, check, train, compare weak models."),
         "plan": ("narrows.cli.plan.table", "Forecast: will an upload limit protect this model?"),
         "audit": ("narrows.cli.audit.table", "Recompute what left; charge what none explains."),
+        "redteam": ("narrows.cli.redteam.table", "Attack it, against what each attack is charged."),
         "bench": ("narrows.cli.bench.table", "Measure the parts, each against its peers."),
     },
     epilog=(

@@ -29,6 +29,7 @@ app = CommandTable(
         "edge": ("narrows.cli.edge", "The role that serves the API outside."),
         "telemetry": ("narrows.cli.telemetry", "The enclave's logs, through the gate."),
         "witness": ("narrows.cli.ledger.witness", "The witness that cosigns the ledger's heads."),
+        "alarms": ("narrows.cli.alarms.table", "What the edge's detectors found; acknowledge it."),
         "init": ("narrows.cli.init", "Make the keys and the configuration of a deployment."),
         "key": ("narrows.cli.key", "API keys of the edge, operator keys of the budget."),
         "budget": ("narrows.cli.ledger.budget", "Show, propose, sign and apply budgets."),

@@ -49,6 +49,7 @@ class _Routes:
 
     async def chat(self, request: Request) -> ASGIApp:
         scope, share_bytes = self._service.access.scope(request.headers)
+        self._service.watch.check(scope)
         self._service.access.check_share(scope, share_bytes, self._service.wall_s())
         body = await self._body(request)
         limits = self._service.config.limits
@@ -75,13 +76,15 @@ class _Routes:
         gate = link.gate_state.state
         late_s = link.decoder_late_s()
         good = link.up and gate == "ok" and not self._service.stopping and late_s <= LATE_S
-        good = good and self._service.model == "ok"
+        closed = self._service.watch.book.closed
+        good = good and self._service.model == "ok" and not closed
         refusal = link.refusal.greeting.name if link.refusal else None
         body = {
             "status": "ok" if good else "unavailable",
             "link": "up" if link.up else "down",
             "gate": gate,
             "model": self._service.model,
+            "alarm": "closed" if closed else "none",
             "decoder": "ok" if late_s <= LATE_S else "late",
             "decoder_late_s": round(late_s, 1),
             "refusal": refusal,

@@ -16,6 +16,7 @@ from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.upkeep import LinkClient
+from narrows.edge.watch import AnswerWatch
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Service:
     access: Access
     stats: StatsRecorder
     secret: bytes
+    watch: AnswerWatch
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     transcripts: TranscriptLog | None = None

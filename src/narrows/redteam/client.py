@@ -48,8 +48,9 @@ class Reply:
 class Client:
     """Of the edge at ``address``."""
 
-    def __init__(self, address: tuple[str, int], model: str) -> None:
+    def __init__(self, address: tuple[str, int], model: str, key: str = "") -> None:
         self._address, self._model = address, model
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def ask(self, prompt: str, **fields: Any) -> Reply:
         """One whole answer, or its error."""
@@ -90,7 +91,7 @@ class Client:
         began_s = time.monotonic()
         connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_S)
         try:
-            connection.request("GET", "/v1/models")
+            connection.request("GET", "/v1/models", headers=self._headers)
             connection.getresponse().read()
         finally:
             connection.close()
@@ -100,7 +101,7 @@ class Client:
         self, connection: http.client.HTTPConnection, prompt: str, fields: dict[str, Any]
     ) -> None:
         body = {"model": self._model, "messages": [{"role": "user", "content": prompt}]} | fields
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json"} | self._headers
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
 
 

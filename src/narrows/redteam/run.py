@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from narrows import __version__
+from narrows.alarms.store import FiledAlarm
 from narrows.redteam.attack import Attack, Effort
 from narrows.redteam.payload import SLACK_BITS, Decoded
 from narrows.redteam.site import Site, running
@@ -27,7 +27,9 @@ class Result:
     """One attack. ``payload_bits``: received without error; ``error_bits``: by how much that may
     be too high. ``charged_bits``: what the meters took meanwhile (for an attack that outlives its
     gate, what the ledger lost). ``net_charged_bits``: after an audit, None without. ``broken``:
-    what was seen to be broken besides; empty where nothing was."""
+    what was seen to be broken besides; empty where nothing was. ``alarms``: what rang for its API
+    key, or for all while it ran, as ``narrows alarms list --json`` says it; ``after_s``: seconds
+    from its beginning, by a clock of whole seconds."""
 
     name: str
     group: str
@@ -111,24 +113,30 @@ def run(
         "kernel": platform.release(),
     }
     began_s = time.monotonic()
-    left = list(attacks)
+    groups = [[one for one in attacks if not _own_site(one)]]
+    groups += [[one] for one in attacks if _own_site(one)]
     with tempfile.TemporaryDirectory(prefix="narrows-redteam-") as folder:
-        for kind in ("shared", "own"):
-            with contextlib.ExitStack() as stack:
-                site: Site | None = None
-                for attack in [one for one in left if _own_site(one) == (kind == "own")]:
+        for number, group in enumerate(groups):
+            if seconds is not None and time.monotonic() - began_s > seconds:
+                campaign.skipped += [one.name for one in group]
+                continue
+            if not group:
+                continue
+            say("starting its processes")
+            own = _own_site(group[0])
+            windows = LEDGER_WINDOWS if own else ()
+            place = Path(folder) / str(number)
+            with running(place, isolated=isolated, edge=not own, windows=windows) as site:
+                trials = []
+                for attack in group:
                     if seconds is not None and time.monotonic() - began_s > seconds:
                         campaign.skipped.append(attack.name)
                         continue
-                    if site is None or kind == "own":
-                        stack.close()
-                        say("starting witness, gate and edge")
-                        place = Path(folder) / f"{kind}-{len(campaign.results)}"
-                        site = stack.enter_context(_site(place, isolated, kind == "own"))
                     say(attack.name)
-                    result = _one(site, attack, Effort(seed, scale))
-                    campaign.results.append(result)
-                    heard(result)
+                    trials.append(_one(site, attack, Effort(seed, scale)))
+                    campaign.results.append(trials[-1].result)
+                    heard(trials[-1].result)
+                _attribute(site.alarms(), trials)
     campaign.seconds = time.monotonic() - began_s
     return campaign
 
@@ -137,16 +145,29 @@ def _own_site(attack: Attack) -> bool:
     return attack.group == "ledger"
 
 
-@contextlib.contextmanager
-def _site(place: Path, isolated: bool, own: bool) -> Iterator[Site]:
-    windows = LEDGER_WINDOWS if own else ()
-    with running(place, isolated=isolated, edge=not own, windows=windows) as site:
-        yield site
+@dataclass
+class _Trial:
+    result: Result
+    key: int
+    began_s: float
+    ended_s: float
 
 
-def _one(site: Site, attack: Attack, effort: Effort) -> Result:
+def _attribute(alarms: Sequence[FiledAlarm], trials: Sequence[_Trial]) -> None:
+    """To the attack whose API key it names; what is about all keys, to the one that ran then."""
+    for alarm in alarms:
+        for trial in trials:
+            ran = int(trial.began_s) <= alarm.raised_s <= trial.ended_s
+            if alarm.subject == trial.key or (alarm.subject < 0 and ran):
+                after_s = max(0.0, alarm.raised_s - trial.began_s)
+                figures = alarm.figures() | {"after_s": round(after_s, 1)}
+                trial.result.alarms.append(figures)
+
+
+def _one(site: Site, attack: Attack, effort: Effort) -> _Trial:
     charge = site.spent_bits if attack.by_ledger else site.metered_bits
-    before, began_s = charge(), time.monotonic()
+    key = site.new_key(attack.name)
+    before, started_s, began_s = charge(), time.time(), time.monotonic()
     try:
         reading: Decoded = attack.run(site, effort)
     finally:
@@ -155,7 +176,7 @@ def _one(site: Site, attack: Attack, effort: Effort) -> Result:
     charged_bits = reading.charged_bits
     if charged_bits is None:
         charged_bits = charge() - before
-    return Result(
+    result = Result(
         attack.name,
         attack.group,
         attack.title,
@@ -170,3 +191,4 @@ def _one(site: Site, attack: Attack, effort: Effort) -> Result:
         reading.broken,
         reading.note,
     )
+    return _Trial(result, key, started_s, time.time())

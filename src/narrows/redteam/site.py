@@ -7,15 +7,18 @@ import dataclasses
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from narrows.alarms.store import FiledAlarm, read_alarms
 from narrows.deploy.config import Config, load_config
 from narrows.deploy.isolated import identities, outside
 from narrows.deploy.local import to_toml, with_witness
 from narrows.deploy.supervise import Role, Supervisor
 from narrows.durable import write_whole
+from narrows.edge.books.keys import create_key
+from narrows.edge.books.store import open_database
 from narrows.errors import PeerError
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.isolate import network as net
@@ -62,6 +65,7 @@ class Site:
         self._network = network
         self._supervisor = Supervisor(state / "log")
         self._roles: dict[str, Role] = {}
+        self._key = ""
         create_demo(state, BUDGET_BYTES)
         if windows:
             self._narrow(windows)
@@ -103,7 +107,7 @@ class Site:
     @property
     def client(self) -> Client:
         edge = self._config.edge
-        return Client(("127.0.0.1", edge.listen_port), edge.model_name)
+        return Client(("127.0.0.1", edge.listen_port), edge.model_name, self._key)
 
     def dial(self, port: int = 1) -> socket.socket:
         """A connection to a port of the gate, as the edge has it: 1 leads to the raw one."""
@@ -130,6 +134,12 @@ class Site:
     def state_address(self) -> tuple[str, int]:
         return self._config.gate.state_host, self._config.gate.state_port
 
+    def new_key(self, name: str) -> int:
+        """The client gets an API key of its own; the key's number, by which alarms name it."""
+        with closing(open_database(self.state)) as database:
+            number, self._key = create_key(database, name, int(time.time()))
+        return number
+
     # the books ------------------------------------------------------------------------
 
     def metered_bits(self) -> int:
@@ -149,10 +159,11 @@ class Site:
         balances = read_balances(LedgerPlace(self.state))
         return 8 * (balances.spent_bytes + balances.outstanding_bytes)
 
-    def window_bytes(self) -> int:
-        """Used of the first window."""
-        balances = read_balances(LedgerPlace(self.state))
-        return balances.lineages[0].windows[0].used_bytes
+    def alarms(self) -> list[FiledAlarm]:
+        """All that rang, oldest first. The edge ends, which has it write them."""
+        if "edge" in self._roles:
+            self.end("edge")
+        return read_alarms(self.state)[::-1]
 
     # ----------------------------------------------------------------------------------
 

@@ -46,9 +46,10 @@ def render_html(campaign: Campaign) -> str:
             slack=f"{SLACK_BITS:g}",
             payload=f"{sum(one.payload_bits for one in campaign.results):,.0f}",
             charged=f"{sum(one.charged_bits for one in campaign.results):,}",
+            started=f"{campaign.started[:10]} {campaign.started[11:16]} UTC",
             where="network namespaces, with the standing charge"
             if campaign.isolated
-            else "loopback, without the standing charge",
+            else "without the standing charge",
         )
     )
 

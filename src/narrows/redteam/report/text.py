@@ -48,8 +48,8 @@ def table(campaign: Campaign) -> Table:
 
 
 def alarms_text(result: Result) -> str:
-    """Their names; empty where none rang."""
-    return ", ".join(str(one.get("name", one.get("kind", ""))) for one in result.alarms)
+    """Detectors and when they rang; empty where none did."""
+    return ", ".join(f"{one['detector']} after {one['after_s']:g} s" for one in result.alarms)
 
 
 def closing(campaign: Campaign) -> Text:

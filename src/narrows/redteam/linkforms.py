@@ -18,7 +18,7 @@ from narrows.redteam.client import watch
 from narrows.redteam.payload import Decoded, symbols
 from narrows.redteam.site import Site
 
-READ_S = 3.0
+READ_S = 20.0
 SPEC = AnswerSpec(prompt=(10,), max_tokens=1 << 16)
 STEP_MS = 1000.0
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +24,8 @@ from narrows.redteam.payload import Decoded, to_bits
 from narrows.redteam.site import Site
 
 WAIT_S = 20.0
-JITTER_S = 0.05  # by how much later than they left bytes may be read here
+JITTER_S = 0.05  # by how much later than they left bytes may be read here, beside ``Lateness``
+BEAT_S = 0.005
 
 
 class Flood:
@@ -119,21 +121,51 @@ def _most_in_window(seen: Seen, window_s: float) -> int:
     return most
 
 
+class Lateness:
+    """How late this process is at most: a thread that wants to wake at every beat. What was read
+    late seems to have left late, so that an interval must be taken so much shorter."""
+
+    def __init__(self) -> None:
+        self.most_s = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Lateness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        before_s = time.monotonic()
+        while not self._over.wait(BEAT_S):
+            now_s = time.monotonic()
+            self.most_s = max(self.most_s, now_s - before_s - BEAT_S)
+            before_s = now_s
+
+
 def _windows(site: Site, effort: Effort, seconds: float, rest_s: float) -> Decoded:
     flood, links = Flood(effort), []
     site.inside.raw = flood.raw
-    deadline = time.monotonic() + seconds
-    time.sleep(rest_s)
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), site.dial() as sock:
-            sock.sendall(b"\x00")
-            links.append(watch(sock, max(0.1, deadline - time.monotonic())))
-        time.sleep(0.05)
+    with Lateness() as lateness:
+        deadline = time.monotonic() + seconds
+        time.sleep(rest_s)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), site.dial() as sock:
+                sock.sendall(b"\x00")
+                links.append(watch(sock, max(0.1, deadline - time.monotonic())))
+            time.sleep(0.05)
     site.end("gate")
     whole = Seen([read for link in links for read in link.reads])
-    most = _most_in_window(whole, site.window_s - JITTER_S)
+    late_s = JITTER_S + lateness.most_s
+    most = _most_in_window(whole, max(0.0, site.window_s - late_s))
     reading = _arrived([link.data for link in links if link.reads], flood)
-    reading.note = f"at most {most:,} of {site.cap_bytes:,} bytes in {site.window_s:g} s"
+    reading.note = (
+        f"at most {most:,} of {site.cap_bytes:,} bytes in {site.window_s:g} s, "
+        f"less {late_s:.2f} s by which the reader was late"
+    )
     if most > site.cap_bytes:
         reading.broken = f"{most:,} bytes left within {site.window_s:g} s, {site.cap_bytes:,} may"
     return reading

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from narrows.alarms.settings import AlarmSettings
 from narrows.alarms.store import FiledAlarm, read_alarms
 from narrows.deploy.config import Config, load_config
 from narrows.deploy.isolated import identities, outside
@@ -200,7 +201,12 @@ class Site:
             state_port=0,
         )
         edge = dataclasses.replace(
-            config.edge, listen_port=0, weak=("bytes",), probe=False, model_name="strong"
+            config.edge,
+            listen_port=0,
+            weak=("bytes",),
+            probe=False,
+            model_name="strong",
+            alarms=AlarmSettings(couples="always"),
         )
         config = dataclasses.replace(config, gate=gate, edge=edge)
         if self._network is None:

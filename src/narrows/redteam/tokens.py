@@ -211,18 +211,16 @@ def always_plain(site: Site, effort: Effort) -> Decoded:
     Charged: the letters' code length under the weak model, for which all of them are improbable;
     and how an answer was coded is itself counted.
     """
-    return letters(site, effort, effort.times(150), Coding.PLAIN)
-
-
-def letters(site: Site, effort: Effort, tokens: int, coding: Coding) -> Decoded:
-    """Six bits a letter, and nothing else."""
-    secret = effort.secret
+    secret, answers, tokens = effort.secret, effort.times(10), 15
     site.inside.script = lambda request: answer(
-        (LETTERS[secret.take(6)] for _ in range(tokens)), coding
+        (LETTERS[secret.take(6)] for _ in range(tokens)), Coding.PLAIN
     )
-    text = site.client.ask("letters", temperature=1.0).text.encode()
-    got = [LETTERS.index(letter) if letter in LETTERS else None for letter in text]
-    return Decoded(secret.taken, symbols(got, 6))
+    texts = [site.client.ask(f"letters {n}", temperature=1.0).text for n in range(answers)]
+    return Decoded(secret.taken, symbols(_letters("".join(texts).encode()), 6))
+
+
+def _letters(text: bytes) -> list[int | None]:
+    return [LETTERS.index(letter) if letter in LETTERS else None for letter in text]
 
 
 def _share(site: Site, effort: Effort, percent: float) -> Decoded:
@@ -249,7 +247,7 @@ def _share(site: Site, effort: Effort, percent: float) -> Decoded:
     for number in range(answers):
         text = site.client.ask(f"share {percent} {number}", temperature=1.0).text.encode()
         found = [text[at] for at in range(len(text)) if chosen(number, at)]
-        got += symbols([LETTERS.index(x) if x in LETTERS else None for x in found], 6)
+        got += symbols(_letters(bytes(found)), 6)
     total = tokens * answers
     return Decoded(secret.taken, got, note=f"{len(secret.taken) // 6} of {total} tokens")
 

@@ -56,6 +56,7 @@ def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
     assert set(found) == set(ATTACKS)
     assert not campaign.skipped
     assert not campaign.vulnerabilities, closing(campaign).plain
+    assert not campaign.failures, closing(campaign).plain
     for name, bits in EXACT.items():
         assert found[name].payload_bits == bits, found[name]
     for name in NO_BIT:
@@ -113,6 +114,8 @@ def test_what_is_more_than_its_charge_is_a_vulnerability() -> None:
         "paid",
         "nothing left",
     ]
+    late = Campaign(1, 1.0, False, "2030-01-01", results=[result(failed="TimeoutError")])
+    assert "did not run: n: TimeoutError" in closing(late).plain
     bad = Campaign(1, 1.0, False, "2030-01-01", results=[result(payload_bits=999.0)])
     assert "vulnerability: n" in closing(bad).plain
     assert 'class="broken"' in render_html(bad)

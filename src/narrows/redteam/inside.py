@@ -85,7 +85,7 @@ class HostileInside:
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            with contextlib.suppress(Exception):  # it ends, whatever an attack left
+            with contextlib.suppress(TimeoutError):  # whatever an attack left behind
                 self.call(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)

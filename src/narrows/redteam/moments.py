@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from narrows.coding.events import Coding, Finish, Finished, Opened, Tokens
 from narrows.enclave.backend import BackendRequest
@@ -88,6 +89,51 @@ def timing_within_tick(site: Site, effort: Effort) -> Decoded:
         votes[phase] += 1 if bit else -1
     got = [int(votes[phase] > 0) for phase in phases[count:]]
     return Decoded(secrets, got, note="phases alone")
+
+
+LINKS = 4
+
+
+@attack("which-link", "moments")
+def which_link(site: Site, effort: Effort) -> Decoded:
+    """Four links, of which one says a byte at each step.
+
+    Sees: on which link, and in which tick, each byte came.
+    Decodes: two bits by the link, eight by the byte.
+    Charged: the byte, and in a tick that is not empty of each link whether it was silent.
+    """
+    step_s = 6 * site.tick_ms / 1000
+    values = [effort.secret.take(10) for _ in range(effort.times(32))]
+    over = asyncio.Event()
+
+    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        place = (await reader.readexactly(1))[0]
+        named[place] = writer
+        await over.wait() if place else await tell()
+
+    async def tell() -> None:
+        while len(named) < LINKS:
+            await asyncio.sleep(0.01)
+        for value in values:
+            named[value >> 8].write(bytes([value & 255]))
+            await asyncio.sleep(step_s)
+        await asyncio.sleep(0.2)
+        over.set()
+
+    named: dict[int, asyncio.StreamWriter] = {}
+    site.inside.raw = raw
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(LINKS) as pool:
+        socks = [stack.enter_context(site.dial()) for _ in range(LINKS)]
+        seen = [pool.submit(watch, sock, len(values) * step_s + LONG_S) for sock in socks]
+        for place, sock in enumerate(socks):
+            sock.sendall(bytes([place]))
+        came = [
+            (at_s, place << 8 | byte)
+            for place, one in enumerate(seen)
+            for at_s, part in one.result().reads
+            for byte in part
+        ]
+    return Decoded(effort.secret.taken, symbols([value for _, value in sorted(came)], 10))
 
 
 def _ends(site: Site, begin: Callable[[int], None], secrets: Sequence[int]) -> list[float]:

@@ -8,17 +8,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from narrows import __version__
 from narrows.alarms.store import FiledAlarm
+from narrows.errors import NarrowsError
 from narrows.redteam.attack import Attack, Effort
 from narrows.redteam.payload import SLACK_BITS, Decoded
 from narrows.redteam.site import Site, running
 
 LEDGER_WINDOWS = ((2000, 40_000),)
 """Of the sites of the ``ledger`` group: 40 kB in any two seconds."""
+MAX_REASON_CHARS = 300
 Say = Callable[[str], None]
 
 
@@ -27,7 +30,8 @@ class Result:
     """One attack. ``payload_bits``: received without error; ``error_bits``: by how much that may
     be too high. ``charged_bits``: what the meters took meanwhile (for an attack that outlives its
     gate, what the ledger lost). ``net_charged_bits``: after an audit, None without. ``broken``:
-    what was seen to be broken besides; empty where nothing was. ``alarms``: what rang for its API
+    what was seen to be broken besides; empty where nothing was. ``failed``: why
+    the attack did not run to its end; nothing is known then. ``alarms``: what rang for its API
     key, or for all while it ran, as ``narrows alarms list --json`` says it; ``after_s``: seconds
     from its beginning, by a clock of whole seconds."""
 
@@ -43,6 +47,7 @@ class Result:
     seconds: float
     alarms: list[Any]
     broken: str = ""
+    failed: str = ""
     note: str = ""
     net_charged_bits: int | None = None
 
@@ -74,6 +79,10 @@ class Campaign:
     def vulnerabilities(self) -> list[Result]:
         return [result for result in self.results if result.vulnerable]
 
+    @property
+    def failures(self) -> list[Result]:
+        return [result for result in self.results if result.failed]
+
     def as_json(self) -> dict[str, Any]:
         rows = [
             asdict(result) | {"ratio": result.ratio, "vulnerable": result.vulnerable}
@@ -91,6 +100,7 @@ class Campaign:
             "attacks": rows,
             "skipped": self.skipped,
             "vulnerabilities": [result.name for result in self.vulnerabilities],
+            "failures": [result.name for result in self.failures],
         }
 
 
@@ -168,12 +178,15 @@ def _one(site: Site, attack: Attack, effort: Effort) -> _Trial:
     charge = site.spent_bits if attack.by_ledger else site.metered_bits
     key = site.new_key(attack.name)
     before, started_s, began_s = charge(), time.time(), time.monotonic()
+    failed = ""
     try:
-        reading: Decoded = attack.run(site, effort)
+        decoded = attack.run(site, effort)
+    except (NarrowsError, OSError, HTTPException) as error:
+        decoded, failed = Decoded([], []), f"{type(error).__name__}: {error}"[:MAX_REASON_CHARS]
     finally:
         site.inside.reset()
     seconds = time.monotonic() - began_s
-    charged_bits = reading.charged_bits
+    charged_bits = decoded.charged_bits
     if charged_bits is None:
         charged_bits = charge() - before
     result = Result(
@@ -183,12 +196,13 @@ def _one(site: Site, attack: Attack, effort: Effort) -> _Trial:
         attack.parts["Sees"],
         attack.parts["Decodes"],
         attack.parts["Charged"],
-        round(reading.bits, 2),
-        round(reading.error_bits, 2),
+        round(decoded.bits, 2),
+        round(decoded.error_bits, 2),
         charged_bits,
         round(seconds, 2),
         [],
-        reading.broken,
-        reading.note,
+        decoded.broken,
+        failed,
+        decoded.note,
     )
     return _Trial(result, key, started_s, time.time())

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 @app.command(
     "all",
     epilog="Example: narrows redteam all --isolated --json. "
-    "Exit code 1: an attack beat its charge.",
+    "Exit code 1: an attack beat its charge, or did not run.",
 )
 def run_all(
     seed: SeedOption = None,

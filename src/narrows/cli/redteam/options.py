@@ -40,7 +40,8 @@ def campaign(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Run them, show and write what came of it; exit code 1 where an attack beat its charge."""
+    """Run them, show and write what came of it; exit code 1 where an attack beat its charge
+    or did not run."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -77,5 +78,5 @@ def campaign(
         console = report_console()
         console.print(table(found))
         console.print(closing(found))
-    if found.vulnerabilities:
+    if found.vulnerabilities or found.failures:
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(
     epilog="Example: narrows redteam run token-entropy link-ends --seed 1 --html redteam.html. "
-    "Exit code 1: an attack beat its charge."
+    "Exit code 1: an attack beat its charge, or did not run."
 )
 def run(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Of narrows redteam list.")],

@@ -9,9 +9,12 @@ from narrows.redteam.run import Campaign, Result
 
 
 def verdict(result: Result) -> str:
-    """``vulnerability``, or ``paid``, or ``nothing left`` where no bit was received."""
+    """``vulnerability``, or ``paid``, or ``nothing left`` where no bit was received; ``did not
+    run`` where it failed."""
     if result.vulnerable:
         return "vulnerability"
+    if result.failed:
+        return "did not run"
     return "paid" if result.payload_bits > result.error_bits else "nothing left"
 
 
@@ -58,12 +61,14 @@ def closing(campaign: Campaign) -> Text:
         rest = f" Not begun for want of time: {', '.join(campaign.skipped)}."
     else:
         rest = ""
-    if not campaign.vulnerabilities:
-        return Text(
-            f"{len(campaign.results)} attacks, none beat its charge (seed {campaign.seed}).{rest}"
-        )
     lines = [
         f"vulnerability: {one.name}: {one.broken or 'more arrived than was charged'}"
         for one in campaign.vulnerabilities
     ]
-    return Text("\n".join([*lines, f"seed {campaign.seed}; report it: SECURITY.md.{rest}"]))
+    lines += [f"did not run: {one.name}: {one.failed}" for one in campaign.failures]
+    ran = len(campaign.results) - len(campaign.failures)
+    if campaign.vulnerabilities:
+        lines.append(f"seed {campaign.seed}; report it: SECURITY.md.{rest}")
+    else:
+        lines.append(f"{ran} attacks ran, none beat its charge (seed {campaign.seed}).{rest}")
+    return Text("\n".join(lines))

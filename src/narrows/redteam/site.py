@@ -3,6 +3,7 @@ the namespaces of ``narrows up --isolated``. The enclave is ours, and hostile (i
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import socket
 import time
@@ -36,6 +37,7 @@ from narrows.ledger.office.setup import open_witness
 from narrows.ledger.stores.place import OPERATOR, LedgerPlace
 from narrows.redteam.client import Client
 from narrows.redteam.inside import HostileInside
+from narrows.wire.gatestate import fetch_state
 from narrows.wire.gatestats import read_gate_ports
 from narrows.wire.pins import check_peer, client_context, read_pins
 
@@ -131,9 +133,14 @@ class Site:
         """From where the gate stands: its network namespace, if it has one."""
         return function() if self._network is None else self._network.gate.run(function)
 
-    @property
-    def state_address(self) -> tuple[str, int]:
-        return self._config.gate.state_host, self._config.gate.state_port
+    def state_line(self) -> str:
+        """What the gate's state port says, as an edge asks it."""
+        gate, tls = self._config.gate, self._config.edge.tls
+        where = (gate.state_host, gate.state_port)
+        if tls is None:
+            return str(asyncio.run(fetch_state(*where)))
+        context = client_context(tls.cert_file, tls.key_file, tls.peer_file)
+        return str(asyncio.run(fetch_state(*where, context, read_pins(tls.peer_file))))
 
     def new_key(self, name: str) -> int:
         """The client gets an API key of its own; the key's number, by which alarms name it."""

@@ -59,8 +59,8 @@ def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
         assert found[name].payload_bits == bits, found[name]
     for name in NO_BIT:
         assert found[name].payload_bits <= found[name].error_bits + 4, found[name]
-    rang = {name: {alarm["detector"] for alarm in one.alarms} for name, one in found.items()}
-    assert "noise-answer" in rang["token-entropy"]
+    rang = {name: {alarm["kind"] for alarm in one.alarms} for name, one in found.items()}
+    assert "noise" in rang["token-entropy"]
     assert "uncoupled" in rang["always-plain"]
     assert not rang["share-0.1"], "six bits in a thousand tokens"
 

@@ -95,7 +95,7 @@ class AnswerWatch:
             return
         if answer.noise is None:
             answer.noise = AnswerNoise()
-        sums = [(one.gain_bits, one.entropy_bits) for one in segments]
+        sums = [(one.gain_bits, one.entropy_bits, one.room_bits) for one in segments]
         found = self.noise.observe(answer.noise, answer.request.scope, sums)
         self._raise([found] if found else [])
 

@@ -3,8 +3,13 @@
 The *gain* of a token is log2 P - log2 q: P is the coupled posterior, q the weak model at the
 answer's temperature, both without what the answer itself has taught (``kernels.py``), which a
 thief could teach. An honest sampler's tokens are explained by their luck, so they gain; tokens
-that were chosen without regard to the noise gain nothing in the mean, whatever they say. The
-weak model's *entropy* before a token says how much there was to gain.
+that were chosen without regard to the noise gain nothing in the mean, whatever they say.
+
+Two figures, both known before the token, say how much there was to gain: the weak model's
+*entropy*, and the *room* -2 log2 sum sqrt(P q). Where P is right an honest token's mean of
+2^(-gain / 2) is 2^(-room / 2), so the room is the sharper one; but whoever sends tokens without
+regard to the noise teaches P to ignore it (``coupled.py``), and then there is no room. The
+entropy stays.
 
 Floats of a few machine steps; each token's gain is held within +-``GAIN_CAP_BITS``.
 """
@@ -34,6 +39,7 @@ class GainSegment(NamedTuple):
 
     gain_bits: float
     entropy_bits: float
+    room_bits: float
     tokens: int
 
 
@@ -45,9 +51,9 @@ class GainCode(TokenCode):
     ) -> None:
         super().__init__(spec, coding, vocab_size, calibration)
         self._full: list[GainSegment] = []
-        self._gain = self._entropy = 0.0
+        self._gain = self._entropy = self._room = 0.0
         self._summed = 0
-        self._whole_bits = self._plain_bits = self._entropy_now = 0.0
+        self._whole_bits = self._plain_bits = self._entropy_now = self._room_now = 0.0
 
     @property
     def coupled(self) -> bool:
@@ -71,7 +77,9 @@ class GainCode(TokenCode):
         total = super()._weigh(logits)
         if self._coupled:
             self._whole_bits = math.log2(total)
-            self._plain_bits, self._entropy_now = _plain(self._depths)
+            plain, entropy, alike = _compared(self._depths, self._weights)
+            self._plain_bits, self._entropy_now = plain, entropy
+            self._room_now = max(0.0, self._whole_bits + plain - 2 * alike)
         return total
 
     def _add(self, token: int) -> None:
@@ -83,24 +91,28 @@ class GainCode(TokenCode):
         gain = posterior + self._depths[token] / _ONE + self._plain_bits
         self._gain += min(max(gain, -GAIN_CAP_BITS), GAIN_CAP_BITS)
         self._entropy += self._entropy_now
+        self._room += self._room_now
         self._summed += 1
         if self._summed == SEGMENT_TOKENS:
             self._cut()
 
     def _cut(self) -> None:
-        self._full.append(GainSegment(self._gain, self._entropy, self._summed))
-        self._gain = self._entropy = 0.0
+        self._full.append(GainSegment(self._gain, self._entropy, self._room, self._summed))
+        self._gain = self._entropy = self._room = 0.0
         self._summed = 0
 
 
 @njit(cache=True, nogil=True)
-def _plain(depths: NDArray[np.int32]) -> tuple[float, float]:
-    """log2 of the sum of 2**-depth, and the entropy of those weights; bits."""
-    total = deep = 0.0
-    for depth in depths:
-        if depth < 20 << 16:  # what lies deeper holds less than 2**-20 of the best, each
+def _compared(depths: NDArray[np.int32], weights: NDArray[np.uint32]) -> tuple[float, float, float]:
+    """Of q ~ 2**-depth and P ~ weight, in bits: log2 of the sum of 2**-depth, q's entropy, and
+    log2 of the sum of sqrt(2**-depth * weight). What is deeper than 20 bits is left out."""
+    total = deep = alike = 0.0
+    for i in range(len(depths)):
+        depth = depths[i]
+        if depth < 20 << 16:
             weight = float(dist.power_of_two(depth, np.int32(dist.ONE_Q12)))
             total += weight
             deep += weight * depth
+            alike += np.sqrt(weight * weights[i])
     bits = np.log2(total) - 32.0
-    return bits, bits + deep / total / 65536.0
+    return bits, bits + deep / total / 65536.0, np.log2(max(alike, 1e-9)) - 16.0

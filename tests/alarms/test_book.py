@@ -74,7 +74,7 @@ def test_close_and_alarms_about_everyone_refuse_all(desk: Desk) -> None:
 
 def test_a_restart_keeps_alarm_policy_and_evidence(desk: Desk, tmp_path: Path) -> None:
     desk.book.raise_(firing(4))
-    desk.noise._sums.observe(9, [3.0] * desk.noise.null.bets)
+    desk.noise._sums.observe(9, [3.0] * len(desk.noise.null.rates))
     desk.turn()
     again = Desk(tmp_path)  # whatever the settings say today
     assert again.book.refuses(4) is not None

@@ -24,20 +24,18 @@ from narrows.coding.tokens.sampler import sample
 from narrows.errors import InputError
 from narrows.models.api import TokenModel
 
-MAX_PROMPT_TOKENS = 120
+MAX_PROMPT_TOKENS = 100
 _ONE = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnAnswer:
-    """Segments of one answer's tokens: ``honest``; ``alone``: a thief's on a link that has seen
-    nothing but his; ``among``: a thief's on a link of honest answers. ``payload_bits``: of the
-    thief's segments. ``plain_bits``, ``tokens``: of the answer as it is written, under the weak
-    model."""
+    """Segments of one answer's tokens: ``honest``; ``stolen``: a thief's on a link of honest
+    answers. ``payload_bits``: of the thief's segments. ``plain_bits``, ``tokens``: of the answer
+    as it is written, under the weak model."""
 
     honest: tuple[GainSegment, ...]
-    alone: tuple[GainSegment, ...]
-    among: tuple[GainSegment, ...]
+    stolen: tuple[GainSegment, ...]
     payload_bits: tuple[float, ...]
     plain_bits: float
     tokens: int
@@ -56,12 +54,12 @@ def draw(
     response. Raises InputError."""
     if weak.tokenizer.digest != strong.tokenizer.digest:
         raise InputError(f"{weak.name} has another vocabulary than {strong.name}")
-    links = {"honest": Calibration(), "alone": Calibration()}
+    link = Calibration()
     for row in rows:
         ids = strong.tokenizer.encode(row["response"].encode("utf-8", "replace"))[:answer_tokens]
         context = render(strong, row["prompt"])[-MAX_PROMPT_TOKENS:]
         if ids:
-            yield _drawn(context, ids, strong, weak, rng, temperature, top_p, links)
+            yield _drawn(context, ids, strong, weak, rng, temperature, top_p, link)
 
 
 def _drawn(
@@ -72,15 +70,13 @@ def _drawn(
     rng: np.random.Generator,
     temperature: float,
     top_p: float,
-    links: dict[str, Calibration],
+    link: Calibration,
 ) -> DrawnAnswer:
     key = rng.bytes(32)
     heat, kept = round(temperature * _ONE), round(top_p * _ONE)
     spec = AnswerSpec(tuple(context), len(ids), heat, kept, noise_key=key)
-    lanes = {"honest": links["honest"], "alone": links["alone"], "among": links["honest"]}
-    codes = {
-        name: GainCode(spec, Coding.COUPLED, weak.vocab_size, link) for name, link in lanes.items()
-    }
+    size = weak.vocab_size
+    codes = [GainCode(spec, Coding.COUPLED, size, link) for _ in range(2)]
     answer = SampledAnswer(context, key, ids, [])
     strong_rows = [row.copy() for row in rows_of(strong, answer)]
     payload, plain = [], 0.0
@@ -93,15 +89,14 @@ def _drawn(
         payload.append(-float(log_p[stolen]))
         plain -= float(log2_p(row)[ids[position]])
         honest = sample(logits, heat, kept, key, position)
-        for name, code in codes.items():
+        for code, token in zip(codes, (honest, stolen), strict=True):
             code.prepare(row)
-            code.update(honest if name == "honest" else stolen)
-    found = {name: tuple(code.take(over=True)) for name, code in codes.items()}
-    codes["honest"].close()
-    codes["alone"].close()
+            code.update(token)
+    found = [tuple(code.take(over=True)) for code in codes]
+    codes[0].close()
     steps = range(0, len(payload), SEGMENT_TOKENS)
     bits = tuple(sum(payload[start : start + SEGMENT_TOKENS]) for start in steps)
-    return DrawnAnswer(found["honest"], found["alone"], found["among"], bits, plain, len(ids))
+    return DrawnAnswer(found[0], found[1], bits, plain, len(ids))
 
 
 def _cut(log_p: NDArray[np.float64], temperature: float, top_p: float) -> NDArray[np.float64]:

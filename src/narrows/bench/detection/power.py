@@ -42,15 +42,14 @@ class Leaked:
         return cls(len(found), len(found) - len(heard), round(at[0], 1), round(at[1], 1))
 
 
-def in_one_answer(pool: Sequence[DrawnAnswer], null: NoiseNull, alone: bool) -> Leaked:
+def in_one_answer(pool: Sequence[DrawnAnswer], null: NoiseNull) -> Leaked:
     """A thief in every token of an answer; each answer of the pool once. ``missed``: it was
     over before."""
     found: list[float | None] = []
     for answer in pool:
         test, watch, sent = NoiseTest(null), AnswerNoise(), 0.0
         heard: float | None = None
-        segments = answer.alone if alone else answer.among
-        for segment, payload in zip(segments, answer.payload_bits, strict=True):
+        for segment, payload in zip(answer.stolen, answer.payload_bits, strict=True):
             sent += payload
             if test.observe(watch, 1, [_sums(segment)]):
                 heard = sent
@@ -68,9 +67,9 @@ def in_short_answers(
         sent = 0.0
         for _ in range(1000):
             answer = _one_of(pool, rng)
-            at = int(rng.integers(len(answer.among)))
+            at = int(rng.integers(len(answer.stolen)))
             sent += answer.payload_bits[at]
-            if _whole(test, [_sums(answer.among[at])]):
+            if _whole(test, [_sums(answer.stolen[at])]):
                 return sent
         return None
 
@@ -96,7 +95,7 @@ def in_some_answers(
                     return sent
                 continue
             watch = AnswerNoise()
-            for segment, payload in zip(answer.among, answer.payload_bits, strict=True):
+            for segment, payload in zip(answer.stolen, answer.payload_bits, strict=True):
                 sent += payload
                 if test.observe(watch, 1, [_sums(segment)]):
                     return sent
@@ -124,7 +123,7 @@ def in_some_tokens(
             stolen = rng.random(len(answer.honest)) < share
             payloads = zip(answer.payload_bits, stolen, strict=True)
             sent += sum(bits for bits, one in payloads if one)
-            trio = zip(answer.honest, answer.among, stolen, strict=True)
+            trio = zip(answer.honest, answer.stolen, stolen, strict=True)
             if _whole(test, [_sums(a if one else h) for h, a, one in trio]):
                 return sent
         return None
@@ -188,8 +187,7 @@ def power(
     shares = (0.001, 0.01, 0.1)
     say("a thief in every token")
     found: dict[str, Any] = {
-        "answer_alone": in_one_answer(pool, null, True),
-        "answer_among": in_one_answer(pool, null, False),
+        "answer": in_one_answer(pool, null),
         "key_short_answers": in_short_answers(pool, null, rng, runs),
     }
     for share in shares:
@@ -218,4 +216,4 @@ def _whole(test: NoiseTest, segments: Sequence[Sums]) -> bool:
 
 
 def _sums(segment: GainSegment) -> Sums:
-    return segment.gain_bits, segment.entropy_bits, segment.room_bits
+    return segment.luck_bits, segment.room_bits

@@ -1,4 +1,4 @@
-"""``narrows alarms calibrate``: what an honest answer gains from the noise, at least."""
+"""``narrows alarms calibrate``: how lucky an honest answer is, at least."""
 
 from __future__ import annotations
 
@@ -36,15 +36,12 @@ def calibrate(
 
     with Console(stderr=True).status("starting") as status:
         pool = pool_of(answers, strong, weak, tokens, seed, status.update)
-    rows = [
-        [(one.gain_bits, one.entropy_bits, one.room_bits) for one in answer.honest]
-        for answer in pool
-    ]
+    rows = [[(one.luck_bits, one.room_bits) for one in answer.honest] for answer in pool]
     null = calibrate_noise(rows, margin)
     text = null_to_json(null, len(pool))
     write_whole(out, text.encode() + b"\n")
     if as_json:
         typer.echo(text)
         return
-    for rate, share, part in zip(null.rates, null.shares, null.parts, strict=True):
-        typer.echo(f"  t = {rate:g}: {share:.3f} of the entropy, {part:.3f} of the room, at least")
+    for rate, share in zip(null.rates, null.shares, strict=True):
+        typer.echo(f"  t = {rate:g}: luck of {share:.3f} of the room, at least")

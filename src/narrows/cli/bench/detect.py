@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(
     epilog="Example: narrows bench detect --answers answers.jsonl --tokens 4000 --json. "
-    "The bars: answer_among median <= 200 bits, key_short_answers <= 1000, false_alarms 0."
+    "Bars: watching_share <= 0.01, medians of answer <= 200, key_short_answers <= 1000 bits."
 )
 def detect(
     answers: Annotated[Path, typer.Option(help="JSON lines with prompt and response.")],
@@ -33,8 +33,10 @@ def detect(
     from rich.console import Console
 
     from narrows.alarms.noise import NoiseNull, null_from_json
+    from narrows.bench.detection.expense import watching_share
     from narrows.bench.detection.power import power
     from narrows.durable import read_once
+    from narrows.models.registry import load_model
 
     console = Console(stderr=True)
     held = NoiseNull() if null is None else null_from_json(read_once(null, 1 << 16))
@@ -42,10 +44,13 @@ def detect(
         pool = pool_of(answers, strong, weak, tokens, seed, status.update)
         result: dict[str, Any] = {"answers": len(pool), "weak": weak, "strong": strong}
         result["tokens"] = sum(one.tokens for one in pool)
-        for name in ("honest", "alone", "among"):
+        for name in ("honest", "stolen"):
             segments = [segment for one in pool for segment in getattr(one, name)]
-            gain = sum(segment.gain_bits for segment in segments)
-            result[f"gain_{name}"] = round(gain / result["tokens"], 3)
+            gain = sum(segment.luck_bits for segment in segments)
+            result[f"luck_{name}"] = round(gain / result["tokens"], 3)
+        status.update("what watching costs")
+        rng = np.random.default_rng(seed)
+        result["watching_share"] = round(watching_share(load_model(weak, threads=1), rng), 4)
         result |= power(pool, held, np.random.default_rng(seed), runs, status.update)
     if as_json:
         typer.echo(json.dumps(result))

@@ -16,7 +16,7 @@ _READ_LEAVES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class BookedHours:
     """``hourly_bytes``: of complete hours up to the newest leaf's, the oldest first, at most a
     year of them; a lease counts when it is settled, a dead one in full. ``end_ms``: ledger time
     at the end of the last one."""
@@ -25,14 +25,14 @@ class History:
     end_ms: int
 
 
-def read_history(place: LedgerPlace, account: str | None = None) -> History:
+def read_history(place: LedgerPlace, account: str | None = None) -> BookedHours:
     """Of one account, or of all. The leaves are taken as they are: ``narrows log verify`` checks
     them. Errors: ``BudgetError``."""
     with closing(place.read()) as store:
         return history_of(store, account)
 
 
-def history_of(store: Store, account: str | None = None) -> History:
+def history_of(store: Store, account: str | None = None) -> BookedHours:
     """As ``read_history``."""
     head = store.head()
     if head is None:
@@ -54,4 +54,4 @@ def history_of(store: Store, account: str | None = None) -> History:
                 hours[hour] = hours.get(hour, 0) + leaf.get("used", size_bytes)
     last = last_ms // HOUR_MS  # under way
     first = max(-(-first_ms // HOUR_MS), last - MAX_HOURS)
-    return History(tuple(hours.get(hour, 0) for hour in range(first, last)), last * HOUR_MS)
+    return BookedHours(tuple(hours.get(hour, 0) for hour in range(first, last)), last * HOUR_MS)

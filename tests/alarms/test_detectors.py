@@ -22,8 +22,8 @@ from narrows.errors import InputError
 
 
 def segments(rng: random.Random, gain: float, count: int = 20) -> list[tuple[float, float]]:
-    """Of 16 tokens with a room of 3 bits each."""
-    return [(rng.gauss(16 * gain, 3), 48.0) for _ in range(count)]
+    """Of 16 tokens with a room of 1.5 bits each."""
+    return [(rng.gauss(16 * gain, 3), 24.0) for _ in range(count)]
 
 
 def test_a_calibrated_null_is_quiet_for_honest_and_hears_a_thief() -> None:

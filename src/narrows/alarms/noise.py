@@ -31,7 +31,7 @@ from narrows.alarms.detector import EVERYONE, Firing
 from narrows.alarms.evidence import Evidence, mean_bits
 from narrows.errors import InputError
 
-NOISE_RATES = (0.75, 1.5)
+NOISE_RATES = (0.75, 1.0)
 DEFAULT_ALPHA = 1e-6
 LEAST_TOP_P = 0.9
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.5, 1.5
@@ -48,7 +48,7 @@ class NoiseNull:
     """``shares``: of the room, what an honest answer has in luck at least, by rate."""
 
     rates: tuple[float, ...] = NOISE_RATES
-    shares: tuple[float, ...] = (0.06, 0.04)
+    shares: tuple[float, ...] = (0.59, 0.52)
 
     def factors_bits(self, sums: Sums) -> list[float]:
         """log2 of each rate's factor."""
@@ -117,7 +117,7 @@ class NoiseTest:
 
 
 def calibrate_noise(
-    answers: Sequence[Sequence[Sums]], margin: float = 1.25, confidence: float = 1e-6
+    answers: Sequence[Sequence[Sums]], margin: float = 1.1, confidence: float = 1e-6
 ) -> NoiseNull:
     """The null of held-out honest answers, each the sums of its segments. For each rate the
     highest share at which the null holds with ``confidence`` to spare (empirical Bernstein, as

@@ -20,7 +20,7 @@ def calibrate(
     weak: Annotated[str, typer.Option(help="Weak model: a name or an artifact.")] = "default",
     strong: Annotated[str, typer.Option(help="Strong model, same vocabulary.")] = "smollm2-135m",
     tokens: Annotated[int, typer.Option(min=1000, max=10_000_000)] = 20_000,
-    margin: Annotated[float, typer.Option(min=1.0, max=10.0, help="Shares are divided by.")] = 1.25,
+    margin: Annotated[float, typer.Option(min=1.0, max=10.0, help="Shares are divided by.")] = 1.1,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:

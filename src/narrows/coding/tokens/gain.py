@@ -8,8 +8,9 @@ whoever chose it, and nothing that is sent before can change that. Counted is wh
 whose tokens need no luck, takes little away.
 
 The *room* says how much luck there was need for, and is known before the token: how far below the
-weak model's best token the token is expected, in bits, under the posterior of ``coupled.py``. Where
-the weak model is certain there is none.
+weak model's best token the token is expected, under the posterior of ``coupled.py``, and at most
+``ROOM_CAP_BITS``: a weak model that is far off sees more room than the strong one has, and with the
+cap near ones and far ones agree. Where the weak model is certain there is none.
 
 Both are by-products of the coder's own steps: nothing more is computed over the vocabulary.
 """
@@ -24,6 +25,7 @@ from narrows.coding.tokens.code import TokenCode
 
 SEGMENT_TOKENS = 16
 LUCK_FLOOR_BITS = 2.0
+ROOM_CAP_BITS = 1.5
 _ONE = 65536.0
 
 
@@ -56,7 +58,7 @@ class GainCode(TokenCode):
         if self._coupled:
             luck = float(self._lucks[token]) / _ONE - LUCK_FLOOR_BITS
             self._luck += max(luck, 0.0)
-            self._room += float(self._means[0]) / _ONE
+            self._room += min(float(self._means[0]) / _ONE, ROOM_CAP_BITS)
             self._summed += 1
             if self._summed == SEGMENT_TOKENS:
                 self._cut()

@@ -17,6 +17,7 @@ import pytest
 
 from edge.harness import Rig, chat, wait_until
 from edge.real_enclave import RealEnclave
+from edge.standin import FlatModel
 from narrows.alarms.settings import AlarmSettings
 from narrows.alarms.store import read_alarms
 from narrows.coding.events import Coding, Finish, Finished, Opened, Tokens
@@ -25,15 +26,34 @@ from narrows.edge.books.keys import create_key
 from narrows.edge.books.store import open_database
 
 LENGTH = 120
-FLAT = np.zeros(257, np.int32)
+SLOPE = -(np.arange(257, dtype=np.int32) << 11)  # a bit in 32 tokens
+
+
+class SlopedModel(FlatModel):
+    """As likely a byte, as low: tokens that a weak model prefers, and 7 bits of entropy."""
+
+    def logits(self, stream):
+        return SLOPE
+
+    def advance(self, streams, tokens):
+        super().advance(streams, tokens)
+        return np.tile(SLOPE, (len(streams), 1))
+
+    def extend(self, stream, tokens):
+        super().extend(stream, tokens)
+        return np.tile(SLOPE, (len(tokens), 1))
+
+
+class SlopedEnclave(RealEnclave):
+    model = SlopedModel()
 
 
 def honest(request):
-    """The built-in sampler's draws, from a model that is as flat as the weak one."""
-    flat = FLAT.copy()
-    flat[256] = -(100 << 16)  # no end
+    """The built-in sampler's draws, from a model that is the weak one."""
+    logits = SLOPE.copy()
+    logits[256] = -(100 << 16)  # no end
     key = bytes.fromhex(request.noise_key)
-    tokens = tuple(sample(flat, 65536, 65536, key, at) for at in range(LENGTH))
+    tokens = tuple(sample(logits, 65536, 65536, key, at) for at in range(LENGTH))
     return [Opened(Coding.COUPLED), Tokens(tokens), Finished(Finish.LENGTH)]
 
 
@@ -48,8 +68,8 @@ def plain(request):
 
 
 def rig_with(path, script, **alarms):
-    rig = Rig(path, real=True, alarms=AlarmSettings(**alarms))
-    rig.enclave = RealEnclave()
+    rig = Rig(path, real=True, models=[SlopedModel()], alarms=AlarmSettings(**alarms))
+    rig.enclave = SlopedEnclave()
     rig.enclave.script = script
     return rig
 

@@ -97,7 +97,7 @@ class AlarmBook:
                 firing.note,
             )
             self._open[place] = alarm
-            self._note_closing()
+            self._close_for(alarm)
             self._raised += 1
             log.warning("alarm %s, %s: %s", firing.detector, _who(firing.subject), firing.note)
             self._send_once(place, alarm, now_s)
@@ -149,11 +149,13 @@ class AlarmBook:
             self._note_closing()
 
     def _note_closing(self) -> None:
-        self._closing = {
-            EVERYONE if alarm.policy == "close" else alarm.subject: alarm
-            for alarm in self._open.values()
-            if alarm.policy != "tell"
-        }
+        self._closing = {}
+        for alarm in self._open.values():
+            self._close_for(alarm)
+
+    def _close_for(self, alarm: FiledAlarm) -> None:
+        if alarm.policy != "tell":
+            self._closing[EVERYONE if alarm.policy == "close" else alarm.subject] = alarm
 
     def flush(self) -> bool:
         """Write what changed, and look for acknowledgements; false, with a log line, where the

@@ -36,6 +36,10 @@ app = CommandTable(
         "ledger": ("narrows.cli.ledger.ledger", "Back up, restore and recover the ledger."),
         "log": ("narrows.cli.ledger.log", "Verify the ledger's append-only log offline."),
         "weak": ("narrows.cli.weak.table", "Import, inspect, check, train, compare weak models."),
+        "forecast": (
+            "narrows.cli.forecast",
+            "Normal demand, days left, caps, and is it normal now.",
+        ),
         "plan": ("narrows.cli.plan.table", "Forecast: will an upload limit protect this model?"),
         "audit": ("narrows.cli.audit.table", "Recompute what left; charge what none explains."),
         "redteam": ("narrows.cli.redteam.table", "Attack it, against what each attack is charged."),

@@ -90,12 +90,12 @@ class AnswerWatch:
             self._raise(self.uncoupled.observe(answer.request.scope, coupled))
 
     def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None:
-        """What the noise explained of some more of its tokens."""
+        """How lucky some more of its tokens were."""
         if not _is_tested(answer):
             return
         if answer.noise is None:
             answer.noise = AnswerNoise()
-        sums = [(one.gain_bits, one.entropy_bits) for one in segments]
+        sums = [(one.luck_bits, one.room_bits) for one in segments]
         found = self.noise.observe(answer.noise, answer.request.scope, sums)
         self._raise([found] if found else [])
 

@@ -1,4 +1,4 @@
-"""A link's decoder that also says what the shared noise explained of each coupled answer."""
+"""A link's decoder that also says how lucky each coupled answer's tokens were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Gained = Callable[[int, Sequence[GainSegment]], None]
 
 
 class WatchedDecoder(LinkDecoder):
-    """Decodes the same, to the bit; costs one more look at the weak model's logits a token.
+    """Decodes the same, to the bit.
 
     ``gained``: told, inside ``step``, the number of an answer and the segments that it has
     completed; the last one, before the step that brings its end returns, may be short."""

@@ -1,63 +1,67 @@
-"""What the shared noise explained of an answer's tokens, for who watches: never for anything coded.
+"""How lucky an answer's tokens were, for who watches: never for anything coded.
 
-The *gain* of a token is log2 P - log2 q: P is the coupled posterior, q the weak model at the
-answer's temperature, both without what the answer itself has taught (``kernels.py``), which a
-thief could teach. An honest sampler's tokens are explained by their luck, so they gain; tokens
-that were chosen without regard to the noise gain nothing in the mean, whatever they say. The
-weak model's *entropy* before a token says how much there was to gain.
+The *luck* of a token is its g of the shared noise (``noise.py``). An honest sampler's token won a
+race, so its luck is in the mean -log2 p above that of any token: what coupled coding gains by. A
+token that was chosen without regard to the noise is as lucky as any, whatever it says and
+whoever chose it, and nothing that is sent before can change that. Counted is what is above
+``LUCK_FLOOR_BITS``, which two tokens in nine have by chance; so a strong model that is certain,
+whose tokens need no luck, takes little away.
 
-Floats of a few machine steps; each token's gain is held within +-``GAIN_CAP_BITS``.
+The *room* says how much luck there was need for, and is known before the token: how far below the
+weak model's best token the token is expected, under the posterior of ``coupled.py``, and at most
+``ROOM_CAP_BITS``: a weak model that is far off sees more room than the strong one has, and with the
+cap near ones and far ones agree. Where the weak model is certain there is none.
+
+Both are by-products of the coder's own steps: nothing more is computed over the vocabulary.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import numpy as np
-from numba import njit
-from numpy.typing import NDArray
-
 from narrows.coding.events import AnswerSpec, Coding
-from narrows.coding.tokens import kernels
 from narrows.coding.tokens.calibrate import Calibration
 from narrows.coding.tokens.code import TokenCode
-from narrows.models import distribution as dist
 
 SEGMENT_TOKENS = 16
-GAIN_CAP_BITS = 16.0
+LUCK_FLOOR_BITS = 2.0
+ROOM_CAP_BITS = 1.5
 _ONE = 65536.0
 
 
 class GainSegment(NamedTuple):
     """Sums over ``tokens`` tokens of an answer, ``SEGMENT_TOKENS`` but for its last ones."""
 
-    gain_bits: float
-    entropy_bits: float
+    luck_bits: float
+    room_bits: float
     tokens: int
 
 
 class GainCode(TokenCode):
-    """A ``TokenCode`` that also sums gains. Plain answers have none."""
+    """A ``TokenCode`` that also sums luck. Plain answers have none."""
 
     def __init__(
         self, spec: AnswerSpec, coding: Coding, vocab_size: int, calibration: Calibration
     ) -> None:
         super().__init__(spec, coding, vocab_size, calibration)
         self._full: list[GainSegment] = []
-        self._gain = self._entropy = 0.0
+        self._luck = self._room = 0.0
         self._summed = 0
-        self._whole_bits = self._plain_bits = self._entropy_now = 0.0
 
     @property
     def coupled(self) -> bool:
-        """Whether there are gains."""
+        """Whether there is luck."""
         return self._coupled
 
     def update(self, token: int) -> None:
-        """As of ``TokenCode``; the token's gain is summed first."""
+        """As of ``TokenCode``; the token's luck is summed first."""
         if self._coupled:
-            self._add(token)
+            luck = float(self._lucks[token]) / _ONE - LUCK_FLOOR_BITS
+            self._luck += max(luck, 0.0)
+            self._room += min(float(self._means[0]) / _ONE, ROOM_CAP_BITS)
+            self._summed += 1
+            if self._summed == SEGMENT_TOKENS:
+                self._cut()
         super().update(token)
 
     def take(self, over: bool = False) -> list[GainSegment]:
@@ -67,40 +71,7 @@ class GainCode(TokenCode):
         full, self._full = self._full, []
         return full
 
-    def _weigh(self, logits: NDArray[np.int32]) -> int:
-        total = super()._weigh(logits)
-        if self._coupled:
-            self._whole_bits = math.log2(total)
-            self._plain_bits, self._entropy_now = _plain(self._depths)
-        return total
-
-    def _add(self, token: int) -> None:
-        at = kernels.locate(self._ids, self._count, token)
-        if at >= 0:
-            posterior = self._base[at] / _ONE
-        else:
-            posterior = math.log2(max(int(self._weights[token]), 1)) - self._whole_bits
-        gain = posterior + self._depths[token] / _ONE + self._plain_bits
-        self._gain += min(max(gain, -GAIN_CAP_BITS), GAIN_CAP_BITS)
-        self._entropy += self._entropy_now
-        self._summed += 1
-        if self._summed == SEGMENT_TOKENS:
-            self._cut()
-
     def _cut(self) -> None:
-        self._full.append(GainSegment(self._gain, self._entropy, self._summed))
-        self._gain = self._entropy = 0.0
+        self._full.append(GainSegment(self._luck, self._room, self._summed))
+        self._luck = self._room = 0.0
         self._summed = 0
-
-
-@njit(cache=True, nogil=True)
-def _plain(depths: NDArray[np.int32]) -> tuple[float, float]:
-    """log2 of the sum of 2**-depth, and the entropy of those weights; bits."""
-    total = deep = 0.0
-    for depth in depths:
-        if depth < 20 << 16:  # what lies deeper holds less than 2**-20 of the best, each
-            weight = float(dist.power_of_two(depth, np.int32(dist.ONE_Q12)))
-            total += weight
-            deep += weight * depth
-    bits = np.log2(total) - 32.0
-    return bits, bits + deep / total / 65536.0

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from narrows.alarms.demand import LEAST_HOURS, forecast_demand, headroom_bytes
+from narrows.alarms.burn import LEAST_HOURS, forecast_demand, headroom_bytes
 from narrows.errors import InputError
 
 

@@ -50,7 +50,7 @@ def collect_forecast(folder: Path, account: str | None, response_h: float) -> di
     under the hourly cap that is proposed."""
     import dataclasses
 
-    from narrows.alarms.demand import forecast_demand, headroom_bytes
+    from narrows.alarms.burn import forecast_demand, headroom_bytes
     from narrows.deploy.state import ledger_place
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances

@@ -64,7 +64,8 @@ class ProposedCap:
 @dataclass(frozen=True, slots=True)
 class DemandForecast:
     """``coming``: the next day's hours. ``days_left``: until ``left_bytes`` are spent, at 10, 50
-    and 90 %; None where that is further than a century. ``alarm``: demand is not normal now."""
+    and 90 %; None where that is further than a century. ``alarm``: demand was not normal within the
+    last day."""
 
     hours: int
     coming: tuple[HourForecast, ...]
@@ -121,7 +122,7 @@ def _hour(hourly: Sequence[int], at: int, known: int) -> HourForecast:
 
 
 def _tried(hourly: Sequence[int]) -> tuple[Backtest, float, bool]:
-    evidence, alarm = Evidence(1, ALPHA), False
+    evidence, rang_at = Evidence(1, ALPHA), -DAY
     within = above = 0
     error = naive = 0.0
     for at in range(2 * DAY, len(hourly)):
@@ -132,12 +133,12 @@ def _tried(hourly: Sequence[int]) -> tuple[Backtest, float, bool]:
         error += abs(came - said.median)
         naive += abs(came - hourly[at - 1])
         factor = math.log2(1 + _BET * (over / _HIGHEST_SHARE - 1))
-        rang = evidence.observe(0, [factor])
-        alarm = rang or (alarm and over)  # until demand is normal again
+        if evidence.observe(0, [factor]):
+            rang_at = at
     count = len(hourly) - 2 * DAY
     ratio = error / naive if naive else None
     tested = Backtest(count, within / count, above / count, ratio)
-    return tested, max(evidence.bits(0), 0.0), alarm
+    return tested, max(evidence.bits(0), 0.0), len(hourly) - rang_at <= DAY
 
 
 def _exhausted(

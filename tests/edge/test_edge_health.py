@@ -14,7 +14,9 @@ from narrows.edge.api.app import LATE_S, _Routes
 from narrows.edge.api.probe import StrongModelProbe
 
 
-def health(late_s: float = 0.0, model: str = "ok") -> tuple[int, dict[str, Any]]:
+def health(
+    late_s: float = 0.0, model: str = "ok", closed: bool = False
+) -> tuple[int, dict[str, Any]]:
     link = SimpleNamespace(
         up=True,
         gate_state=SimpleNamespace(state="ok"),
@@ -23,7 +25,8 @@ def health(late_s: float = 0.0, model: str = "ok") -> tuple[int, dict[str, Any]]
         weak=SimpleNamespace(name="w", digest=b"x" * 32),
         draining=False,
     )
-    service: Any = SimpleNamespace(link=link, stopping=False, model=model)
+    watch = SimpleNamespace(book=SimpleNamespace(closed=closed))
+    service: Any = SimpleNamespace(link=link, stopping=False, model=model, watch=watch)
     request: Any = None
     reply = asyncio.run(_Routes(service).health(request))
     return reply.status_code, json.loads(bytes(reply.body))
@@ -41,6 +44,11 @@ def test_a_decoder_that_is_late_is_no_good_health(late_s: float, status: int) ->
     assert found == status
     assert body["decoder"] == ("ok" if status == 200 else "late")
     assert body["decoder_late_s"] == late_s
+
+
+def test_an_alarm_that_closes_the_edge_is_no_good_health() -> None:
+    status, body = health(closed=True)
+    assert (status, body["alarm"]) == (503, "closed")
 
 
 class Asking(StrongModelProbe):

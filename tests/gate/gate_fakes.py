@@ -95,7 +95,7 @@ FAST = GateConfig(
     tick_ms=2,
     state_port=0,
     stall_timeout_s=20.0,
-    connect_timeout_s=0.6,
+    connect_timeout_s=20.0,
     closes_per_s=1000.0,
     handshakes_per_s=1000.0,
 )

@@ -37,7 +37,8 @@ def test_closing_resetting_and_refusing_look_the_same_and_are_charged(
         ledger = FakeLedger(100_000)
         async with enclave(ending or _close) as inside:  # type: ignore[arg-type]
             port = inside if ending else _free_port()
-            async with running_gate(ledger, port, tmp_path) as gate:
+            config = FAST if ending else replace(FAST, connect_timeout_s=0.6)
+            async with running_gate(ledger, port, tmp_path, config) as gate:
                 reader, writer = await asyncio.open_connection("127.0.0.1", gate.ports[0].listening)
                 assert await reader.read() == b""  # a plain end, never a reset
                 writer.close()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 DAY_S = 86_400
+MAX_SHOWN_ALARMS = 8
 _CODINGS = {"coupled": "coupled", "plain": "as token ids", "text": "as text"}
 _CODING_NOTE = "why: docs/engines.md"
 
@@ -74,9 +75,11 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte. ``codings_today``: complete answers by
     how they crossed the link. ``net``: by lineage with a net budget, what auditors explained;
-    ``verdicts``: what came of the auditor's words, None where no poster has run here."""
+    ``verdicts``: what came of the auditor's words, None where no poster has run here.
+    ``alarms``: those that are open."""
     import dataclasses
 
+    from narrows.cli.alarms.listing import alarm_figures
     from narrows.deploy.state import ledger_place
     from narrows.edge.books.drift import read_drift
     from narrows.edge.books.stats import read_codings, read_stats
@@ -127,6 +130,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "gate_silent_s": gate_silent_s(folder, now_s),
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
+        "alarms": alarm_figures(folder, open_only=True),
         "gate_kernel": read_gate_kernel(folder),
         "gate_tape": read_gate_tape(folder),
         "gate_unwritten": read_gate_unwritten(folder),
@@ -205,6 +209,10 @@ def table(figures: dict[str, Any]) -> Any:
     for one in figures["weak_models"]:
         name = escape(f"weak {one['weak']}")
         grid.add_row(name, f"{one['bits_per_byte']:.3f} bits/B", _imitation(one))
+    for one in figures["alarms"][:MAX_SHOWN_ALARMS]:
+        whose = "all answers" if one["key"] is None else f"key {one['key']}"
+        note = escape(f"{whose}: {one['note']}; narrows alarms ack {one['id']}")
+        grid.add_row(f"ALARM {one['detector']}", escape(one["policy"]), note)
     silent_s = figures["gate_silent_s"] or 0.0  # None beside ports: it wrote its first just now
     for name, port in figures["gate_ports"].items():
         timing = f"{port.get('timing_bytes', 0):,} B"

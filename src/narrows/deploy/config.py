@@ -47,7 +47,7 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     return dataclasses.replace(
         config,
         gate=files_in(config.gate, folder),
-        edge=_weak_in(tls_in(config.edge, folder), folder),
+        edge=_null_in(_weak_in(tls_in(config.edge, folder), folder), folder),
         enclave=_enclave_in(config.enclave, folder),
         audit=_audit_in(config.audit, folder),
     )
@@ -73,6 +73,13 @@ def _enclave_in(section: EnclaveConfig, folder: Path) -> EnclaveConfig:
         return placed
     upstream = dataclasses.replace(upstream, folder=folder / expanded(upstream.folder))
     return dataclasses.replace(placed, upstream=upstream)
+
+
+def _null_in(section: EdgeConfig, folder: Path) -> EdgeConfig:
+    if not section.alarms.null:
+        return section
+    null = str(folder / expanded(Path(section.alarms.null)))
+    return dataclasses.replace(section, alarms=dataclasses.replace(section.alarms, null=null))
 
 
 def _weak_in(section: _Holder, folder: Path) -> _Holder:

@@ -89,7 +89,7 @@ class IsolatedDeployment(LocalDeployment):
         for name, (box, words) in boxes.items():
             self._start_inside(supervisor, name, box, words, network)
         config = with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
-        config = _outside(config, network, identities(self.state))
+        config = outside(config, network, identities(self.state))
         supervisor.start("gate", self._arguments("gate", config), enter=network.enter_gate)
         edge = supervisor.start("edge", self._arguments("edge", config), timeout_s=CHILD_TIMEOUT_S)
         err.print(
@@ -248,7 +248,7 @@ def _inside(config: Config) -> Config:
     return dataclasses.replace(config, enclave=enclave)
 
 
-def _outside(config: Config, network: net.Network, keys: Path) -> Config:
+def outside(config: Config, network: net.Network, keys: Path) -> Config:
     """Gate and edge at the two ends of the outer cable."""
     answers_port, state_port, telemetry_port = net.GATE_PORTS
     answers = dataclasses.replace(

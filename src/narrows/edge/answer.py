@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from narrows.alarms.noise import AnswerNoise
 from narrows.coding.events import (
     Channel,
     Coding,
@@ -82,6 +83,10 @@ class EdgeAnswer:
         self.tokens: list[int] = []
         self.text_bytes = 0
         self.bits = 0.0
+        self.temperature = self.top_p = 0  # Q16, once it has a number
+        self.noise: AnswerNoise | None = None  # what the watch knows of it
+        self.costed_tokens = 0
+        self.costed_bits = 0.0
         self.cancelled = False
         self.last_event_s = 0.0
         self.lost_s = 0.0

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.config import Range, out_of_range
@@ -120,6 +121,7 @@ class EdgeConfig:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
 
     def check(self) -> EdgeConfig:
         """Itself, or ``InputError`` with every problem."""
@@ -127,6 +129,7 @@ class EdgeConfig:
             *_edge_problems(self),
             *out_of_range(_limit_ranges(self.limits)),
             *out_of_range(_training_ranges(self)),
+            *self.alarms.problems(),
         ]
         if problems:
             raise InputError("the edge's configuration is wrong", problems=tuple(problems))

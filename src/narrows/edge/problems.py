@@ -162,6 +162,16 @@ def overloaded(message: str = "Too many answers are in flight.") -> ApiError:
     )
 
 
+def alarmed(number: int, detector: str, whole: bool) -> ApiError:
+    """``whole``: all answers are refused, not this key's alone."""
+    whose = "This edge's answers are" if whole else "This API key's answers are"
+    message = (
+        f"{whose} refused since an alarm ({detector}{f', number {number}' if number else ''}) "
+        "that its operator has not acknowledged."
+    )
+    return server_error(503, "alarm_open", message, retry=False)
+
+
 def shutting_down() -> ApiError:
     return server_error(503, "shutting_down", "The edge is stopping.", retry=True, retry_after_s=5)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from narrows.coding.events import NoiseFamily
 from narrows.coding.link.options import LinkOptions
 from narrows.edge import problems
+from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
 from narrows.edge.api.app import make_app
 from narrows.edge.api.granian_server import STOP_S, HttpServer, bind
@@ -31,8 +32,10 @@ from narrows.edge.books.transcripts import TranscriptLog, transcripts_dir
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.upkeep import LinkClient, MakeDecoder
 from narrows.edge.link.worker import Decoder
+from narrows.edge.watch import AnswerWatch
 from narrows.models.api import TokenModel
-from narrows.models.shelf.shelf import Shelf, watch
+from narrows.models.shelf.shelf import Shelf
+from narrows.models.shelf.shelf import watch as watch_shelf
 from narrows.private import private_folder
 
 log = logging.getLogger("narrows.edge")
@@ -72,7 +75,9 @@ async def serve(
             options.to_wire(),
             stats,
         )
-        service = Service(config, link, access, stats, load_secret(state_dir), wall_s)
+        watch = AnswerWatch(state_dir, config.alarms, link.fail_those, wall_s)
+        link.observer = watch
+        service = Service(config, link, access, stats, load_secret(state_dir), watch, wall_s)
         if config.transcripts.keep:
             private_folder(state_dir, "edge", "transcripts")
             service.transcripts = TranscriptLog(
@@ -87,6 +92,7 @@ async def serve(
             await _run(service, server, shelf, lambda: ready(listener.getsockname()[1]))
         finally:
             stats.flush()
+            watch.close()
             if service.transcripts is not None:
                 service.transcripts.flush()
     finally:
@@ -97,9 +103,9 @@ async def serve(
 
 
 def _real_decoder(model: TokenModel, options: Mapping[str, int]) -> Decoder:
-    from narrows.coding.link.decoder import LinkDecoder
+    from narrows.coding.link.watched import WatchedDecoder
 
-    return LinkDecoder(model, LinkOptions.from_wire(options))
+    return WatchedDecoder(model, LinkOptions.from_wire(options))
 
 
 async def _run(
@@ -117,9 +123,14 @@ async def _run(
 
     changed()
     probe = StrongModelProbe(service)
-    service.link.heard = probe.heard
+
+    def heard(answer: EdgeAnswer) -> None:
+        probe.heard(answer)
+        service.watch.ended(answer)
+
+    service.link.heard = heard
     probing = asyncio.create_task(probe.run(), name="probe")
-    watching = asyncio.create_task(watch(shelf, look, changed), name="weak models")
+    watching = asyncio.create_task(watch_shelf(shelf, look, changed), name="weak models")
     link = asyncio.create_task(service.link.run(), name="link")
     over = asyncio.Event()
     flushing = asyncio.create_task(_flush_until(over, service), name="statistics")
@@ -153,5 +164,6 @@ async def _flush_until(over: asyncio.Event, service: Service) -> None:
             async with asyncio.timeout(FLUSH_S):
                 await over.wait()
         await service.stats.flush_aside()
+        await service.watch.flush_aside()
         if service.transcripts is not None:
             await asyncio.to_thread(service.transcripts.flush)

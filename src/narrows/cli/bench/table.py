@@ -12,6 +12,7 @@ app = CommandTable(
         "codec": ("narrows.cli.bench.codec", "The link on real answers, and compressors."),
         "audit": ("narrows.cli.bench.audit", "What an auditor cannot explain of real answers."),
         "coupled": ("narrows.cli.bench.coupled", "Coupled coding against H, CE and KL."),
+        "detect": ("narrows.cli.bench.detect", "What leaks before the detectors ring."),
         "engines": ("narrows.cli.bench.engines", "A running vLLM: bits, and speed with keys."),
         "gate": ("narrows.cli.bench.gate", "The gate: throughput, delay, kills, overspend."),
         "hostile": ("narrows.cli.bench_hostile", "What a broken link's bytes hold up."),

@@ -132,6 +132,7 @@ class _Routes:
     def _scope(self, request: Request) -> int:
         """The caller's key, which may ask for an answer now."""
         scope, share_bytes = self._service.access.scope(request.headers)
+        self._service.watch.check(scope)
         self._service.access.check_share(scope, share_bytes, self._service.wall_s())
         return scope
 
@@ -158,13 +159,15 @@ class _Routes:
         gate = link.gate_state.state
         late_s = link.decoder_late_s()
         good = link.up and gate == "ok" and not self._service.stopping and late_s <= LATE_S
-        good = good and self._service.model == "ok"
+        closed = self._service.watch.book.closed
+        good = good and self._service.model == "ok" and not closed
         refusal = link.refusal.greeting.name if link.refusal else None
         body = {
             "status": "ok" if good else "unavailable",
             "link": "up" if link.up else "down",
             "gate": gate,
             "model": self._service.model,
+            "alarm": "closed" if closed else "none",
             "decoder": "ok" if late_s <= LATE_S else "late",
             "decoder_late_s": round(late_s, 1),
             "refusal": refusal,

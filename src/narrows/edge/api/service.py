@@ -17,6 +17,7 @@ from narrows.edge.config import EdgeConfig
 from narrows.edge.dialects.chat import fingerprint
 from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.link.upkeep import LinkClient
+from narrows.edge.watch import AnswerWatch
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class Service:
     access: Access
     stats: StatsRecorder
     secret: bytes
+    watch: AnswerWatch
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     replies: ResponsesStore = field(init=False)

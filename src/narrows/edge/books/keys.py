@@ -109,6 +109,11 @@ def list_keys(database: sqlite3.Connection, day: str) -> list[ApiKey]:
     return [ApiKey(*row) for row in rows]
 
 
+def key_names(database: sqlite3.Connection) -> dict[int, str]:
+    """Of all keys ever made, by number."""
+    return dict(database.execute("SELECT id, name FROM api_keys").fetchall())
+
+
 def any_key(database: sqlite3.Connection) -> bool:
     """Whether a key was ever made: from then on every request needs one."""
     return database.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is not None

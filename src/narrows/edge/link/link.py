@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from narrows.coding.events import AnswerSpec, Event, Failed, Finished, Text, Tokens
+from narrows.coding.events import AnswerSpec, Event, Failed, Finished, Opened, Text, Tokens
+from narrows.coding.link.watched import WatchedDecoder
 from narrows.coding.spec import answer_spec
+from narrows.coding.tokens.gain import GainSegment
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, WeakName
 from narrows.edge.link.dial import Wire
@@ -34,9 +36,30 @@ REST_S = 0.5  # for what a link that has ended left undecoded
 MAX_OPEN = 1000  # below what an enclave takes (1,024) and a decoder holds by default
 
 
+class Observer(Protocol):
+    """Who watches answers (``narrows.edge.watch``), on the loop's thread."""
+
+    def opened(self, answer: EdgeAnswer) -> None: ...
+
+    def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None: ...
+
+    def moved(self, answer: EdgeAnswer) -> None: ...
+
+
+class Unobserved:
+    """Nobody watches."""
+
+    def opened(self, answer: EdgeAnswer) -> None: ...
+
+    def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None: ...
+
+    def moved(self, answer: EdgeAnswer) -> None: ...
+
+
 class EdgeLink:
     """``offer``: the weak model as it was greeted with. ``turn``: see ``DecodeWorker``.
-    ``ended``: told each answer whose last event came, with nothing of it open inside."""
+    ``ended``: told each answer whose last event came, with nothing of it open inside.
+    ``observer``: told what comes of each, before its end."""
 
     def __init__(
         self,
@@ -46,6 +69,7 @@ class EdgeLink:
         decoder: Decoder,
         turn: Turn,
         ended: Callable[[EdgeAnswer], None],
+        observer: Observer,
     ) -> None:
         self.offer = offer
         self.model = model
@@ -55,6 +79,9 @@ class EdgeLink:
         self._wire = wire
         self._decoder = decoder
         self._ended = ended
+        self._observer = observer
+        if isinstance(decoder, WatchedDecoder):
+            decoder.gained = lambda *found: self._post(lambda: self._on_gained(*found))
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[Exception] = self._loop.create_future()
         self._drained: asyncio.Future[None] = self._loop.create_future()
@@ -189,6 +216,7 @@ class EdgeLink:
             return
         answer.number, spec = outcome
         answer.prompt_tokens = len(spec.prompt)
+        answer.temperature, answer.top_p = spec.temperature, spec.top_p
         self._open[answer.number] = answer
         self._send(answer.request)
         if answer.ended:
@@ -207,11 +235,19 @@ class EdgeLink:
                 return
             answer.last_event_s = now_s
             answer.on_event(event)
+            if isinstance(event, Opened):
+                self._observer.opened(answer)
+            self._observer.moved(answer)
             if isinstance(event, Finished | Failed):
                 del self._open[number]
                 self.completed = True
                 self._ended(answer)
         self._end_if_drained()
+
+    def _on_gained(self, number: int, segments: Sequence[GainSegment]) -> None:
+        answer = self._open.get(number)
+        if answer is not None:
+            self._observer.gained(answer, segments)
 
     def _end_if_drained(self) -> None:
         if self._retired and not self._open and not self._unnumbered and not self._drained.done():

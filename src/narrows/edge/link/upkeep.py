@@ -33,7 +33,7 @@ from narrows.edge.answer import EdgeAnswer
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import GateDialer, Refused, Unreachable
-from narrows.edge.link.link import MAX_OPEN, EdgeLink
+from narrows.edge.link.link import MAX_OPEN, EdgeLink, Observer, Unobserved
 from narrows.edge.link.orphans import Orphans
 from narrows.edge.link.patience import LinkBytes, Patience
 from narrows.edge.link.worker import Decoder, Turn
@@ -93,6 +93,7 @@ class LinkClient:
         self._last_error = ""
         self._backoff_s = FIRST_BACKOFF_S
         self.heard: Callable[[EdgeAnswer], None] = lambda answer: None
+        self.observer: Observer = Unobserved()
         self.gate_state = PortState("ok")
         self.refusal: Refused | None = None
 
@@ -182,9 +183,13 @@ class LinkClient:
 
     def fail_all(self, reason: ApiError) -> None:
         """End every answer with ``reason``, here and inside."""
+        self.fail_those(lambda answer: True, reason)
+
+    def fail_those(self, picked: Callable[[EdgeAnswer], bool], reason: ApiError) -> None:
+        """The same of some of them."""
         for link in (*self._serving.values(), *self._settling.values()):
-            self._fail(link.answers, reason)
-        self._fail(self._orphans.answers, reason)
+            self._fail([one for one in link.answers if picked(one)], reason)
+        self._fail([one for one in self._orphans.answers if picked(one)], reason)
 
     async def run(self) -> None:
         """Dial for ever."""
@@ -300,7 +305,7 @@ class LinkClient:
             raise
         turn = self._turns.setdefault(model.digest, Turn())
         decoder = self._make_decoder(model, options)
-        return EdgeLink(wire, offer, model, decoder, turn, self._ended), first
+        return EdgeLink(wire, offer, model, decoder, turn, self._ended, self.observer), first
 
     def _offer_less(self, error: BaseException) -> None:
         """An enclave from before there were noise families refuses a hello that names them."""

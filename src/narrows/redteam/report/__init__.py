@@ -1,0 +1,1 @@
+"""What a campaign shows: a table, and one page for an auditor."""

@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(
     epilog="Example: narrows alarms calibrate --answers held-out.jsonl --strong model.narrows "
-    "--out null.json; then [edge.alarms] null = 'null.json'"
+    "--out null.json; then edge.alarms null = 'null.json'"
 )
 def calibrate(
     answers: Annotated[Path, typer.Option(help="JSON lines with prompt and response.")],

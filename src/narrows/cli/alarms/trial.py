@@ -15,7 +15,7 @@ def trial(
     config: Annotated[Path, typer.Option(help="The edge's configuration file.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Send an alarm that is none to the webhook and the command that [edge.alarms] names.
+    """Send an alarm that is none to the webhook and the command that edge.alarms names.
 
     Nothing is filed and nothing refused. Exit code 1 where one of them did not take it.
     """

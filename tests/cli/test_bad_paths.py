@@ -75,6 +75,11 @@ plan weights BAD
 bench serve --config BAD
 bench codec --answers BAD
 bench engines http://127.0.0.1:1/v1 --folder BAD
+bench detect --answers BAD
+bench detect --answers {answers} --null BAD
+alarms test --config BAD
+alarms calibrate --answers BAD --out {new}
+redteam probe --from outside --config BAD
 """
 WRITE = """
 key operator add {key} --out BAD --state {state}
@@ -89,6 +94,12 @@ weak import {checkpoint} --out BAD
 weak transcripts export --out BAD --state {state}
 weak receive --gate 127.0.0.1:1 --at-most 1kB --out BAD --state {state}
 SCENARIO --budget BAD
+alarms calibrate --answers {answers} --out BAD
+audit calibrate --tape {answers} --out BAD
+audit run --tape {answers} --out BAD
+redteam run link-ends --html BAD
+redteam all --html BAD
+redteam probe --from outside --shut 127.0.0.1:1 --out BAD
 """
 MADE = """
 up --budget 1kB --port 0 --state BAD
@@ -135,6 +146,9 @@ weak transcripts show --state BAD
 weak transcripts redact --id 1 --state BAD
 weak transcripts export --out {new} --state BAD
 plan --from-ledger BAD
+alarms list --state BAD
+alarms ack --all --state BAD
+forecast --state BAD
 """
 # Elsewhere: they need packages or minutes, or a path of theirs may be anything.
 UNTRIED = {"weak average", "weak train", "bench runtime", "bench ledger"}

@@ -32,8 +32,10 @@ def calibrate(
 
     from narrows.alarms.noise import calibrate_noise, null_to_json
     from narrows.cli.bench.detect import pool_of
+    from narrows.cli.outputs import check_places
     from narrows.durable import write_whole
 
+    check_places(out)
     with Console(stderr=True).status("starting") as status:
         pool = pool_of(answers, strong, weak, tokens, seed, status.update)
     rows = [[(one.luck_bits, one.room_bits) for one in answer.honest] for answer in pool]

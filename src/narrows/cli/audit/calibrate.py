@@ -32,9 +32,11 @@ def calibrate(
     from narrows.audit.code import ONE_BIT
     from narrows.audit.share.coins import KEY_BYTES
     from narrows.cli.audit.tapes import read_tape, weak_models
+    from narrows.cli.outputs import check_places
     from narrows.durable import write_whole
     from narrows.errors import InputError
 
+    check_places(out)
     charges: list[tuple[float, int]] = []
 
     def keep(drawn: Drawn) -> None:

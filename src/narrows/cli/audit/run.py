@@ -44,9 +44,11 @@ def run(
     from narrows.audit.report import report, text
     from narrows.audit.share.coins import KEY_BYTES
     from narrows.cli.audit.tapes import read_tape, weak_models
+    from narrows.cli.outputs import check_places
     from narrows.durable import read_once, write_whole
     from narrows.errors import InputError
 
+    check_places(out, html)
     if not 0 < share <= 1 or not 0 < delta < 1:
         raise InputError("--share is above 0 and at most 1, --delta between 0 and 1")
     if share < 1 and key is None:

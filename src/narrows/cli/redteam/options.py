@@ -46,10 +46,12 @@ def campaign(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from narrows.cli.console import report_console
+    from narrows.cli.outputs import check_places
     from narrows.redteam.report.html import write_html
     from narrows.redteam.report.text import closing, table
     from narrows.redteam.run import Campaign, Result, run
 
+    check_places(html)
     chance = secrets.randbelow(1 << 32) if seed is None else seed
     err = Console(stderr=True, highlight=False)
     err.print(f"seed {chance}")

@@ -109,7 +109,7 @@ def token_entropy(site: Site, effort: Effort) -> Decoded:
 
     site.inside.script = script
     got = []
-    for number in range(effort.times(2)):
+    for number in range(effort.times(6)):
         text = site.client.ask(f"tell me {number}", temperature=1.0).text
         got.append(extract(ByteModel(), text, bits))
     return Decoded(secret.taken, symbols(got, bits))

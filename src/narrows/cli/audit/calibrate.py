@@ -25,13 +25,15 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Score every segment of honest tapes; write how much an honest engine may be charged."""
+    from contextlib import ExitStack
+
     from narrows.alarms.nullfile import to_json
     from narrows.alarms.sequential import calibrate as fit
     from narrows.audit.auditor import Drawn, Rules, TapeAuditor
     from narrows.audit.choose import scorer_named
     from narrows.audit.code import ONE_BIT
     from narrows.audit.share.coins import KEY_BYTES
-    from narrows.cli.audit.tapes import read_tape, weak_models
+    from narrows.cli.audit.tapes import opened_tape, weak_models
     from narrows.cli.outputs import check_places
     from narrows.durable import write_whole
     from narrows.errors import InputError
@@ -43,9 +45,11 @@ def calibrate(
         if drawn.audit_q16 is not None:
             charges.append((drawn.audit_q16 / ONE_BIT, drawn.tokens))
 
-    strong, models = scorer_named(scorer, model), weak_models(weak)
-    for path in tape:
-        read_tape(TapeAuditor(strong, models, Rules(), bytes(KEY_BYTES), on_drawn=keep), path)
+    with ExitStack() as stack:
+        reads = [stack.enter_context(opened_tape(path)) for path in tape]
+        strong, models = scorer_named(scorer, model), weak_models(weak)
+        for read in reads:
+            read(TapeAuditor(strong, models, Rules(), bytes(KEY_BYTES), on_drawn=keep))
     try:
         null = fit(charges)
     except ValueError as error:

@@ -43,7 +43,7 @@ def run(
     from narrows.audit.page.series import Series, about
     from narrows.audit.report import report, text
     from narrows.audit.share.coins import KEY_BYTES
-    from narrows.cli.audit.tapes import read_tape, weak_models
+    from narrows.cli.audit.tapes import opened_tape, weak_models
     from narrows.cli.outputs import check_places
     from narrows.durable import read_once, write_whole
     from narrows.errors import InputError
@@ -59,10 +59,11 @@ def run(
     alarm = Alarm() if null is None else Alarm(from_json(read_once(null, MAX_SMALL_FILE_BYTES)))
     rules = Rules(share, bound_bits, delta)
     series = Series()
-    strong, models = scorer_named(scorer, model), weak_models(weak)
-    auditor = TapeAuditor(strong, models, rules, coins, alarm, on_drawn=series.drawn)
-    series.follow(auditor)
-    read_tape(auditor, tape)
+    with opened_tape(tape) as read:
+        strong, models = scorer_named(scorer, model), weak_models(weak)
+        auditor = TapeAuditor(strong, models, rules, coins, alarm, on_drawn=series.drawn)
+        series.follow(auditor)
+        read(auditor)
     found = report(auditor) | series.found() | {"model": about(auditor)}
     if out is not None:
         write_whole(out, json.dumps(found, indent=1).encode() + b"\n")

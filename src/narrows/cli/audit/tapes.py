@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from narrows.audit.auditor import TapeAuditor
@@ -19,12 +21,18 @@ def weak_models(names: list[str] | None) -> dict[bytes, TokenModel]:
     return {model.digest: model for model in models}
 
 
-def read_tape(auditor: TapeAuditor, tape: Path) -> None:
-    """All of a tape through an auditor, to its end. InputError: unreadable, or refused."""
+@contextmanager
+def opened_tape(tape: Path) -> Iterator[Callable[[TapeAuditor], None]]:
+    """A tape, opened before a model is loaded for it; what is given passes all of it through an
+    auditor, to its end, once. InputError: unreadable, or refused."""
     try:
         with open_once(tape) as file:
-            while data := file.read(READ_BYTES):
-                auditor.feed(data)
+
+            def read(auditor: TapeAuditor) -> None:
+                while data := file.read(READ_BYTES):
+                    auditor.feed(data)
+                auditor.replay.close()
+
+            yield read
     except OSError as error:
         raise InputError(f"cannot read {tape}: {error.strerror or error}") from error
-    auditor.replay.close()

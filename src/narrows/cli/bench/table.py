@@ -15,7 +15,7 @@ app = CommandTable(
         "detect": ("narrows.cli.bench.detect", "What leaks before the detectors ring."),
         "engines": ("narrows.cli.bench.engines", "A running vLLM: bits, and speed with keys."),
         "gate": ("narrows.cli.bench.gate", "The gate: throughput, delay, kills, overspend."),
-        "hostile": ("narrows.cli.bench_hostile", "What a broken link's bytes hold up."),
+        "hostile": ("narrows.cli.bench.hostile", "What a broken link's bytes hold up."),
         "ledger": ("narrows.cli.bench.ledger", "The ledger: operations, utilisation, waste."),
     },
     epilog="Example:\n  narrows bench codec --answers answers.jsonl --json",

@@ -47,7 +47,7 @@ def serving(folder: Path) -> Iterator[str]:
     """A fake vLLM in a process of its own; its URL."""
     script = Path(__file__).parent / "fake_vllm.py"
     process = subprocess.Popen(
-        [sys.executable, str(script), str(folder / "tokenizer.json"), str(VOCAB)],
+        [sys.executable, str(script), str(folder), str(VOCAB)],
         stdout=subprocess.PIPE,
         text=True,
         env={

@@ -216,7 +216,9 @@ class ChatResponse:
     def _tokens(self) -> shape.TokenUsage:
         first = self._answers[0]
         prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
-        return shape.TokenUsage(prompt, sum(map(_completion_tokens, self._answers)))
+        counted = [a.reasoning_tokens for a in self._answers if a.reasoning_tokens is not None]
+        reasoning = sum(counted) if counted else None
+        return shape.TokenUsage(prompt, sum(map(_completion_tokens, self._answers)), reasoning)
 
 
 class _Stream:

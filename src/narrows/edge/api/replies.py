@@ -38,17 +38,21 @@ def random_id(prefix: str, random_bytes: Callable[[int], bytes] = secrets.token_
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Counts for ``usage``."""
+    """Counts for ``usage``. ``reasoning``: of the completion's; None where none are known."""
 
     prompt: int
     completion: int
+    reasoning: int | None = None
 
-    def body(self) -> dict[str, int]:
-        return {
+    def body(self) -> dict[str, Any]:
+        counts: dict[str, Any] = {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
         }
+        if self.reasoning is not None:
+            counts["completion_tokens_details"] = {"reasoning_tokens": self.reasoning}
+        return counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from narrows.coding import markup
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
@@ -116,7 +117,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     priced_tokens = max_tokens or PRICED_TOKENS
     _refuse_wide_output(fields, priced_tokens)
     messages = check_messages(fields.take("messages"), limits, priced_tokens)
-    body: dict[str, Any] = {"messages": messages}
+    body: dict[str, Any] = {"messages": messages, markup.FIELD: markup.VERSION}
     if max_tokens:
         body["max_tokens"] = max_tokens
     for name, high in (("temperature", 2.0), ("top_p", 1.0)):

@@ -23,7 +23,8 @@ ECHO_BYTES_PER_ID = 12
 class Asked:
     """One completion. ``prompt``: with what was delivered before; ``max_tokens``: of what comes.
     ``key``: None asks for an uncoupled one. ``position``: of its first token. ``salt``: prompts
-    that the server has read under another one are not felt by this one; empty for none."""
+    that the server has read under another one are not felt by this one; empty for none.
+    ``format``: what the server forces on the text, as a chat request says it."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -31,6 +32,7 @@ class Asked:
     key: bytes | None = None
     position: int = 0
     salt: str = ""
+    format: Mapping[str, Any] | None = None
 
     def body(self, model: str) -> bytes:
         """The request."""
@@ -50,6 +52,8 @@ class Asked:
         }
         if self.shaping.get("ignore_eos"):
             sent["ignore_eos"] = True
+        if self.format:
+            sent["response_format"] = self.format
         if self.salt:
             sent["cache_salt"] = self.salt
         if self.key is not None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import aiohttp
 
 from narrows.coding.events import Failure
+from narrows.coding.markup import CallForm
 from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer
@@ -18,7 +21,11 @@ from narrows.enclave.sse import Malformed
 from narrows.enclave.tokens.completion import Asked, CompletionReader, NoTokenIds
 from narrows.enclave.tokens.luck import odds, total
 from narrows.enclave.tokens.strong import StrongText
+from narrows.enclave.tokens.writing import SAMPLE_CHAT, SAMPLE_TOOLS, sample_prompt
 from narrows.errors import ArtifactError, InputError
+from narrows.models.text.template_text import strftime_now
+
+log = logging.getLogger("narrows.enclave.upstream")
 
 PROBE_TOKENS = 64
 COUPLED_BELOW = 1e-9
@@ -31,6 +38,11 @@ _NOT_THERE = (
     Failure.OVERLOADED,
     Failure.UPSTREAM_REFUSED,
 )
+_SAID = "narrows counts"
+_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "probe", "schema": {"type": "string", "enum": [_SAID]}},
+}
 _PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is each server's own
 
 
@@ -38,13 +50,16 @@ _PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is
 class Capability:
     """``ids``: answers can cross as token ids. ``coupled``: and are drawn with the key.
     ``context``: tokens that a prompt and its answer may have. ``reached``: whether the server
-    answered at all. ``why``: for people."""
+    answered at all. ``why``: for people. ``tools``: requests with tools become the prompt that the
+    server would make of them. ``formats``: it forces a format on completions."""
 
     ids: bool
     coupled: bool
     why: str
     context: int = 0
     reached: bool = True
+    tools: bool = False
+    formats: bool = False
 
 
 class ServerProbe:
@@ -69,8 +84,10 @@ class ServerProbe:
             async with asyncio.timeout(limit_s):
                 context = await self._context()
                 if self._config.noise == "none":
-                    return await self._plain(context, 'noise is "none"')
-                return await self._keyed(context)
+                    found = await self._plain(context, 'noise is "none"')
+                else:
+                    found = await self._keyed(context)
+                return await self._more(found) if found.ids else found
         except (InputError, ArtifactError) as error:
             return Capability(False, False, f"the model's template refuses the probe: {error}")
         except NoTokenIds:
@@ -95,6 +112,52 @@ class ServerProbe:
                 if type(limit) is int and limit > 0:
                     return limit  # may be more than the folder says: a server can stretch it
         return self._strong.context
+
+    async def _more(self, found: Capability) -> Capability:
+        """``found``, and what else completions can be had for. A server that takes long over it
+        has the rest of its abilities nevertheless."""
+        tools = formats = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.token_timeout_s / 2):
+                tools = await self._tools()
+                formats = await self._formats()
+        return replace(found, tools=tools, formats=formats)
+
+    async def _tools(self) -> bool:
+        """Whether the server makes the same prompt of a chat with tools; a server that does not
+        say is taken to."""
+        if self._strong.calls is CallForm.NONE:
+            return False
+        try:
+            ours = sample_prompt(self._strong.chat)
+        except (InputError, ArtifactError):
+            return False  # the form was named by hand, and the template takes no tools
+        said = await self._server.ask(
+            "/tokenize",
+            {
+                "model": self._config.model,
+                "messages": SAMPLE_CHAT,
+                "tools": SAMPLE_TOOLS,
+                "chat_template_kwargs": {"date_string": strftime_now("%d %b %Y")},
+            },
+        )
+        theirs = said.get("tokens") if isinstance(said, dict) else None
+        same = theirs is None or theirs == ours
+        if not same:
+            log.warning(
+                "requests with tools cross as text: the server makes another prompt of them"
+            )
+        return same
+
+    async def _formats(self) -> bool:
+        """Whether a completion is held to a format, seen in what it says."""
+        try:
+            one = await self._ask(None, _FORMAT)
+        except (ServerError, Malformed) as error:
+            log.info("forced formats cross as text: %s", str(error)[:200])
+            return False
+        data = b"".join(map(self._strong.tokenizer.token_bytes, one.tokens))
+        return data.decode("utf-8", "replace").strip() == f'"{_SAID}"'
 
     async def _keyed(self, context: int) -> Capability:
         keys = [self._coins(32), self._coins(32)]
@@ -129,10 +192,12 @@ class ServerProbe:
         wrong = self._misread(await self._ask(None))
         return Capability(not wrong, False, wrong or why, context)
 
-    async def _ask(self, key: bytes | None) -> CompletionReader:
+    async def _ask(
+        self, key: bytes | None, form: Mapping[str, Any] | None = None
+    ) -> CompletionReader:
         prompt = self._strong.chat.render([{"role": "user", "content": _QUESTION}])
-        shaping = {"temperature": _TEMPERATURE, "ignore_eos": True}
-        asked = Asked(tuple(prompt), PROBE_TOKENS, shaping, key)
+        shaping = {"temperature": _TEMPERATURE, "ignore_eos": form is None}
+        asked = Asked(tuple(prompt), PROBE_TOKENS, shaping, key, format=form)
         reader = CompletionReader(
             asked,
             self._strong.tokenizer,

@@ -44,7 +44,7 @@ MODES = (
 )
 EOS = (0, 2)
 CONTEXT = 512
-LONG = {"script": 8192, "other-template": 8192, "no-formats": 8192}
+LONG = {"m": 8192, "script": 8192, "other-template": 8192, "no-formats": 8192}
 _random = np.random.default_rng()
 
 
@@ -78,7 +78,7 @@ class Server:
         self.seen: list[dict[str, Any]] = []
 
     async def models(self, request: web.Request) -> web.Response:
-        names = (*MODES, "switch", "script")
+        names = (*MODES, "switch", "script", "m")
         rows = [{"id": name, "max_model_len": LONG.get(name, CONTEXT)} for name in names]
         return web.json_response({"data": rows})
 

@@ -43,12 +43,14 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "logit_bias": ({},),
     "store": (False,),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
     "functions": (),
     "function_call": (),
 }
+
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     if stops:
         body["stop"] = list(stops)
     _add_tools(fields, body, limits)
+    _add_reasoning(fields, body)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed
@@ -194,6 +197,29 @@ def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> Non
             body["parallel_tool_calls"] = parallel
     if response_format is not None:
         body["response_format"] = response_format
+
+
+def _add_reasoning(fields: _Fields, body: dict[str, Any]) -> None:
+    effort = fields.take("reasoning_effort")
+    if effort is not None:
+        if effort not in _EFFORTS:
+            message = f"reasoning_effort must be one of {', '.join(_EFFORTS)}."
+            raise bad_request(message, "reasoning_effort")
+        body["reasoning_effort"] = effort
+    said = fields.take("chat_template_kwargs")
+    if said is None:
+        return
+    if not isinstance(said, dict):
+        message = "chat_template_kwargs must be an object."
+        raise bad_request(message, "chat_template_kwargs", "invalid_type")
+    check_known(said, ("enable_thinking",), "chat_template_kwargs")
+    thinks = said.get("enable_thinking")
+    if thinks is None:
+        return
+    if not isinstance(thinks, bool):
+        where = "chat_template_kwargs.enable_thinking"
+        raise bad_request(f"{where} must be true or false.", where, "invalid_type")
+    body["chat_template_kwargs"] = {"enable_thinking": thinks}
 
 
 def _include_usage(options: object, stream: bool) -> bool:

@@ -100,8 +100,7 @@ class ChatRenderer:
             "documents": None,
             **(variables or {}),
         }
-        names = {name: self._guards.put(value, guard) for name, value in named.items()}
-        text = self._text(names | self._names | {"add_generation_prompt": answer})
+        text = self._text(named, guard, answer)
         ids = self._tokenizer.encode_chat(text, guard=guard)
         if not ids:
             raise InputError("the chat template made nothing of the messages")
@@ -122,11 +121,13 @@ class ChatRenderer:
         if len(refused) == len(_REHEARSED):
             raise ArtifactError(f"the chat template refuses every chat: {refused[0]}")
 
-    def _text(self, names: Mapping[str, Any]) -> str:
+    def _text(self, named: Mapping[str, Any], guard: str, answer: bool) -> str:
         parts: list[str] = []
         size = 0
         try:
-            for part in self._template.generate(**names):
+            said = {name: self._guards.put(value, guard) for name, value in named.items()}
+            said |= self._names | {"add_generation_prompt": answer}
+            for part in self._template.generate(**said):
                 size += len(part)
                 if size > MAX_CHARACTERS:
                     raise InputError("the chat template writes without end")

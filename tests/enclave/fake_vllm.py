@@ -44,7 +44,8 @@ MODES = (
 )
 EOS = (0, 2)
 CONTEXT = 512
-LONG = {"m": 8192, "script": 8192, "other-template": 8192, "no-formats": 8192}
+LONG = ("m", "hermes", "qwen3", "begun", "llama3", "other-template", "no-formats")
+LONG_CONTEXT = 8192
 _random = np.random.default_rng()
 
 
@@ -57,6 +58,11 @@ def logits_of(history: list[int], vocab_size: int, eos: float = 4.0) -> np.ndarr
     return row
 
 
+def context(model: str) -> int:
+    """Tokens of a prompt and its answer."""
+    return LONG_CONTEXT if model in LONG else CONTEXT
+
+
 def script_in(text: str) -> list[Any] | None:
     """The last script in a text: what is said as a completion, and the deltas of a chat."""
     found = re.findall(r"\[\[([A-Za-z0-9+/=]+)\]\]", text)
@@ -67,19 +73,12 @@ class Server:
     def __init__(self, tokenizer: BpeTokenizer, folder: Path) -> None:
         self.tokenizer = tokenizer
         self.whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        said = json.loads((folder / "tokenizer_config.json").read_text())
-        env = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-        env.filters["tojson"] = lambda value, indent=None: json.dumps(
-            value, ensure_ascii=False, indent=indent
-        )
-        env.globals["strftime_now"] = lambda pattern: "28 Nov 2026"
-        self.template = env.from_string(said["chat_template"])
+        self.folder = folder
         self.mode = "coupled"
         self.seen: list[dict[str, Any]] = []
 
     async def models(self, request: web.Request) -> web.Response:
-        names = (*MODES, "switch", "script", "m")
-        rows = [{"id": name, "max_model_len": LONG.get(name, CONTEXT)} for name in names]
+        rows = [{"id": name, "max_model_len": context(name)} for name in (*MODES, *LONG, "switch")]
         return web.json_response({"data": rows})
 
     async def switch(self, request: web.Request) -> web.Response:
@@ -88,6 +87,18 @@ class Server:
 
     async def told(self, request: web.Request) -> web.Response:
         return web.json_response(self.seen)
+
+    def template(self, model: str) -> jinja2.Template:
+        """Of the folder beside the server's own that is called as the model; its own else."""
+        beside = self.folder.parent / model / "tokenizer_config.json"
+        own = self.folder / "tokenizer_config.json"
+        said = json.loads((beside if beside.exists() else own).read_text())
+        env = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+        env.filters["tojson"] = lambda value, indent=None: json.dumps(
+            value, ensure_ascii=False, indent=indent
+        )
+        env.globals["strftime_now"] = lambda pattern: "28 Nov 2026"
+        return env.from_string(said["chat_template"])
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -105,7 +116,7 @@ class Server:
             function = {name: tool["function"].get(name) for name in ("name", "description")}
             function["parameters"] = tool["function"].get("parameters")
             tools.append({"type": "function", "function": function})
-        text = self.template.render(
+        text = self.template(body["model"]).render(
             messages=messages,
             tools=tools or None,
             add_generation_prompt=True,
@@ -144,9 +155,8 @@ class Server:
             return web.json_response({"error": {"message": "it starts"}}, status=502)
         if mode == "refuses-key" and "vllm_xargs" in body:
             return web.json_response({"error": {"message": "no such field"}}, status=400)
-        context = LONG.get(mode, CONTEXT)
-        if len(body["prompt"]) + body["max_tokens"] > context:
-            words = f"This model's maximum context length is {context} tokens."
+        if len(body["prompt"]) + body["max_tokens"] > context(mode):
+            words = f"This model's maximum context length is {context(mode)} tokens."
             return web.json_response({"error": {"message": words}}, status=400)
         response = await stream(request)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,25 +33,24 @@ AS_TEXT = [Opened(Coding.TEXT), Text(b"as text"), Finished(Finish.STOP)]
 
 
 class Served:
-    """A model's folder and its server."""
+    """A model's folder, and its name on the server."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
         self.strong = StrongText(folder)
+        self._name = folder.name
 
-    def case(self, model: str = "script", **changes: Any) -> Case:
-        return Case(self.url, model, self.strong, **changes)
+    def case(self, model: str = "", **changes: Any) -> Case:
+        return Case(self.url, model or self._name, self.strong, **changes)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
     root = tmp_path_factory.mktemp("strong")
-    with contextlib.ExitStack() as stack:
-        made = {}
-        for name, template in TEMPLATES.items():
-            folder = write_folder(root / name, template=template)
-            made[name] = Served(folder, stack.enter_context(serving(folder)))
-        yield made
+    for name, template in TEMPLATES.items():
+        write_folder(root / name, template=template)
+    with serving(root / "hermes") as url:
+        yield {name: Served(root / name, url) for name in TEMPLATES}
 
 
 def asked(text: str, **body: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from narrows.coding.markup import CallForm, Markup, ReasoningForm
-from narrows.enclave.tokens.served import served_messages, served_tools, template_variables
 from narrows.enclave.tokens.writing import call_form, reasoning_form
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.hf_tokenizer import load_hf_text
 from narrows.models.text.chat import PLAIN_WITH_BOS, ChatRenderer
+from narrows.models.text.served import served_messages, served_tools, template_variables
 from narrows.models.text.tokenizer import BpeTokenizer
 
 _THINK = "<think>"

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from narrows.coding.markup import CallForm, ReasoningForm
-from narrows.enclave.tokens.served import served_messages, served_tools
 from narrows.errors import ArtifactError, InputError
 from narrows.models.text.chat import ChatRenderer
+from narrows.models.text.served import served_messages, served_tools
 from narrows.models.text.tokenizer import BpeTokenizer
 
 _NAME, _ARGUMENTS, _RESULT = "narrows_add", {"left": 20, "right": "twenty-two"}, "forty-two"

@@ -12,6 +12,9 @@ from typing import Any
 
 from narrows.errors import InputError
 
+PROMPT_FIELDS = ("tools", "reasoning_effort", "chat_template_kwargs")
+"""Fields of a request, beside its messages, of which the prompt is made."""
+
 _CARRIED = ("role", "name", "tool_call_id")
 
 

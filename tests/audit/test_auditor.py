@@ -273,8 +273,12 @@ def test_tokens_behind_a_head_are_the_models_own() -> None:
         key = answer.request.noise_key
         number = recorder.request(Request(uid="0" * 32, body=body, noise_key=key))
         recorder.encoder.open(number, Coding.COUPLED)
-        head = [Switch(Channel.REASONING), Tokens(answer.tokens[:4])]
-        for event in [Tokens(answer.tokens[:1]), head[0]] if late else head:
+        first = int(late)  # tokens ahead of the switch
+        for event in (
+            Tokens(answer.tokens[:first]),
+            Switch(Channel.REASONING),
+            Tokens(answer.tokens[first:4]),
+        ):
             recorder.encoder.put(number, event)
         recorder.encoder.put(number, Finished(Finish.LENGTH))
         one = audited(recorder.finish())

@@ -14,9 +14,9 @@ from enclave.test_upstream_tokens import KEY, Case, ids, run
 from models.tiny import TEMPLATE
 from narrows.coding.events import Channel, Coding, Event, Finish, Finished, Opened, Switch, Text
 from narrows.coding.markup import CallForm, Markup, ReasoningForm
-from narrows.models.text.served import served_messages, template_variables
 from narrows.enclave.tokens.strong import StrongText
 from narrows.errors import InputError
+from narrows.models.text.served import served_messages, template_variables
 
 ADD = {
     "type": "function",

@@ -42,14 +42,20 @@ $(VENV)/.test-ready: $(VENV)/.run-ready
 	@$(PIP) install --no-compile --editable '.[all,dev,bench,train,plots]'
 	@touch $@
 
-up: $(VENV)/.run-ready
+up: $(VENV)/.run-ready $(VENV)/.kernels-fresh
 	@$(BIN)/narrows up $(ARGS)
 
 test: kernels
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
+# numba keeps machine code by the file of the function alone: what a function of another file that
+# it has compiled in says now, it never asks. So code that changed takes all that was kept along.
+$(VENV)/.kernels-fresh: $(shell grep -rl numba src/narrows --include=*.py)
+	@find src -name '*.nb[ic]' -delete
+	@mkdir -p $(VENV) && touch $@
+
 # Compiled once, not by every process of a test at the same time; numba keeps what it has.
-kernels: $(VENV)/.test-ready
+kernels: $(VENV)/.test-ready $(VENV)/.kernels-fresh
 	@$(BIN)/python tests/compile_kernels.py
 
 lint: $(VENV)/.test-ready
@@ -61,7 +67,7 @@ format: $(VENV)/.test-ready
 	$(BIN)/ruff check --fix src tests spin engines
 	$(BIN)/ruff format src tests spin engines
 
-torture: $(VENV)/.test-ready
+torture: $(VENV)/.test-ready $(VENV)/.kernels-fresh
 	$(BIN)/python -m pytest -m torture -p no:xdist --timeout 0 $(ARGS)
 
 # Its torch pins numba and brings packages that do not import; the command asks for a
@@ -83,7 +89,7 @@ $(ENGINES)/.ready:
 check-model:
 	$(PYTHON) spin/check.py $(ARGS)
 
-bench: $(VENV)/.test-ready
+bench: $(VENV)/.test-ready $(VENV)/.kernels-fresh
 	$(BIN)/narrows bench ledger
 	$(BIN)/narrows bench gate
 	$(BIN)/narrows bench serve

@@ -265,6 +265,28 @@ def test_what_is_no_token_of_the_content_counts_in_full() -> None:
     assert one.tally.tokens == 4
 
 
+def test_tokens_behind_a_head_are_the_models_own() -> None:
+    answer = played(1, 30)[0]
+    for marked, late in ((True, False), (True, True), (False, False)):
+        recorder = TapeRecorder(weak())
+        body = answer.request.body | ({"markup": 1} if marked else {})
+        key = answer.request.noise_key
+        number = recorder.request(Request(uid="0" * 32, body=body, noise_key=key))
+        recorder.encoder.open(number, Coding.COUPLED)
+        first = int(late)  # tokens ahead of the switch
+        for event in (
+            Tokens(answer.tokens[:first]),
+            Switch(Channel.REASONING),
+            Tokens(answer.tokens[first:4]),
+        ):
+            recorder.encoder.put(number, event)
+        recorder.encoder.put(number, Finished(Finish.LENGTH))
+        one = audited(recorder.finish())
+        refused = {"another channel than the content": 1}
+        assert one.tally.not_scored == ({} if marked and not late else refused)
+        assert one.tally.tokens == (4 if marked and not late else int(late))
+
+
 def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
     answers = list(played(2, 30))
     for number, change in enumerate(({"tools": [{}]}, {"messages": [{"role": "user", "content": "x" * 2000}]})):  # fmt: skip  # noqa: E501

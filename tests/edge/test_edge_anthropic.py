@@ -89,6 +89,7 @@ def test_whole(rig):
         "max_tokens": 50,
         "temperature": 0.5,
         "stop": ["END"],
+        "markup": 1,
     }
 
 

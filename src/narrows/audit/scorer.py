@@ -14,7 +14,9 @@ from narrows.coding.spec import ChatModel
 from narrows.errors import InputError
 from narrows.models.api import Logits, TokenModel
 
-PLAIN_FIELDS = frozenset({"messages", "max_tokens", "temperature", "top_p", "stop", "seed"})
+PLAIN_FIELDS = frozenset(
+    {"messages", "max_tokens", "temperature", "top_p", "stop", "seed", "markup"}
+)
 """Fields of a request that decide a token in no way but those that the audit code applies."""
 CHUNK_TOKENS = 128
 

@@ -9,6 +9,9 @@ the answer is aborted. Stop strings are applied here for native tokens, on decod
 hold-back; the enclave applies the same rule and ends the answer itself, so a token behind a
 stop means that it does not, and the answer is cancelled there. The answer still ends by its
 ``Finished``, which the link passes on only behind the check of all its symbols.
+
+Native tokens cross with the model's markup. The head of the answer says which (``markup_of``), on
+every link anew; what the stop strings let through is then taken apart by ``MarkupReader``.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
+from narrows.coding.markup import Markup, ReasoningForm, markup_of, reads_markup
 from narrows.edge import problems
+from narrows.edge.markup import MarkupReader
 from narrows.edge.problems import ApiError
 from narrows.edge.text import TextDecoder
 from narrows.errors import LinkError
@@ -41,6 +46,7 @@ from narrows.wire.stops import StopFinder
 MAX_TOOL_CALLS = 128
 MAX_RESUMES = 3  # an answer that breaks every link must not break all later ones
 MAX_TOOL_NAME_CHARS = 256
+MAX_HEAD = 8  # switches; no head has so many
 
 
 class WeakName(NamedTuple):
@@ -91,6 +97,7 @@ class EdgeAnswer:
         self.last_event_s = 0.0
         self.lost_s = 0.0
         self.resumes = 0
+        self.reasoning_tokens: int | None = None  # None: the model has no reasoning to count
         self.abort: Callable[[], None] = _nothing
         self._coding = Coding.PLAIN
         self._token_bytes: Callable[[int], bytes] = _no_tokens
@@ -107,6 +114,10 @@ class EdgeAnswer:
         self._replay = 0
         self._switched = False
         self._lost_tokens = -1
+        self._marked = reads_markup(request.body)
+        self._head: list[Channel] | None = []  # None: it is over
+        self._markup: Markup | None = None
+        self._reader: MarkupReader | None = None
 
     @property
     def ended(self) -> bool:
@@ -150,6 +161,7 @@ class EdgeAnswer:
         self._token_bytes = token_bytes
         self.abort = abort
         self._replay = len(self.request.resume)
+        self._head = []
         self.cancelled = False
 
     def take(self) -> list[Piece]:
@@ -201,7 +213,22 @@ class EdgeAnswer:
         self._coding = coding
         self.opened = True
 
+    def _begin(self, head: list[Channel]) -> None:
+        """The head is over: this is how the text is to be read."""
+        self._head = None
+        markup = markup_of(head)
+        if self._markup is None:
+            self._markup = markup
+            if markup != Markup():
+                self._reader = MarkupReader(markup, _tool_names(self.request))
+            if markup.reasoning is not ReasoningForm.NONE:
+                self.reasoning_tokens = 0
+        elif self._markup != markup:
+            raise LinkError("a resumed answer is written in another way")
+
     def _on_tokens(self, ids: tuple[int, ...]) -> None:
+        if self._marked and self._head is not None:
+            self._begin(self._head)
         known = self.tokens[self._replay : self._replay + len(ids)]
         if list(ids[: len(known)]) != known:
             raise LinkError("a resumed answer went another way")
@@ -211,9 +238,20 @@ class EdgeAnswer:
             self.abort()
             return
         self.tokens.extend(fresh)
-        self._add(self._decoder.feed(b"".join(map(self._token_bytes, fresh))))
+        if self._reader is None:
+            self._add(self._decoder.feed(b"".join(map(self._token_bytes, fresh))))
+            return
+        for token in fresh:
+            if self._reader.reasoning and self.reasoning_tokens is not None:
+                self.reasoning_tokens += 1
+            self._add(self._decoder.feed(self._token_bytes(token)))
 
     def _switch(self, channel: Channel) -> None:
+        if self.native and self._marked:
+            if self._head is None or len(self._head) == MAX_HEAD:
+                raise LinkError("a switch behind an answer's head")
+            self._head.append(channel)
+            return
         if self._replay < len(self.tokens):
             raise LinkError("a resumed answer went another way")
         self._switched = True
@@ -222,15 +260,18 @@ class EdgeAnswer:
             raise LinkError("arguments that do not follow the name of their call")
         self._channel = channel
         if channel is Channel.TOOL_NAME:
-            self._call += 1
-            if self._call >= MAX_TOOL_CALLS:
-                raise LinkError("too many tool calls")
+            self._next_call()
+
+    def _next_call(self) -> None:
+        self._call += 1
+        if self._call >= MAX_TOOL_CALLS:
+            raise LinkError("too many tool calls")
 
     def _flush(self) -> None:
         """End the current piece of text: held bytes, held stop prefix, a tool's whole name."""
         self._add(self._decoder.finish())
         if self.native and self._channel is Channel.CONTENT:
-            self._append(Channel.CONTENT, self._stops.finish())
+            self._show(self._stops.finish(), final=True)
         if self._channel is Channel.TOOL_NAME:
             self._append(Channel.TOOL_NAME, self._name, always=True)
             self._name = ""
@@ -241,9 +282,20 @@ class EdgeAnswer:
             if len(self._name) > MAX_TOOL_NAME_CHARS:
                 raise LinkError("too long a tool name")
         elif self._channel is Channel.CONTENT and self.native:
-            self._append(Channel.CONTENT, self._stops.feed(text))
+            self._show(self._stops.feed(text))
         else:
             self._append(self._channel, text)
+
+    def _show(self, text: str, final: bool = False) -> None:
+        """Native text that no stop string holds back."""
+        if self._reader is None:
+            self._append(Channel.CONTENT, text)
+            return
+        parts = self._reader.feed(text)
+        for channel, part in [*parts, *self._reader.finish()] if final else parts:
+            if channel is Channel.TOOL_NAME:
+                self._next_call()
+            self._append(channel, part, always=channel is Channel.TOOL_NAME)
 
     def _append(self, channel: Channel, text: str, always: bool = False) -> None:
         if not text and not always:
@@ -268,6 +320,8 @@ class EdgeAnswer:
             return
         if self._stops.stopped:
             reason = Finish.STOP
+        if self._reader is not None and reason is Finish.STOP and self._call >= 0:
+            reason = Finish.TOOL_CALLS  # the model said that it ends; why is in its markup
         if reason is Finish.CANCELLED:
             # Asked for by no one here, it says that the answer passed a limit of the link.
             asked = self.cancelled
@@ -275,6 +329,11 @@ class EdgeAnswer:
             self.fail(error)
         else:
             self.finish = reason
+
+
+def _tool_names(request: Request) -> frozenset[str]:
+    """What the answer may call."""
+    return frozenset(tool["function"]["name"] for tool in request.body.get("tools", ()))
 
 
 def _nothing() -> None:

@@ -41,7 +41,12 @@ from narrows.wire.stops import StopFinder
 log = logging.getLogger("narrows.enclave.builtin")
 
 READ_TOKENS = 128  # of a prompt between two steps of the running answers
-_UNSUPPORTED = ("tools", "tool_choice", "response_format")
+_UNSUPPORTED = (
+    "tools",
+    "tool_choice",
+    "response_format",
+    "chat_template_kwargs",
+)
 
 
 @dataclass(eq=False)

@@ -23,7 +23,9 @@ class UpstreamConfig:
     ``tokens``: whether answers cross as the model's own token ids: ``auto`` where that works,
     ``required`` refuses to start where it does not. ``noise``: what the server draws with:
     ``narrows`` its plugin's, ``seed-vllm`` and ``seed-sglang`` their own under a seed, ``none``
-    what nobody knows, ``auto`` what a probe finds (docs/engines.md)."""
+    what nobody knows, ``auto`` what a probe finds. ``tools`` and ``reasoning``: how the model
+    writes them into its text, ``auto`` as its template does; ``none`` leaves requests with tools to
+    the server, and reasoning in the content (docs/engines.md)."""
 
     url: str
     model: str
@@ -31,6 +33,8 @@ class UpstreamConfig:
     folder: Path | None = None
     tokens: Literal["auto", "off", "required"] = "auto"
     noise: Literal["auto", "narrows", "seed-vllm", "seed-sglang", "none"] = "auto"
+    tools: Literal["auto", "hermes", "llama3", "none"] = "auto"
+    reasoning: Literal["auto", "think", "none"] = "auto"
     connect_timeout_s: float = 10.0
     first_token_timeout_s: float = 120.0
     token_timeout_s: float = 60.0

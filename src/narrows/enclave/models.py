@@ -51,7 +51,7 @@ def _strong(config: UpstreamConfig, weak: Shelf | None) -> StrongText:
     """NarrowsError: why its token ids cannot cross."""
     if config.folder is None:
         raise InputError("[enclave.upstream] folder does not say where the model's files are")
-    strong = StrongText(config.folder)
+    strong = StrongText(config.folder, tools=config.tools, reasoning=config.reasoning)
     if marker := strong.other_channels:
         raise InputError(f"the model writes {marker}, which only its server takes apart")
     if weak is not None and not _shared(strong, weak):
@@ -59,6 +59,11 @@ def _strong(config: UpstreamConfig, weak: Shelf | None) -> StrongText:
             f"no weak model has the tokenizer of {config.folder.name}",
             "make one of that family: docs/weak-models.md",
         )
+    log.info(
+        "the model writes calls of tools as %s and reasoning %s",
+        strong.calls.value,
+        "between <think> markers" if strong.reasons else "not at all",
+    )
     return strong
 
 

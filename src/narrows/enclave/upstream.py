@@ -27,6 +27,7 @@ _PASSED = (
     "parallel_tool_calls",
     "response_format",
     "reasoning_effort",
+    "chat_template_kwargs",
     "presence_penalty",
     "frequency_penalty",
 )

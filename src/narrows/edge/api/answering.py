@@ -217,7 +217,9 @@ class AnswerResponse:
     def _tokens(self) -> TokenUsage:
         first = self._answers[0]
         prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
-        return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)))
+        counted = [a.reasoning_tokens for a in self._answers if a.reasoning_tokens is not None]
+        reasoning = sum(counted) if counted else None
+        return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)), reasoning)
 
 
 def _body(request: ChatRequest, index: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from narrows.coding import markup
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
@@ -106,7 +107,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     priced_tokens = max_tokens or PRICED_TOKENS
     _refuse_wide_output(fields, priced_tokens)
     messages = check_messages(fields.take("messages"), limits, priced_tokens)
-    body: dict[str, Any] = {"messages": messages}
+    body: dict[str, Any] = {"messages": messages, markup.FIELD: markup.VERSION}
     if max_tokens:
         body["max_tokens"] = max_tokens
     for name, high in (("temperature", 2.0), ("top_p", 1.0)):
@@ -122,6 +123,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
         if not _EFFORT.fullmatch(effort):
             raise fields.bad("reasoning_effort", "must be a word, as in low")
         body["reasoning_effort"] = effort
+    _add_thinking(fields, body)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed
@@ -188,6 +190,23 @@ def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> Non
             body["parallel_tool_calls"] = parallel
     if response_format is not None:
         body["response_format"] = response_format
+
+
+def _add_thinking(fields: _Fields, body: dict[str, Any]) -> None:
+    said = fields.take("chat_template_kwargs")
+    if said is None:
+        return
+    if not isinstance(said, dict):
+        message = "chat_template_kwargs must be an object."
+        raise bad_request(message, "chat_template_kwargs", "invalid_type")
+    check_known(said, ("enable_thinking",), "chat_template_kwargs")
+    thinks = said.get("enable_thinking")
+    if thinks is None:
+        return
+    if not isinstance(thinks, bool):
+        where = "chat_template_kwargs.enable_thinking"
+        raise bad_request(f"{where} must be true or false.", where, "invalid_type")
+    body["chat_template_kwargs"] = {"enable_thinking": thinks}
 
 
 def _include_usage(options: object, stream: bool) -> bool:

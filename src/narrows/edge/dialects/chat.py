@@ -33,12 +33,15 @@ def fingerprint(model_name: str, weak_digest: bytes) -> str:
     return "fp_" + hashlib.sha256(model_name.encode() + b"\x00" + weak_digest).hexdigest()[:12]
 
 
-def usage_body(tokens: TokenUsage) -> dict[str, int]:
-    return {
+def usage_body(tokens: TokenUsage) -> dict[str, Any]:
+    counts: dict[str, Any] = {
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.completion,
         "total_tokens": tokens.prompt + tokens.completion,
     }
+    if tokens.reasoning is not None:
+        counts["completion_tokens_details"] = {"reasoning_tokens": tokens.reasoning}
+    return counts
 
 
 class DeltaMaker:

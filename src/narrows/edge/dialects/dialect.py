@@ -31,10 +31,11 @@ def random_id(prefix: str, random_bytes: Callable[[int], bytes] = secrets.token_
 
 
 class TokenUsage(NamedTuple):
-    """Counts for ``usage``."""
+    """Counts for ``usage``. ``reasoning``: of the completion's; None where none are known."""
 
     prompt: int
     completion: int
+    reasoning: int | None = None
 
 
 class Ended(NamedTuple):

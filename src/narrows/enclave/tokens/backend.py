@@ -2,9 +2,9 @@
 
 Ids cross in a third to a half of what their text costs, and in less than half of that again
 where the server draws them with the answer's key. What cannot be asked for by ids goes as text,
-through ``UpstreamBackend``: tools, forced formats, messages that the model's template does not
-take, links whose weak model has another tokenizer, and everything while the server does not say
-its ids. An answer that is resumed has ids already, so it stays with them.
+through ``UpstreamBackend``: what only the server's parsers can do (``_unfit``), messages that the
+model's template does not take, links whose weak model has another tokenizer, and everything while
+the server does not say its ids. An answer that is resumed has ids already, so it stays with them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,23 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from narrows.coding.events import Coding, Event, Failed, Failure, NoiseFamily, Opened, Tokens
+from narrows.coding.events import (
+    Coding,
+    Event,
+    Failed,
+    Failure,
+    NoiseFamily,
+    Opened,
+    Switch,
+    Tokens,
+)
+from narrows.coding.markup import CallForm, Markup, ReasoningForm, reads_markup
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.tokens.completion import Asked, CompletionReader
 from narrows.enclave.tokens.dialect import completion
+from narrows.enclave.tokens.probe import Capability
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend
@@ -33,7 +44,6 @@ from narrows.models.api import Tokenizer
 log = logging.getLogger("narrows.enclave.upstream")
 
 GREEDY_BELOW = 1e-5  # what vLLM takes for greedy, which draws nothing
-_TEXT_ALONE = ("tools", "tool_choice", "response_format", "reasoning_effort")
 _LOST = (Failure.UPSTREAM_REFUSED, Failure.UPSTREAM_BROKE)
 
 
@@ -41,6 +51,7 @@ _LOST = (Failure.UPSTREAM_REFUSED, Failure.UPSTREAM_BROKE)
 class _Plan:
     asked: Asked
     native: bool
+    markup: Markup
     stops: tuple[str, ...]
     before: tuple[int, ...]
 
@@ -107,15 +118,19 @@ class TokenBackend:
     async def _plan(self, request: BackendRequest) -> _Plan | None:
         """What to ask for; None where the answer goes as text."""
         body = request.body
-        if request.tokenizer != self._strong.tokenizer.digest or _needs_text(body):
+        if request.tokenizer != self._strong.tokenizer.digest:
             return None
         verdict = await self._standing.settled()
         if not verdict.ids and not request.resume:
             return None
         try:
-            prompt = await asyncio.to_thread(self._strong.chat.render, body["messages"])
+            prompt, markup = await asyncio.to_thread(self._written, body)
         except (InputError, ArtifactError) as error:
             log.info("an answer goes as text: %s", error)
+            return None
+        why = _unfit(body, markup, self._strong.calls, verdict)
+        if why and not request.resume:
+            log.info("an answer goes as text: %s", why)
             return None
         start = len(request.resume)
         room = (verdict.context or self._strong.context) - len(prompt) - start
@@ -126,9 +141,13 @@ class TokenBackend:
             request.noise_key if verdict.coupled and _couples(body, verdict.family) else None,
             start,
             self._salt(request.scope),
+            body.get("response_format"),
             family=verdict.family,
         )
-        return _Plan(asked, verdict.native, tuple(stop_strings(body)), request.resume)
+        return _Plan(asked, verdict.native, markup, tuple(stop_strings(body)), request.resume)
+
+    def _written(self, body: Mapping[str, Any]) -> tuple[list[int], Markup]:
+        return self._strong.prompt(body), self._strong.markup(body)
 
     def _salt(self, scope: int) -> str:
         """Of the server's prefix cache: whose request it is, in words that nobody can guess."""
@@ -144,13 +163,18 @@ class TokenBackend:
             before=plan.before,
         )
         at = asked.position
+        head = plan.markup.head
         async with contextlib.aclosing(
             completion(self._server, self._config.model, asked, reader, plan.native)
         ) as events:
             async for event in events:
-                if isinstance(event, Tokens) and asked.key is not None:
-                    self._standing.watch(asked.key, at, event.ids, asked.noise)
-                    at += len(event.ids)
+                if isinstance(event, Tokens):
+                    for channel in head:
+                        yield Switch(channel)
+                    head = ()
+                    if asked.key is not None:
+                        self._standing.watch(asked.key, at, event.ids, asked.noise)
+                        at += len(event.ids)
                 yield event
 
 
@@ -162,13 +186,31 @@ def _couples(body: Mapping[str, Any], family: NoiseFamily) -> bool:
     return family is not NoiseFamily.SEED_SGLANG or top_p is None or float(top_p) >= 1
 
 
-def _needs_text(body: Mapping[str, Any]) -> bool:
-    if any(body.get(name) for name in _TEXT_ALONE):
-        return True
-    return any(
-        message.get("role") in ("tool", "function") or message.get("tool_calls")
-        for message in body["messages"]
-    )
+def _unfit(body: Mapping[str, Any], markup: Markup, calls: CallForm, verdict: Capability) -> str:
+    """Why only the server's own parsers can do what is asked for; empty where ids can."""
+    tools = body.get("tools") or []
+    roles = {message.get("role") for message in body["messages"]}
+    called = "tool" in roles or any(message.get("tool_calls") for message in body["messages"])
+    if markup != Markup() and not reads_markup(body):
+        return "the edge takes no markup apart"
+    if (tools or called) and calls is CallForm.NONE:
+        return "the model's template writes calls of tools in no known form"
+    if (tools or called) and not verdict.tools:
+        return "the server makes another prompt of tools than the model's folder"
+    if "function" in roles:
+        return "a message of a function"
+    if tools and body.get("tool_choice") not in (None, "auto", "none"):
+        return "the request forces a call"
+    if tools and body.get("parallel_tool_calls") is False:
+        return "the request wants one call"
+    if any(tool["function"].get("strict") for tool in tools):
+        return "a strict tool"
+    if body.get("response_format"):
+        if tools or markup.reasoning is not ReasoningForm.NONE:
+            return "a forced format, behind reasoning or beside tools"
+        if not verdict.formats:
+            return "the server forces no format on a completion"
+    return ""
 
 
 async def _ended(request: BackendRequest) -> AsyncGenerator[Event, None]:

@@ -34,7 +34,8 @@ class Asked:
     """One completion. ``prompt``: with what was delivered before; ``max_tokens``: of what comes.
     ``key``: None asks for an uncoupled one. ``position``: of its first token. ``salt``: prompts
     that the server has read under another one are not felt by this one; empty for none.
-    ``family``: of the noise that the key stands for."""
+    ``format``: what the server forces on the text, as a chat request says it. ``family``: of the
+    noise that the key stands for."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -42,6 +43,7 @@ class Asked:
     key: bytes | None = None
     position: int = 0
     salt: str = ""
+    format: Mapping[str, Any] | None = None
     family: NoiseFamily = NoiseFamily.KEYED
 
     @property
@@ -76,6 +78,8 @@ class Asked:
         }
         if self.shaping.get("ignore_eos"):
             sent["ignore_eos"] = True
+        if self.format:
+            sent["response_format"] = self.format
         if self.salt:
             sent["cache_salt"] = self.salt
         if self.seed is not None:

@@ -15,6 +15,7 @@ from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.config import Range, out_of_range
+from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
@@ -97,7 +98,8 @@ class EdgeConfig:
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
     is down. ``resume_s``: how long an interrupted answer waits for a new link. ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
-    so that /healthz tells whether it answers."""
+    so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
+    browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -113,6 +115,7 @@ class EdgeConfig:
     operators: tuple[str, ...] = ()
     weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
+    cors_origins: tuple[str, ...] = ()
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0
@@ -152,6 +155,7 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
     problems += key_problems(config.operators)
+    problems += origin_problems(config.cors_origins)
     if not 1 <= config.weak_kv_mib <= 1 << 24:
         problems.append(f"weak_kv_mib {config.weak_kv_mib} is outside 1..{1 << 24}")
     if not 1 <= config.tick_ms <= 1000:

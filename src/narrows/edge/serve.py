@@ -22,6 +22,7 @@ from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
 from narrows.edge.api.app import make_app
+from narrows.edge.api.front import make_front
 from narrows.edge.api.granian_server import STOP_S, HttpServer, bind
 from narrows.edge.api.probe import StrongModelProbe
 from narrows.edge.api.service import Service
@@ -65,7 +66,7 @@ async def serve(
     listener = None
     try:
         stats = StatsRecorder(stats_database, wall_s)
-        access = Access(database, stats)
+        access = Access(database, stats, config.cors_origins)
         access.check_listener(config.listen_host)
         listener = bind(config.listen_host, config.listen_port)
         link = LinkClient(
@@ -87,7 +88,7 @@ async def serve(
             save_bounds(stats_database, config.drift)
         except sqlite3.Error as error:
             log.warning("'narrows status' judges drift by older bounds: %s", error)
-        server = HttpServer(make_app(service), config, listener)
+        server = HttpServer(make_front(make_app(service), config), config, listener)
         try:
             await _run(service, server, shelf, lambda: ready(listener.getsockname()[1]))
         finally:

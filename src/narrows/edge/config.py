@@ -99,7 +99,8 @@ class EdgeConfig:
     is down. ``resume_s``: how long an interrupted answer waits for a new link. ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
     so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
-    browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys."""
+    browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys.
+    ``request_log``: a line for each request goes to the log, with ids and without content."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -116,6 +117,7 @@ class EdgeConfig:
     weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
     cors_origins: tuple[str, ...] = ()
+    request_log: bool = False
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0

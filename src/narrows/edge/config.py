@@ -64,6 +64,15 @@ class EdgeLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpsFiles:
+    """PEM files of the API's own TLS: the certificate with those between it and its authority, and
+    its key. Read again at SIGHUP."""
+
+    cert_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
 class TranscriptConfig:
     """Released answers and their prompts, kept for training where ``keep`` is set.
     ``max_bytes``, ``max_days``: the oldest go first. ``exclude_keys``: numbers of API keys
@@ -100,7 +109,8 @@ class EdgeConfig:
     edge asks the strong model for one token at the start, and after answers that failed inside,
     so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
     browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys.
-    ``request_log``: a line for each request goes to the log, with ids and without content."""
+    ``request_log``: a line for each request goes to the log, with ids and without content.
+    ``https``: the API speaks TLS, and nothing else."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -118,6 +128,7 @@ class EdgeConfig:
     model_name: str = "smollm2-135m-instruct"
     cors_origins: tuple[str, ...] = ()
     request_log: bool = False
+    https: HttpsFiles | None = None
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0

@@ -53,8 +53,8 @@ async def serve(
     wall_s: Callable[[], float] = time.time,
 ) -> None:
     """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first,
-    or a shelf, which is watched (SIGHUP: look now); ``make_decoder``: the link codec, unless
-    the real one. Raises NarrowsError where the edge cannot start."""
+    or a shelf, which is watched; ``make_decoder``: the link codec, unless the real one. SIGHUP:
+    look now, at the certificate of the API too. Raises NarrowsError where the edge cannot start."""
     config.check()
     shelf = models if isinstance(models, Shelf) else Shelf.of(models)
     # Half: a link that has broken may hold its memory while the next one is in use already.
@@ -114,9 +114,15 @@ async def _run(
 ) -> None:
     loop = asyncio.get_running_loop()
     stop, look = asyncio.Event(), asyncio.Event()
-    for number, event in ((signal.SIGINT, stop), (signal.SIGTERM, stop), (signal.SIGHUP, look)):
+
+    def look_again() -> None:
+        look.set()
+        server.reload()
+
+    handlers = ((signal.SIGINT, stop.set), (signal.SIGTERM, stop.set), (signal.SIGHUP, look_again))
+    for number, handler in handlers:
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
-            loop.add_signal_handler(number, event.set)
+            loop.add_signal_handler(number, handler)
 
     def changed() -> None:
         service.link.models_changed()

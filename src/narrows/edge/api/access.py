@@ -2,8 +2,8 @@
 
 Once a key was ever made, every request to ``/v1`` needs an active one. Without keys the edge
 listens on loopback only; there a web page could still make its visitor's browser spend the
-budget, so requests that name a foreign host (DNS rebinding) or origin are refused. Where the
-operator named origins, every other one is refused, keys or not.
+budget, so requests that name a foreign host (DNS rebinding) or origin are refused, and those that
+name a proxy. Where the operator named origins, every other one is refused, keys or not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from narrows.wire.address import is_loopback
 
 OPEN_SCOPE = 0
 SECONDS_PER_DAY = 86400
+_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 
 
 class Access:
@@ -77,7 +78,8 @@ class Access:
         origin = headers.get("origin")
         named = origin is None or origin in self._origins
         foreign_origin = not named and not is_loopback(_host(str(origin).partition("://")[2]))
-        if foreign_origin or not is_loopback(_host(headers.get("host", ""))):
+        forwarded = any(name in headers for name in _PROXIES)
+        if foreign_origin or forwarded or not is_loopback(_host(headers.get("host", ""))):
             message = "Without API keys this edge serves programs on its own machine only."
             raise ApiError(403, "foreign_origin", message, kind="permission_error")
 

@@ -74,6 +74,12 @@ def wrong(name: str, value: object) -> Wrong | None:
     return PARAMETERS[name].check(value)
 
 
+def shapes_draw(body: Mapping[str, Any]) -> bool:
+    """Whether a request makes tokens more or less likely than the model has them."""
+    rest = body.keys() & PARAMETERS.keys() - {"reasoning_effort", "chat_template_kwargs"}
+    return any(not PARAMETERS[name].is_neutral(body[name]) for name in rest)
+
+
 def schema_wrong(value: object) -> Wrong | None:
     """Whether a JSON schema is too large or too deep to be worked on."""
     if not isinstance(value, dict):

@@ -249,7 +249,10 @@ def to_toml_section(name: str, section: Any) -> str:
 def plain_values(value: Any) -> Any:
     """Dataclass values as TOML can hold them: no None, paths as text."""
     if isinstance(value, dict):
-        return {key: plain_values(item) for key, item in value.items() if item is not None}
+        # A field that is a word of Python has an underscore behind its name.
+        return {
+            key.rstrip("_"): plain_values(item) for key, item in value.items() if item is not None
+        }
     if isinstance(value, list | tuple):
         return [plain_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value

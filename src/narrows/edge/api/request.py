@@ -11,20 +11,20 @@ mixed with the edge's secret, in ``seeds.py``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from narrows.coding import markup
+from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
 from narrows.edge.config import EdgeLimits
 from narrows.edge.dialects.fields import BodyFields
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
+from narrows.wire.parameters import FORMATS, PARAMETERS, wrong
 
-_EFFORT = re.compile("[a-z]{1,16}")
 PRICED_TOKENS = 16384
 """An answer's length in the price of what is refused, where the request names none."""
 
@@ -41,9 +41,6 @@ _DROPPED = frozenset(
 )
 # Accepted only with the value that changes nothing.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "store": (False,),
     "prediction": (),
     "verbosity": (),
@@ -118,12 +115,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     if stops:
         body["stop"] = list(stops)
     _add_tools(fields, body, limits)
-    effort = fields.text("reasoning_effort")
-    if effort is not None:
-        if not _EFFORT.fullmatch(effort):
-            raise fields.bad("reasoning_effort", "must be a word, as in low")
-        body["reasoning_effort"] = effort
-    _add_thinking(fields, body)
+    _add_parameters(fields, body)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed
@@ -192,21 +184,27 @@ def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> Non
         body["response_format"] = response_format
 
 
-def _add_thinking(fields: _Fields, body: dict[str, Any]) -> None:
-    said = fields.take("chat_template_kwargs")
-    if said is None:
-        return
-    if not isinstance(said, dict):
-        message = "chat_template_kwargs must be an object."
-        raise bad_request(message, "chat_template_kwargs", "invalid_type")
-    check_known(said, ("enable_thinking",), "chat_template_kwargs")
-    thinks = said.get("enable_thinking")
-    if thinks is None:
-        return
-    if not isinstance(thinks, bool):
-        where = "chat_template_kwargs.enable_thinking"
-        raise bad_request(f"{where} must be true or false.", where, "invalid_type")
-    body["chat_template_kwargs"] = {"enable_thinking": thinks}
+def _add_parameters(fields: _Fields, body: dict[str, Any]) -> None:
+    """What real servers take beside OpenAI's fields: passed inward, where it is known who heeds
+    it."""
+    for name in PARAMETERS:
+        value = fields.take(name)
+        if name == "chat_template_kwargs" and isinstance(value, dict):
+            value = {key: said for key, said in value.items() if said is not None} or None
+        if value is None:
+            continue
+        if found := wrong(name, value):
+            path = f"{name}.{found.inner}" if found.inner else name
+            shown = path.encode("ascii", "replace").decode()
+            code = "unknown_parameter" if found.unknown else "invalid_value"
+            raise bad_request(f"{shown} {found.what}.", shown, code)
+        body[name] = value
+    forced = [name for name in (*FORMATS, "response_format") if body.get(name)]
+    if len(forced) > 1:
+        message = f"{' and '.join(forced)} force the answer's form together; send one."
+        raise bad_request(message, forced[0])
+    if body.get("min_tokens", 0) > body.get("max_tokens", MAX_ANSWER_TOKENS):
+        raise bad_request("min_tokens is above max_tokens.", "min_tokens")
 
 
 def _include_usage(options: object, stream: bool) -> bool:

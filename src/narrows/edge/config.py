@@ -110,7 +110,8 @@ class EdgeConfig:
     so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
     browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys.
     ``request_log``: a line for each request goes to the log, with ids and without content.
-    ``https``: the API speaks TLS, and nothing else."""
+    ``https``: the API speaks TLS, and nothing else. ``keys_file``: further API keys
+    (``books/keys_file.py``); with it a key is needed, whether there is one or not."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -128,6 +129,7 @@ class EdgeConfig:
     model_name: str = "smollm2-135m-instruct"
     cors_origins: tuple[str, ...] = ()
     request_log: bool = False
+    keys_file: Path | None = None
     https: HttpsFiles | None = None
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10

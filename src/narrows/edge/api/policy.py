@@ -47,7 +47,10 @@ def refuse_echo(prompt_bytes: int) -> ApiError:
 
 def refuse_image_input(max_tokens: int) -> ApiError:
     price = max_tokens * PICTURE_ANSWER_BYTES_PER_TOKEN
-    reason = "the weak model reads text only and would code them without their context"
+    reason = (
+        "the weak model reads text only and would code them without their context, which the "
+        "operator of this edge does not allow"
+    )
     return _refuse("Answers about pictures, sound or files", reason, price, "messages")
 
 

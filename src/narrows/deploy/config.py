@@ -10,7 +10,7 @@ from typing import TypeVar
 from narrows.audit.role.config import AuditConfig
 from narrows.config import fill_sections, toml_or_defaults
 from narrows.deploy.gate_section import files_in, tls_in
-from narrows.edge.config import EdgeConfig
+from narrows.edge.config import EdgeConfig, HttpsFiles
 from narrows.enclave.config import EnclaveConfig, UpstreamFlags
 from narrows.gate.config import GateConfig
 from narrows.homes import expanded
@@ -54,7 +54,7 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     return dataclasses.replace(
         config,
         gate=files_in(config.gate, folder),
-        edge=_null_in(_weak_in(tls_in(config.edge, folder), folder), folder),
+        edge=_edge_in(_weak_in(tls_in(config.edge, folder), folder), folder),
         enclave=_enclave_in(config.enclave, folder),
         audit=_audit_in(config.audit, folder),
     )
@@ -82,7 +82,11 @@ def _enclave_in(section: EnclaveConfig, folder: Path) -> EnclaveConfig:
     return dataclasses.replace(placed, upstream=upstream)
 
 
-def _null_in(section: EdgeConfig, folder: Path) -> EdgeConfig:
+def _edge_in(section: EdgeConfig, folder: Path) -> EdgeConfig:
+    if section.https is not None:
+        files = (section.https.cert_file, section.https.key_file)
+        placed = HttpsFiles(*(folder / expanded(file) for file in files))
+        section = dataclasses.replace(section, https=placed)
     if not section.alarms.null:
         return section
     null = str(folder / expanded(Path(section.alarms.null)))

@@ -178,7 +178,8 @@ class LocalDeployment:
 
     def _greet(self, port: int) -> None:
         model = self.config.edge.model_name
-        url = f"http://{reached(self.config.edge.listen_host)}:{port}/v1"
+        scheme = "https" if self.config.edge.https else "http"
+        url = f"{scheme}://{reached(self.config.edge.listen_host)}:{port}/v1"
         if self.created_budget_bytes is not None:
             err.print(
                 f"[bold]New ledger[/bold] with a demonstration budget of "

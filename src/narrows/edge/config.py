@@ -15,6 +15,7 @@ from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.config import Range, out_of_range
+from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
@@ -68,6 +69,15 @@ class EdgeLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpsFiles:
+    """PEM files of the API's own TLS: the certificate with those between it and its authority, and
+    its key. Read again at SIGHUP."""
+
+    cert_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
 class TranscriptConfig:
     """Released answers and their prompts, kept for training where ``keep`` is set.
     ``max_bytes``, ``max_days``: the oldest go first. ``exclude_keys``: numbers of API keys
@@ -102,7 +112,10 @@ class EdgeConfig:
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
     is down. ``resume_s``: how long an interrupted answer waits for a new link. ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
-    so that /healthz tells whether it answers."""
+    so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
+    browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys.
+    ``request_log``: a line for each request goes to the log, with ids and without content.
+    ``https``: the API speaks TLS, and nothing else."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -118,6 +131,9 @@ class EdgeConfig:
     operators: tuple[str, ...] = ()
     weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
+    cors_origins: tuple[str, ...] = ()
+    request_log: bool = False
+    https: HttpsFiles | None = None
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0
@@ -157,6 +173,7 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
     problems += key_problems(config.operators)
+    problems += origin_problems(config.cors_origins)
     if not 1 <= config.weak_kv_mib <= 1 << 24:
         problems.append(f"weak_kv_mib {config.weak_kv_mib} is outside 1..{1 << 24}")
     if not 1 <= config.tick_ms <= 1000:

@@ -22,6 +22,7 @@ from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
 from narrows.edge.api.app import make_app
+from narrows.edge.api.front import make_front
 from narrows.edge.api.granian_server import STOP_S, HttpServer, bind
 from narrows.edge.api.probe import StrongModelProbe
 from narrows.edge.api.service import Service
@@ -52,8 +53,8 @@ async def serve(
     wall_s: Callable[[], float] = time.time,
 ) -> None:
     """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first,
-    or a shelf, which is watched (SIGHUP: look now); ``make_decoder``: the link codec, unless
-    the real one. Raises NarrowsError where the edge cannot start."""
+    or a shelf, which is watched; ``make_decoder``: the link codec, unless the real one. SIGHUP:
+    look now, at the certificate of the API too. Raises NarrowsError where the edge cannot start."""
     config.check()
     shelf = models if isinstance(models, Shelf) else Shelf.of(models)
     # Half: a link that has broken may hold its memory while the next one is in use already.
@@ -65,7 +66,7 @@ async def serve(
     listener = None
     try:
         stats = StatsRecorder(stats_database, wall_s)
-        access = Access(database, stats)
+        access = Access(database, stats, config.cors_origins)
         access.check_listener(config.listen_host)
         listener = bind(config.listen_host, config.listen_port)
         link = LinkClient(
@@ -87,7 +88,7 @@ async def serve(
             save_bounds(stats_database, config.drift)
         except sqlite3.Error as error:
             log.warning("'narrows status' judges drift by older bounds: %s", error)
-        server = HttpServer(make_app(service), config, listener)
+        server = HttpServer(make_front(make_app(service), config), config, listener)
         try:
             await _run(service, server, shelf, lambda: ready(listener.getsockname()[1]))
         finally:
@@ -113,9 +114,15 @@ async def _run(
 ) -> None:
     loop = asyncio.get_running_loop()
     stop, look = asyncio.Event(), asyncio.Event()
-    for number, event in ((signal.SIGINT, stop), (signal.SIGTERM, stop), (signal.SIGHUP, look)):
+
+    def look_again() -> None:
+        look.set()
+        server.reload()
+
+    handlers = ((signal.SIGINT, stop.set), (signal.SIGTERM, stop.set), (signal.SIGHUP, look_again))
+    for number, handler in handlers:
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
-            loop.add_signal_handler(number, event.set)
+            loop.add_signal_handler(number, handler)
 
     def changed() -> None:
         service.link.models_changed()

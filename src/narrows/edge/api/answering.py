@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
+from narrows.edge.api.front import record_of
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
@@ -94,6 +95,8 @@ class AnswerResponse:
             )
         except ClientGone:
             return
+        finally:
+            record_of(scope).link_bytes = sum(answer.bits for answer in self._answers) / 8
 
     async def _serve_while_wanted(self, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(_disconnected(receive))

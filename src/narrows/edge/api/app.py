@@ -13,9 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from narrows import __version__
 from narrows.edge import problems
 from narrows.edge.api import jsonio, policy
 from narrows.edge.api.answering import AnswerResponse
+from narrows.edge.api.front import record_of
 from narrows.edge.api.prompts import completion_prompts
 from narrows.edge.api.request import ChatRequest, parse_chat, parse_completion
 from narrows.edge.api.service import Service
@@ -28,6 +30,7 @@ from narrows.edge.dialects.responses import ResponsesDialect
 from narrows.edge.dialects.responses_request import responses_request
 from narrows.edge.problems import ApiError
 
+HEALTH_PATHS = ("/healthz", "/health", "/v1/health", "/ping")
 LATE_S = 10.0
 """Bytes that wait longer for the decoder: an answer asked for now would come late or never."""
 
@@ -35,7 +38,7 @@ LATE_S = 10.0
 def make_app(service: Service) -> Starlette:
     """The ASGI application of one edge."""
     routes = _Routes(service)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completions, methods=["POST"]),
@@ -45,7 +48,8 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/responses/{reply}", routes.response, methods=["GET", "DELETE"]),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
-            Route("/healthz", routes.health, methods=["GET"]),
+            *(Route(path, routes.health, methods=["GET"]) for path in HEALTH_PATHS),
+            Route("/version", routes.version, methods=["GET"]),
             Route("/v1/{rest:path}", routes.other, methods=["GET", "POST"]),
         ],
         exception_handlers={
@@ -55,6 +59,8 @@ def make_app(service: Service) -> Starlette:
             Exception: _on_bug,
         },
     )
+    app.router.redirect_slashes = False  # ``front.py`` takes them off
+    return app
 
 
 class _Routes:
@@ -106,7 +112,7 @@ class _Routes:
 
     async def count_tokens(self, request: Request) -> Response:
         """By the weak model's tokens, which are the strong one's where its answers cross as ids."""
-        self._service.access.scope(request.headers)
+        self._caller(request)
         body = await self._body(request)
         limits = self._service.config.limits
         parsed = self._parsed(anthropic_request(jsonio.parse_object(body), limits, True).chat)
@@ -142,16 +148,22 @@ class _Routes:
         return AnswerResponse(self._service, parsed, dialect, scope, size_bytes)
 
     async def response(self, request: Request) -> Response:
-        scope, _ = self._service.access.scope(request.headers)
+        scope, _ = self._caller(request)
         reply = request.path_params["reply"]
         if request.method == "DELETE":
             self._service.replies.forget(scope, reply)
             return _reply({"id": reply, "object": "response", "deleted": True})
         return _reply(self._service.replies.response(scope, reply))
 
+    def _caller(self, request: Request) -> tuple[int, int | None]:
+        """The caller's key number and share. Raises ApiError."""
+        found = self._service.access.scope(request.headers)
+        record_of(request.scope).key_id = found[0]
+        return found
+
     def _scope(self, request: Request) -> int:
         """The caller's key, which may ask for an answer now."""
-        scope, share_bytes = self._service.access.scope(request.headers)
+        scope, share_bytes = self._caller(request)
         self._service.watch.check(scope)
         self._service.access.check_share(scope, share_bytes, self._service.wall_s())
         return scope
@@ -160,11 +172,11 @@ class _Routes:
         return parse_chat(chat, self._service.config.model_name, self._service.config.limits)
 
     async def models(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
+        self._caller(request)
         return _reply({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
+        self._caller(request)
         if request.path_params["name"] != self._service.config.model_name:
             raise problems.unknown_model(request.path_params["name"], self._model()["id"])
         return _reply(self._model())
@@ -197,8 +209,12 @@ class _Routes:
         }
         return _reply(body, 200 if good else 503)
 
+    async def version(self, request: Request) -> Response:
+        self._caller(request)
+        return _reply({"version": __version__})
+
     async def other(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
+        self._caller(request)
         body: dict[str, Any] = {}
         if request.headers.get("content-type", "").startswith("application/json"):
             body = jsonio.parse_object(await self._body(request))

@@ -91,7 +91,7 @@ def test_harmless_fields_pass_and_null_is_absent(rig):
 
 def test_unknown_model_and_paths(rig):
     check(rig.post(chat(model="gpt-5")), 404, "model_not_found")
-    check(rig.post({}, "/v1/completions"), 404, "unknown_url")
+    check(rig.post({}, "/v1/assistants"), 404, "unknown_url")
     check(rig.get("/v1/chat/completions"), 404, "unknown_url")
     check(rig.get("/nothing"), 404, "unknown_url")
     with rig.client() as client, pytest.raises(openai.NotFoundError):

@@ -170,3 +170,32 @@ def test_what_sglang_draws_by_rank_does_not_couple() -> None:
         assert _couples(body, NoiseFamily.SEED_VLLM)
     for body in ({}, {"top_k": -1}, {"top_k": 0, "min_p": 0, "logit_bias": {"1": 1}}):
         assert _couples(body, NoiseFamily.SEED_SGLANG)
+
+
+def test_a_raw_prompt_goes_to_completions() -> None:
+    def chunk(**choice: Any) -> bytes:
+        return b"data: " + json.dumps({"choices": [{"index": 0} | choice]}).encode() + b"\n\n"
+
+    seen: list[dict[str, Any]] = []
+
+    async def asked(*chunks: bytes) -> list[Event]:
+        play = stream(*chunks)
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            seen.append(json.loads(await request.read()))
+            return await play(request)
+
+        async with server(handler, "/v1/completions") as url:
+            backend = UpstreamBackend(UpstreamConfig(url=url, model="m"))
+            try:
+                request = BackendRequest({"prompt": "Once", "max_tokens": 5}, bytes(32))
+                return [event async for event in backend.generate(request)]
+            finally:
+                await backend.close()
+
+    good = asyncio.run(asked(chunk(text=" upon"), chunk(text="", finish_reason="length"), DONE))
+    assert good == [Opened(Coding.TEXT), Text(b" upon"), Finished(Finish.LENGTH)]
+    assert (seen[0]["prompt"], "messages" in seen[0]) == ("Once", False)
+    for bad in ({"text": 5}, {"delta": {"content": "x"}}, {"message": {"content": "x"}}):
+        events = asyncio.run(asked(chunk(**bad), DONE))
+        assert events[-1] == Failed(Failure.UPSTREAM_MALFORMED), bad

@@ -17,6 +17,8 @@ from narrows.homes import expanded
 
 _Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig)
 
+MEDIA = 16
+
 
 @dataclass(frozen=True)
 class Config:
@@ -31,7 +33,8 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     the configuration names lie relative to it. ``upstream``: flags that go before the file.
 
     An edge that is told no ``model_name`` goes by the upstream server's, where the same file or
-    the flags name one."""
+    the flags name one; one that is told no number of pictures takes ``MEDIA`` where the same
+    file's server takes them."""
     kinds = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig, "audit": AuditConfig}
     file = toml_or_defaults(path)
     config = Config(**fill_sections(file, kinds))
@@ -41,6 +44,10 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     if named is None and config.enclave.upstream is not None:
         edge = dataclasses.replace(config.edge, model_name=config.enclave.upstream.model)
         config = dataclasses.replace(config, edge=edge)
+    limited = file.data.get("edge", {}).get("limits", {}).get("media")
+    if limited is None and config.enclave.upstream is not None and config.enclave.upstream.images:
+        limits = dataclasses.replace(config.edge.limits, media=MEDIA)
+        config = dataclasses.replace(config, edge=dataclasses.replace(config.edge, limits=limits))
     if path is None:
         return config
     folder = path.parent.resolve()

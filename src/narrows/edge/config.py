@@ -19,6 +19,7 @@ from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
+from narrows.wire.media import MAX_PARTS
 from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
 from narrows.wire.pins import TlsFiles
@@ -33,7 +34,9 @@ class EdgeLimits:
 
     ``body_bytes``: a request's JSON. ``bodies_bytes``: of all requests in flight.
     ``default_max_tokens``: of a request that names none; 0: none is sent, the model decides.
-    ``prompt_bytes``: text of all messages, UTF-8. ``answers``: in flight, over all clients.
+    ``prompt_bytes``: text of all messages, UTF-8. ``prompts``: of one completion
+    request. ``media``: pictures, sounds and files in a chat's messages; 0 refuses all.
+    ``answers``: in flight, over all clients.
     ``buffer_bytes``: decoded text of a streamed answer that its client has not taken yet.
     ``answer_bytes``: text of one answer. ``client_stall_s``: a client that takes nothing for
     that long is dropped. ``idle_s``: an answer without any token for that long has failed.
@@ -46,6 +49,8 @@ class EdgeLimits:
     header_bytes: int = 64 << 10
     messages: int = 2048
     prompt_bytes: int = 1 << 20
+    prompts: int = 64
+    media: int = 0
     tools: int = 128
     stops: int = 16
     stop_chars: int = 256
@@ -214,6 +219,8 @@ def _limit_ranges(limits: EdgeLimits) -> list[Range]:
         ("header_bytes", limits.header_bytes, 8192, 1 << 20),
         ("messages", limits.messages, 1, 1 << 16),
         ("prompt_bytes", limits.prompt_bytes, 1, limits.body_bytes),
+        ("prompts", limits.prompts, 1, 1024),
+        ("media", limits.media, 0, MAX_PARTS),
         ("tools", limits.tools, 0, 1024),
         ("stops", limits.stops, 0, 64),
         ("stop_chars", limits.stop_chars, 1, 4096),

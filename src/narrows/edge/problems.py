@@ -257,7 +257,7 @@ def particular(body: Mapping[str, Any]) -> list[str]:
     names = [
         name for name, one in PARAMETERS.items() if name in body and not one.is_neutral(body[name])
     ]
-    names += [name for name in ("tools", "response_format", "prompt") if body.get(name)]
+    names += [name for name in ("tools", "response_format") if body.get(name)]
     if media_bytes(body.get("messages") or ())[0]:
         names.append("messages")
     return names

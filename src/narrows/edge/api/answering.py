@@ -15,7 +15,6 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -68,7 +67,7 @@ class AnswerResponse:
             EdgeAnswer(
                 Request(
                     uid=service.random_bytes(16).hex(),
-                    body=_body(request, index),
+                    body=request.inward(index),
                     noise_key=key,
                     scope=scope,
                 ),
@@ -232,13 +231,6 @@ class AnswerResponse:
         counted = [a.reasoning_tokens for a in self._answers if a.reasoning_tokens is not None]
         reasoning = sum(counted) if counted else None
         return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)), reasoning)
-
-
-def _body(request: ChatRequest, index: int) -> dict[str, Any]:
-    """What travels inward for one choice: a server given one seed would say the same n times."""
-    if request.seed is None or not index:
-        return request.body
-    return request.body | {"seed": request.seed + index}
 
 
 def _end(answer: EdgeAnswer) -> Ended | None:

@@ -18,12 +18,14 @@ from narrows.edge import problems
 from narrows.edge.api import jsonio, policy
 from narrows.edge.api.answering import AnswerResponse
 from narrows.edge.api.front import record_of
-from narrows.edge.api.request import ChatRequest, parse_chat
+from narrows.edge.api.prompts import completion_prompts
+from narrows.edge.api.request import ChatRequest, parse_chat, parse_completion
 from narrows.edge.api.service import Service
 from narrows.edge.books.keys import FoundKey
 from narrows.edge.dialects.anthropic import AnthropicDialect
 from narrows.edge.dialects.anthropic_request import anthropic_request, error_body
 from narrows.edge.dialects.chat import ChatDialect
+from narrows.edge.dialects.completions import CompletionsDialect
 from narrows.edge.dialects.dialect import Dialect
 from narrows.edge.dialects.responses import ResponsesDialect
 from narrows.edge.dialects.responses_request import responses_request
@@ -40,6 +42,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/messages", routes.messages, methods=["POST"]),
             Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
             Route("/v1/responses", routes.responses, methods=["POST"]),
@@ -78,6 +81,23 @@ class _Routes:
             random_bytes=self._service.random_bytes,
         )
         return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+
+    async def completions(self, request: Request) -> ASGIApp:
+        scope = self._scope(request)
+        body = await self._body(request)
+        data = jsonio.parse_object(body)
+        config, service = self._service.config, self._service
+        prompts = await completion_prompts(data.get("prompt"), config.limits, service.link)
+        parsed = parse_completion(data, prompts, config.model_name, config.limits)
+        dialect = CompletionsDialect(
+            parsed.n,
+            model=config.model_name,
+            created_s=int(service.wall_s()),
+            system_fingerprint=service.fingerprint,
+            with_usage=parsed.include_usage,
+            random_bytes=service.random_bytes,
+        )
+        return AnswerResponse(service, parsed, dialect, scope, -(-len(body) // len(prompts)))
 
     async def messages(self, request: Request) -> ASGIApp:
         scope = self._scope(request)

@@ -25,6 +25,8 @@ from narrows.edge.dialects.fields import BodyFields
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
 from narrows.wire.parameters import FORMATS, PARAMETERS, wrong
 
+COMPLETION_TOKENS = 16
+"""OpenAI's own, of a completion that names none."""
 PRICED_TOKENS = 16384
 """An answer's length in the price of what is refused, where the request names none."""
 
@@ -53,7 +55,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
-    ``keep``: the client did not ask (``store: false``) that its answers be forgotten."""
+    ``keep``: the client did not ask (``store: false``) that its answers be forgotten.
+    ``prompts``: of a completion, ``n`` divided by their number each; they are not in ``body``."""
 
     body: dict[str, Any]
     stops: tuple[str, ...]
@@ -62,6 +65,18 @@ class ChatRequest:
     include_usage: bool
     seed: int | None
     keep: bool = True
+    prompts: tuple[str, ...] = ()
+
+    def inward(self, index: int) -> dict[str, Any]:
+        """What travels inward for one answer: a server given one seed would say the same n
+        times."""
+        body, choice = self.body, index
+        if self.prompts:
+            prompt, choice = divmod(index, self.n // len(self.prompts))
+            body = body | {"prompt": self.prompts[prompt]}
+        if self.seed is None or not choice:
+            return body
+        return body | {"seed": self.seed + choice}
 
 
 class _Fields(BodyFields):
@@ -107,6 +122,45 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     body: dict[str, Any] = {"messages": messages, markup.FIELD: markup.VERSION}
     if max_tokens:
         body["max_tokens"] = max_tokens
+    tools = _tools(fields, limits)
+    return _finished(fields, body | tools, limits, keep=data.get("store") is None)
+
+
+def parse_completion(
+    data: Mapping[str, Any], prompts: tuple[str, ...], model_name: str, limits: EdgeLimits
+) -> ChatRequest:
+    """The same of a completion, whose ``prompts`` have been taken out of ``data``."""
+    fields = _Fields({name: value for name, value in data.items() if name != "prompt"})
+    _check_model(fields.take("model"), model_name)
+    max_tokens = fields.integer("max_tokens", 1, limits.max_tokens) or COMPLETION_TOKENS
+    top = fields.take("logprobs")
+    if top is not None and top is not False:  # 0 asks for the drawn token's own
+        raise policy.refuse_logprobs(max_tokens, top)
+    if fields.flag("echo"):
+        size_bytes = sum(len(one.encode("utf-8", "surrogatepass")) for one in prompts)
+        raise policy.refuse_echo(size_bytes)
+    if fields.take("suffix") not in (None, ""):
+        message = "suffix is not supported: no model here fills a gap."
+        raise bad_request(message, "suffix", "unsupported_parameter")
+    if fields.take("best_of") not in (None, data.get("n") or 1):
+        message = "best_of is not supported beyond n: send n, and choose."
+        raise bad_request(message, "best_of", "unsupported_parameter")
+    body: dict[str, Any] = {"max_tokens": max_tokens}
+    form = check_response_format(fields.take("response_format"))
+    if form is not None:
+        body["response_format"] = form
+    return _finished(fields, body, limits, keep=data.get("store") is None, prompts=prompts)
+
+
+def _finished(
+    fields: _Fields,
+    body: dict[str, Any],
+    limits: EdgeLimits,
+    *,
+    keep: bool,
+    prompts: tuple[str, ...] = (),
+) -> ChatRequest:
+    """``body`` with the fields that all have in common."""
     for name, high in (("temperature", 2.0), ("top_p", 1.0)):
         number = fields.number(name, 0, high)
         if number is not None:
@@ -114,12 +168,13 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     stops = _stops(fields.take("stop"), limits)
     if stops:
         body["stop"] = list(stops)
-    _add_tools(fields, body, limits)
     _add_parameters(fields, body)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed
-    n = fields.integer("n", 1, limits.n) or 1
+    n = (fields.integer("n", 1, limits.n) or 1) * max(1, len(prompts))
+    if prompts and n > limits.answers // 2:
+        raise bad_request(f"More than {limits.answers // 2} answers at once.", "prompt")
     stream = bool(fields.flag("stream"))
     request = ChatRequest(
         body=body,
@@ -128,7 +183,8 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
         seed=seed,
-        keep=data.get("store") is None,
+        keep=keep,
+        prompts=prompts,
     )
     fields.finish()
     return request
@@ -169,7 +225,9 @@ def _stops(value: object, limits: EdgeLimits) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop)
 
 
-def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> None:
+def _tools(fields: _Fields, limits: EdgeLimits) -> dict[str, Any]:
+    """Tools and the form of the answer."""
+    body: dict[str, Any] = {}
     tools = check_tools(fields.take("tools"), limits)
     choice = check_tool_choice(fields.take("tool_choice"), tools)
     parallel = fields.flag("parallel_tool_calls")
@@ -182,6 +240,7 @@ def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> Non
             body["parallel_tool_calls"] = parallel
     if response_format is not None:
         body["response_format"] = response_format
+    return body
 
 
 def _add_parameters(fields: _Fields, body: dict[str, Any]) -> None:

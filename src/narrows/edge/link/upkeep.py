@@ -25,7 +25,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from narrows.coding.spec import whole_prompt
 from narrows.edge import problems
@@ -43,6 +43,8 @@ from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Offer, Shelf, take_for
 from narrows.wire.gatestate import PortState
 from narrows.wire.messages import Greeting
+
+T = TypeVar("T")
 
 log = logging.getLogger("narrows.edge.link")
 
@@ -118,19 +120,23 @@ class LinkClient:
         return self._link.offer if self._link else self._shelf.offers[0]
 
     async def count_tokens(self, messages: Sequence[Mapping[str, Any]]) -> int:
-        """Of a whole prompt, by the weak model's tokens. ApiError where that model is gone."""
+        """Of a whole prompt, by the weak model's tokens. ApiError as ``with_weak``."""
+        return await self.with_weak(lambda model: len(whole_prompt(model, messages)))
+
+    async def with_weak(self, work: Callable[[TokenModel], T]) -> T:
+        """What ``work`` makes of the weak model. ApiError where that model is gone."""
         digest = self.weak.digest
 
-        def count() -> int:
+        def run() -> T:
             model = self._shelf.take(digest)
             try:
-                return len(whole_prompt(model, messages))
+                return work(model)
             finally:
                 self._shelf.give(model)
 
         try:
             async with self._counting:  # a long prompt takes a second of one core
-                return await asyncio.to_thread(count)
+                return await asyncio.to_thread(run)
         except ArtifactError as error:
             raise problems.link_down() from error
 

@@ -92,7 +92,7 @@ class AnswerResponse:
                     self._scope,
                     len(self._answers),
                     self._body_bytes // BYTES_PER_TOKEN,
-                    lambda: sum(self._tokens()),
+                    lambda: self._tokens().total,
                 ),
             ):
                 await self._serve_while_wanted(receive, send)

@@ -8,11 +8,12 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip --disable-pip-version
 # A worker waits for processes, ticks and leases most of the time: two to a core.
 WORKERS ?= 4
 
-.PHONY: release lock up test engines-test kernels lint format bench torture check-model weak-default clean help
+.PHONY: release lock up test clients engines-test kernels lint format bench torture check-model weak-default clean help
 
 help:
 	@echo "make up            serve a model at http://127.0.0.1:8400/v1 (ARGS='--port 9000')"
 	@echo "make test          run every test"
+	@echo "make clients       drive real client packages, write the table of docs/clients.md"
 	@echo "make kernels       compile the numeric kernels"
 	@echo "make lint          ruff and mypy --strict"
 	@echo "make format        what ruff mends by itself"
@@ -53,6 +54,9 @@ test: kernels
 $(VENV)/.kernels-fresh: $(shell grep -rl numba src/narrows --include=*.py)
 	@find src -name '*.nb[ic]' -delete
 	@mkdir -p $(VENV) && touch $@
+
+clients: kernels
+	$(BIN)/python tests/clients/drive.py --write
 
 # Compiled once, not by every process of a test at the same time; numba keeps what it has.
 kernels: $(VENV)/.test-ready $(VENV)/.kernels-fresh

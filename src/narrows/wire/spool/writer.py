@@ -85,6 +85,8 @@ class SpoolWriter:
         self._size = self._chunks = self._position = 0  # of the file; of the chapter's tape
         self._others_bytes = 0  # of the other files, as they were found last
         self._scanned_s = self._synced_s = 0.0
+        self.oldest_ms = 0
+        """Unix time at which the oldest file began, as it was found last."""
         self._unsynced = False
         self._chapter, self._base = 0, floor
         self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -249,13 +251,17 @@ class SpoolWriter:
     def _make_room(self, need: int) -> bool:
         """Remove what is too old, and count the rest anew."""
         self._scanned_s = self._clock()
-        oldest_ms = self._now_ms() - self._max_age_s * 1000
+        least_ms = self._now_ms() - self._max_age_s * 1000
         files = spool_files(self._folder)
-        self._others_bytes = 0
+        self._others_bytes, oldest_ms = 0, self._now_ms()
         for named in files:
-            if named is not files[-1] and born_ms(named.path) < oldest_ms:
+            born = born_ms(named.path)
+            if named is not files[-1] and born < least_ms:
                 named.path.unlink(missing_ok=True)
-            elif self._header is None or named.path.name != self._header.name:
+                continue
+            oldest_ms = min(oldest_ms, born)
+            if self._header is None or named.path.name != self._header.name:
                 with contextlib.suppress(FileNotFoundError):
                     self._others_bytes += named.path.lstat().st_size
+        self.oldest_ms = oldest_ms
         return self.used_bytes + need <= self._max_bytes

@@ -35,7 +35,8 @@ class EdgeLimits:
     ``prompt_bytes``: text of all messages, UTF-8. ``answers``: in flight, over all clients.
     ``buffer_bytes``: decoded text of a streamed answer that its client has not taken yet.
     ``answer_bytes``: text of one answer. ``client_stall_s``: a client that takes nothing for
-    that long is dropped. ``idle_s``: an answer without any token for that long has failed.
+    that long is dropped. ``idle_s``: an answer without any token for that long has failed;
+    ``thinking_s``: the same of one that asks its reasoning to stay inside, before its first text.
     ``reply_key_bytes``, ``replies_bytes``, ``reply_s``: what is kept of replies that a client of
     the Responses API may go on from, for one API key, for all, and how long.
     """
@@ -57,6 +58,7 @@ class EdgeLimits:
     client_stall_s: float = 60.0
     body_s: float = 30.0
     idle_s: float = 120.0
+    thinking_s: float = 1800.0
     reply_key_bytes: int = 16 << 20
     replies_bytes: int = 256 << 20
     reply_s: float = 86_400.0
@@ -207,6 +209,7 @@ def _limit_ranges(limits: EdgeLimits) -> list[Range]:
         ("client_stall_s", limits.client_stall_s, 0.1, 3600),
         ("body_s", limits.body_s, 0.1, 3600),
         ("idle_s", limits.idle_s, 0.1, 3600),
+        ("thinking_s", limits.thinking_s, 0.1, 86_400),
         ("reply_key_bytes", limits.reply_key_bytes, 0, limits.replies_bytes),
         ("replies_bytes", limits.replies_bytes, 0, 1 << 40),
         ("reply_s", limits.reply_s, 1, 365 * 86_400),

@@ -25,7 +25,8 @@ class UpstreamConfig:
     ``narrows`` its plugin's, ``seed-vllm`` and ``seed-sglang`` their own under a seed, ``none``
     what nobody knows, ``auto`` what a probe finds. ``tools`` and ``reasoning``: how the model
     writes them into its text, ``auto`` as its template does; ``none`` leaves requests with tools to
-    the server, and reasoning in the content (docs/engines.md)."""
+    the server, and reasoning in the content (docs/engines.md). ``begun``: the prompt opens the
+    reasoning, and the server takes it apart in no answer (docs/less.md)."""
 
     url: str
     model: str
@@ -34,7 +35,7 @@ class UpstreamConfig:
     tokens: Literal["auto", "off", "required"] = "auto"
     noise: Literal["auto", "narrows", "seed-vllm", "seed-sglang", "none"] = "auto"
     tools: Literal["auto", "hermes", "llama3", "none"] = "auto"
-    reasoning: Literal["auto", "think", "none"] = "auto"
+    reasoning: Literal["auto", "think", "begun", "none"] = "auto"
     connect_timeout_s: float = 10.0
     first_token_timeout_s: float = 120.0
     token_timeout_s: float = 60.0
@@ -74,7 +75,8 @@ class EnclaveConfig:
     ``kv_mib``: bound of the strong model's cache, ``weak_kv_mib``: of each weak model's; an
     answer that finds none left fails as overloaded. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
-    ``telemetry_s`` seconds what is new is sent.
+    ``telemetry_s`` seconds what is new is sent. ``reasoning``: what of an answer's hidden reasoning
+    may leave; ``reasoning_bytes``: how much of one answer's may stay inside (docs/less.md).
     """
 
     listen: str = "127.0.0.1:8401"
@@ -90,6 +92,8 @@ class EnclaveConfig:
     max_links: int = 16
     telemetry: str = ""
     telemetry_s: float = 10.0
+    reasoning: Literal["send", "keep"] = "send"
+    reasoning_bytes: int = 1 << 20
     session: SessionConfig = field(default_factory=SessionConfig)
     isolated: IsolatedConfig = field(default_factory=IsolatedConfig)
 
@@ -139,6 +143,7 @@ def _enclave_problems(config: EnclaveConfig) -> list[str]:
             ("max_batch", config.max_batch, 1, 4096),
             ("max_links", config.max_links, 1, 4096),
             ("telemetry_s", config.telemetry_s, 0.1, 86_400),
+            ("reasoning_bytes", config.reasoning_bytes, 1024, 1 << 28),
             ("hello_timeout_s", config.session.hello_timeout_s, 0.1, 3600),
             ("max_answers", config.session.max_answers, 1, MAX_OPEN_ANSWERS),
         ]

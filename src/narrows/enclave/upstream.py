@@ -11,10 +11,12 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from narrows.coding.events import Coding, Event
+from narrows.coding.kept import ReasoningLevel, level_of, reads_counts
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.chunks import ChunkReader
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
+from narrows.enclave.withheld import ReasoningFilter, ReasoningRule, kept
 from narrows.models.api import Tokenizer
 
 _PASSED = (
@@ -34,10 +36,17 @@ _PASSED = (
 
 
 class UpstreamBackend:
-    """Backend over HTTP. ``server``: shared with another backend of the same server."""
+    """Backend over HTTP. ``server``: shared with another backend of the same server. ``rule``:
+    what of the reasoning may leave."""
 
-    def __init__(self, config: UpstreamConfig, server: ModelServer | None = None) -> None:
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        server: ModelServer | None = None,
+        rule: ReasoningRule | None = None,
+    ) -> None:
         self._config = config
+        self._rule = rule or ReasoningRule()
         self._server = server or ModelServer(config)
 
     @property
@@ -50,11 +59,13 @@ class UpstreamBackend:
 
     async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
         """The events of one answer; see ``modelserver`` for how failures end it."""
-        events = self._server.events(
-            "/chat/completions",
-            self._request_bytes(request.body),
-            ChunkReader(self._config.max_answer_bytes),
-        )
+        body = request.body
+        reader = ChunkReader(self._config.max_answer_bytes)
+        events = self._server.events("/chat/completions", self._request_bytes(body), reader)
+        if level_of(self._rule.most, body) is not ReasoningLevel.SEND:
+            begun = self._config.reasoning == "begun"
+            hidden = ReasoningFilter(self._rule.limit_bytes, begun)
+            events = kept(events, reader, hidden, reads_counts(body))
         async with contextlib.aclosing(answered(events, Coding.TEXT)) as answer:
             async for event in answer:
                 yield event

@@ -240,10 +240,10 @@ def _text_bytes(pieces: Sequence[Piece]) -> int:
 def _completion_tokens(answer: EdgeAnswer) -> int:
     """Counted where the link carries tokens, else as the model server says, else estimated."""
     if answer.native:
-        return len(answer.tokens)
+        return len(answer.tokens) + answer.kept_tokens
     if answer.usage:
         return answer.usage.completion_tokens
-    return -(-answer.text_bytes // BYTES_PER_TOKEN)
+    return -(-answer.text_bytes // BYTES_PER_TOKEN) + answer.kept_tokens
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from narrows.coding import markup
+from narrows.coding import kept, markup
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
@@ -124,6 +124,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
             raise fields.bad("reasoning_effort", "must be a word, as in low")
         body["reasoning_effort"] = effort
     _add_thinking(fields, body)
+    body[kept.FIELD] = _reasoning(fields)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed
@@ -207,6 +208,15 @@ def _add_thinking(fields: _Fields, body: dict[str, Any]) -> None:
         where = "chat_template_kwargs.enable_thinking"
         raise bad_request(f"{where} must be true or false.", where, "invalid_type")
     body["chat_template_kwargs"] = {"enable_thinking": thinks}
+
+
+def _reasoning(fields: _Fields) -> str:
+    """How much of an answer's reasoning the client wants at most."""
+    shown = fields.flag("include_reasoning")
+    said = fields.text(kept.FIELD)
+    if said is not None and said not in kept.LEVELS:
+        raise fields.bad(kept.FIELD, "must be send or keep")
+    return "keep" if shown is False else said or "send"
 
 
 def _include_usage(options: object, stream: bool) -> bool:

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
+from narrows.edge.api.cost import total_cost
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
@@ -32,6 +33,7 @@ from narrows.wire.messages import Request
 HEADER_HOLD_S = 15.0
 PING_S = 15.0
 BYTES_PER_TOKEN = 4  # where a model server reports no usage
+LINK_BYTES_HEADER = "x-narrows-link-bytes"
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -131,9 +133,11 @@ class AnswerResponse:
                 break
             await self._changed.wait()
         ends = [end for answer in self._answers if (end := _end(answer)) is not None]
-        body = jsonio.dump(self._dialect.whole(ends, self._tokens()))
+        tokens = self._tokens(over=True)
+        body = jsonio.dump(self._dialect.whole(ends, tokens))
         self._started = True
-        await self._deliver(_send_whole(send, 200, {}, body))
+        headers = {LINK_BYTES_HEADER: str(tokens.cost.link_bytes)} if tokens.cost else {}
+        await self._deliver(_send_whole(send, 200, headers, body))
         for answer, size in zip(self._answers, text_bytes, strict=True):
             self._service.count_delivered(answer, size)
             self._completed(answer)
@@ -166,7 +170,7 @@ class AnswerResponse:
             if error := self._error():
                 events.append(self._dialect.failed(error))
             elif not unfinished:
-                events.append(self._dialect.end(self._tokens()))
+                events.append(self._dialect.end(self._tokens(over=True)))
             else:
                 over = False
             if data := b"".join(events):
@@ -214,12 +218,13 @@ class AnswerResponse:
     def _error(self) -> problems.ApiError | None:
         return next((answer.error for answer in self._answers if answer.error), None)
 
-    def _tokens(self) -> TokenUsage:
+    def _tokens(self, over: bool = False) -> TokenUsage:
         first = self._answers[0]
         prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
         counted = [a.reasoning_tokens for a in self._answers if a.reasoning_tokens is not None]
         reasoning = sum(counted) if counted else None
-        return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)), reasoning)
+        cost = total_cost(self._answers) if over else None
+        return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)), reasoning, cost)
 
 
 def _body(request: ChatRequest, index: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
+from narrows.edge.api.cost import mode_of, saved_bytes
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
@@ -79,6 +80,8 @@ class Service:
         counts.answers += 1
         counts.tokens += tokens
         self.stats.coded(answer.coding)
+        place = (answer.request.scope, self.config.model_name, mode_of(answer))
+        self.stats.cost(place, round(answer.bits), saved_bytes(answer))
         if not answer.resumes:  # else its bits hold what came twice, under another model perhaps
             self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
 

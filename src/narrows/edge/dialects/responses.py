@@ -126,6 +126,7 @@ class ResponsesDialect:
                 "output_tokens": tokens.completion,
                 "output_tokens_details": {"reasoning_tokens": tokens.reasoning or 0},
                 "total_tokens": tokens.prompt + tokens.completion,
+                **tokens.narrows,
             }
         head = {
             "id": self._id,

@@ -1,0 +1,34 @@
+"""What an answer took of the budget, as its edge measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from narrows.edge.answer import EdgeAnswer
+from narrows.edge.dialects.dialect import LinkCost
+
+KEPT_TOKEN_BYTES = 4
+"""Of reasoning that nobody outside has seen."""
+
+
+def mode_of(answer: EdgeAnswer) -> str:
+    """What was done to send less of it."""
+    return "kept" if answer.kept_tokens else "plain"
+
+
+def saved_bytes(answer: EdgeAnswer) -> int:
+    """What its text would have been, less what it took; 0 at least."""
+    whole_bytes = answer.text_bytes + KEPT_TOKEN_BYTES * answer.kept_tokens
+    return max(0, whole_bytes - round(answer.bits / 8))
+
+
+def total_cost(answers: Sequence[EdgeAnswer]) -> LinkCost:
+    """Of a reply's answers together; where they differ, the words of each, in order."""
+    codings = dict.fromkeys(answer.coding.name.lower() for answer in answers)
+    modes = dict.fromkeys(map(mode_of, answers))
+    return LinkCost(
+        round(sum(answer.bits for answer in answers) / 8),
+        "+".join(codings),
+        "+".join(modes),
+        sum(map(saved_bytes, answers)),
+    )

@@ -13,6 +13,7 @@ from narrows.edge.api.access import seconds_to_month
 from narrows.edge.books.keys import create_key, month_use, set_month_share
 from narrows.edge.books.stats import read_costs
 from narrows.edge.books.store import open_database
+from narrows.edge.config import ConciseConfig, EdgeConfig
 from narrows.errors import InputError
 
 TEXT = "What leaves is counted. " * 20
@@ -96,3 +97,22 @@ def test_a_share_of_a_month(tmp_path):
         refused = rig.post(chat(), headers=headers)
         assert refused.status_code == 429
         assert "this month's" in refused.json()["error"]["message"]
+
+
+def test_a_short_answer_is_asked_for_with_the_operators_words(tmp_path):
+    with Rig(tmp_path, concise=ConciseConfig("Be brief.")) as rig:
+        rig.enclave.script = lambda request: native("ok")
+        assert rig.ask("hi").usage.narrows["mode"] == "plain"
+        assert len(rig.enclave.requests[-1].body["messages"]) == 1
+        said = rig.post(chat(concise=True)).json()
+        assert said["usage"]["narrows"]["mode"] == "concise"
+        first, *rest = rig.enclave.requests[-1].body["messages"]
+        assert first == {"role": "system", "content": "Be brief."}
+        assert [one["content"] for one in rest] == ["hi"]
+        assert "concise" not in rig.enclave.requests[-1].body
+        assert rig.post(chat(concise="yes")).status_code == 400
+    with Rig(tmp_path / "all", concise=ConciseConfig("Be brief.", always=True)) as rig:
+        rig.enclave.script = lambda request: text_answer("x", 9)
+        assert rig.ask("hi").usage.narrows["mode"] == "kept+concise"
+        with pytest.raises(InputError):
+            EdgeConfig(concise=ConciseConfig("")).check()

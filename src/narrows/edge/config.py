@@ -23,6 +23,7 @@ from narrows.wire.padding import frame_bytes
 from narrows.wire.pins import TlsFiles
 
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
+MAX_WORDING_CHARS = 4096
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
 
 
@@ -77,6 +78,15 @@ class TranscriptConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ConciseConfig:
+    """``wording``: a system message that asks for a short answer, put in front of the others.
+    ``always``: of every answer, else of those that ask for it (``concise: true``)."""
+
+    wording: str = "Answer in as few words as the question allows."
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DriftConfig:
     """When ``status`` says that a weak model imitates worse than it did: the mean bits per byte
     of the last ``days`` are ``worse_percent`` above what its operator signed, or else above
@@ -123,6 +133,7 @@ class EdgeConfig:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    concise: ConciseConfig = field(default_factory=ConciseConfig)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
 
     def check(self) -> EdgeConfig:
@@ -160,6 +171,8 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
     if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):
         problems.append(f"constant_bytes {config.constant_bytes} is no size that a gate can send")
+    if not 1 <= len(config.concise.wording) <= MAX_WORDING_CHARS:
+        problems.append(f"wording must have 1..{MAX_WORDING_CHARS} characters")
     for name, seconds in (("link_wait_s", config.link_wait_s), ("resume_s", config.resume_s)):
         if not 0 <= seconds <= 600:
             problems.append(f"{name} {seconds:g} is outside 0..600")

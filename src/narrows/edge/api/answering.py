@@ -80,6 +80,8 @@ class AnswerResponse:
             )
             for index, key in enumerate(noise)
         ]
+        for answer in self._answers:
+            answer.concise = request.concise
         if service.transcripts is not None and request.keep:
             for answer in self._answers:
                 answer.record = []

@@ -137,7 +137,8 @@ class _Routes:
         return scope
 
     def _parsed(self, chat: dict[str, Any]) -> ChatRequest:
-        return parse_chat(chat, self._service.config.model_name, self._service.config.limits)
+        config = self._service.config
+        return parse_chat(chat, config.model_name, config.limits).shortened(config.concise)
 
     async def models(self, request: Request) -> Response:
         self._service.access.scope(request.headers)

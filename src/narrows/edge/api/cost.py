@@ -13,7 +13,8 @@ KEPT_TOKEN_BYTES = 4
 
 def mode_of(answer: EdgeAnswer) -> str:
     """What was done to send less of it."""
-    return "kept" if answer.kept_tokens else "plain"
+    done = {"kept": answer.kept_tokens > 0, "concise": answer.concise}
+    return "+".join(mode for mode, is_so in done.items() if is_so) or "plain"
 
 
 def saved_bytes(answer: EdgeAnswer) -> int:
@@ -25,7 +26,7 @@ def saved_bytes(answer: EdgeAnswer) -> int:
 def total_cost(answers: Sequence[EdgeAnswer]) -> LinkCost:
     """Of a reply's answers together; where they differ, the words of each, in order."""
     codings = dict.fromkeys(answer.coding.name.lower() for answer in answers)
-    modes = dict.fromkeys(map(mode_of, answers))
+    modes = dict.fromkeys(mode for one in answers for mode in mode_of(one).split("+"))
     return LinkCost(
         round(sum(answer.bits for answer in answers) / 8),
         "+".join(codings),

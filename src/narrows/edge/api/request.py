@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from narrows.coding import kept, markup
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
-from narrows.edge.config import EdgeLimits
+from narrows.edge.config import ConciseConfig, EdgeLimits
 from narrows.edge.dialects.fields import BodyFields
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
 
@@ -56,7 +56,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
-    ``keep``: the client did not ask (``store: false``) that its answers be forgotten."""
+    ``concise``: a short one is wanted. ``keep``: the client did not ask (``store: false``) that
+    its answers be forgotten."""
 
     body: dict[str, Any]
     stops: tuple[str, ...]
@@ -65,6 +66,15 @@ class ChatRequest:
     include_usage: bool
     seed: int | None
     keep: bool = True
+    concise: bool = False
+
+    def shortened(self, config: ConciseConfig) -> ChatRequest:
+        """With the operator's wording, where he or the client wants a short answer."""
+        if not (self.concise or config.always):
+            return self
+        said = {"role": "system", "content": config.wording}
+        body = self.body | {"messages": [said, *self.body["messages"]]}
+        return replace(self, body=body, concise=True)
 
 
 class _Fields(BodyFields):
@@ -138,6 +148,7 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
         include_usage=_include_usage(fields.take("stream_options"), stream),
         seed=seed,
         keep=data.get("store") is None,
+        concise=bool(fields.flag("concise")),
     )
     fields.finish()
     return request

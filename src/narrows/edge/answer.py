@@ -100,6 +100,7 @@ class EdgeAnswer:
         self.lost_s = 0.0
         self.resumes = 0
         self.reasoning_tokens: int | None = None  # None: the model has no reasoning to count
+        self.local = False  # a model outside gave it, and nothing crossed
         self.concise = False  # asked for with the operator's wording
         self.kept_tokens = 0  # of reasoning that stayed inside
         self.abort: Callable[[], None] = _nothing

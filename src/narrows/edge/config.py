@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
@@ -87,6 +88,26 @@ class ConciseConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalConfig:
+    """A model outside that answers what it can (docs/less.md). ``url``: of an OpenAI-compatible
+    server, up to ``/v1``; empty for none. ``model``: its name there. ``down``: who answers where
+    it does not. The others are of ``NAME-auto``: it may try prompts of ``max_prompt_chars`` at
+    most, with tools where ``tools`` is set, whose system message holds ``system``; its answer is
+    used where the mean log-probability of its tokens, in nats, is ``least_logprob`` or more."""
+
+    url: str = ""
+    model: str = "default"
+    api_key: str = ""
+    timeout_s: float = 60.0
+    max_answer_bytes: int = 4 << 20
+    down: Literal["strong", "error"] = "strong"
+    max_prompt_chars: int = 4000
+    tools: bool = False
+    system: str = ""
+    least_logprob: float = -0.5
+
+
+@dataclass(frozen=True, slots=True)
 class DriftConfig:
     """When ``status`` says that a weak model imitates worse than it did: the mean bits per byte
     of the last ``days`` are ``worse_percent`` above what its operator signed, or else above
@@ -134,6 +155,7 @@ class EdgeConfig:
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     concise: ConciseConfig = field(default_factory=ConciseConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
 
     def check(self) -> EdgeConfig:
@@ -142,6 +164,7 @@ class EdgeConfig:
             *_edge_problems(self),
             *out_of_range(_limit_ranges(self.limits)),
             *out_of_range(_training_ranges(self)),
+            *_local_problems(self.local),
             *self.alarms.problems(),
         ]
         if problems:
@@ -182,6 +205,22 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
         LinkOptions.from_wire(config.link_options)
     except InputError as error:
         problems += [f"link_options: {problem}" for problem in error.problems]
+    return problems
+
+
+def _local_problems(local: LocalConfig) -> list[str]:
+    problems = out_of_range(
+        [
+            ("timeout_s", local.timeout_s, 0.1, 3600),
+            ("max_answer_bytes", local.max_answer_bytes, 1024, 1 << 28),
+            ("max_prompt_chars", local.max_prompt_chars, 1, 1 << 24),
+            ("least_logprob", local.least_logprob, -100, 0),
+        ]
+    )
+    if local.url and not local.url.startswith(("http://", "https://")):
+        problems.append(f"url {local.url!r} is no http address: write http://host:port/v1")
+    if not local.api_key.isprintable() or not local.api_key.isascii():
+        problems.append("api_key holds a character that no header can carry")
     return problems
 
 

@@ -12,6 +12,7 @@ its HTTP status; a later one is the dialect's last event.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Sequence
@@ -27,8 +28,11 @@ from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
 from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
-from narrows.errors import NarrowsError
+from narrows.edge.local import fits
+from narrows.errors import NarrowsError, PeerError
 from narrows.wire.messages import Request
+
+log = logging.getLogger("narrows.edge.answering")
 
 HEADER_HOLD_S = 15.0
 PING_S = 15.0
@@ -115,11 +119,37 @@ class AnswerResponse:
                 self._service.link.cancel(answer)
 
     async def _serve(self, send: Send) -> None:
-        await self._service.link.start(self._answers)
+        if not await self._answered_outside():
+            await self._service.link.start(self._answers)
         if self._request.stream:
             await self._serve_stream(send)
         else:
             await self._serve_whole(send)
+
+    async def _answered_outside(self) -> bool:
+        """Whether the local model was asked and has answered. ApiError: it should, and is down."""
+        local, route = self._service.local, self._request.route
+        if local is None or route == "strong":
+            return False
+        if route == "auto" and not fits(local.config, self._request.body):
+            return False
+        asked = [local.ask(one.request.body, route == "auto") for one in self._answers]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, PeerError):
+                log.warning("%s", reply)
+                if local.config.down == "error":
+                    raise problems.local_down()
+                return False
+            if isinstance(reply, BaseException):
+                raise reply
+        if any(reply is None for reply in replies):
+            return False
+        for answer, events in zip(self._answers, replies, strict=True):
+            answer.local = True
+            for event in events if isinstance(events, list) else ():
+                answer.on_event(event)
+        return True
 
     async def _serve_whole(self, send: Send) -> None:
         text_bytes = [0] * len(self._answers)

@@ -13,7 +13,7 @@ KEPT_TOKEN_BYTES = 4
 
 def mode_of(answer: EdgeAnswer) -> str:
     """What was done to send less of it."""
-    done = {"kept": answer.kept_tokens > 0, "concise": answer.concise}
+    done = {"local": answer.local, "kept": answer.kept_tokens > 0, "concise": answer.concise}
     return "+".join(mode for mode, is_so in done.items() if is_so) or "plain"
 
 
@@ -25,7 +25,7 @@ def saved_bytes(answer: EdgeAnswer) -> int:
 
 def total_cost(answers: Sequence[EdgeAnswer]) -> LinkCost:
     """Of a reply's answers together; where they differ, the words of each, in order."""
-    codings = dict.fromkeys(answer.coding.name.lower() for answer in answers)
+    codings = dict.fromkeys("none" if one.local else one.coding.name.lower() for one in answers)
     modes = dict.fromkeys(mode for one in answers for mode in mode_of(one).split("+"))
     return LinkCost(
         round(sum(answer.bits for answer in answers) / 8),

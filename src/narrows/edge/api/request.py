@@ -22,6 +22,7 @@ from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
 from narrows.edge.config import ConciseConfig, EdgeLimits
 from narrows.edge.dialects.fields import BodyFields
+from narrows.edge.local import Route
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
 
 _EFFORT = re.compile("[a-z]{1,16}")
@@ -57,7 +58,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 class ChatRequest:
     """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
     ``concise``: a short one is wanted. ``keep``: the client did not ask (``store: false``) that
-    its answers be forgotten."""
+    its answers be forgotten. ``route``: who it goes to."""
 
     body: dict[str, Any]
     stops: tuple[str, ...]
@@ -67,6 +68,7 @@ class ChatRequest:
     seed: int | None
     keep: bool = True
     concise: bool = False
+    route: Route = "strong"
 
     def shortened(self, config: ConciseConfig) -> ChatRequest:
         """With the operator's wording, where he or the client wants a short answer."""

@@ -288,6 +288,27 @@ def test_tokens_behind_a_head_are_the_models_own() -> None:
         assert one.tally.tokens == (4 if marked and not late else int(late))
 
 
+def test_answers_behind_kept_reasoning_count_in_full() -> None:
+    answer = played(1, 30)[0]
+    for head, refused in (
+        ([Channel.REFUSAL], True),
+        ([Channel.REFUSAL, Channel.TOOL_NAME], True),
+        ([Channel.REASONING, Channel.REFUSAL], False),
+    ):
+        recorder = TapeRecorder(weak())
+        body = answer.request.body | {"markup": 1, "reasoning": "keep"}
+        key = answer.request.noise_key
+        number = recorder.request(Request(uid="0" * 32, body=body, noise_key=key))
+        recorder.encoder.open(number, Coding.COUPLED)
+        for event in (*map(Switch, head), Tokens(answer.tokens[:9]), Finished(Finish.LENGTH)):
+            recorder.encoder.put(number, event)
+        one = audited(recorder.finish())
+        why = "reasoning that stayed inside decides the tokens"
+        assert one.tally.not_scored == ({why: 1} if refused else {})
+        if refused:
+            assert one.credit_bytes <= one.replay.checked_bits / 8
+
+
 def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
     answers = list(played(4, 30))
     changes: tuple[dict[str, Any], ...] = (

@@ -74,6 +74,7 @@ plan sweep BAD --over cap=1..2GB/day:2
 plan weights BAD
 bench serve --config BAD
 bench codec --answers BAD
+bench less --answers BAD
 bench engines http://127.0.0.1:1/v1 --folder BAD
 bench detect --answers BAD
 bench detect --answers {answers} --null BAD

@@ -90,6 +90,7 @@ def test_whole(rig):
         "temperature": 0.5,
         "stop": ["END"],
         "markup": 1,
+        "reasoning": "keep",
     }
 
 

@@ -42,6 +42,7 @@ def test_whole(rig):
         "max_tokens": 9,
         "temperature": 0.5,
         "markup": 1,
+        "reasoning": "send",
     }
     assert request.scope == 0
     assert len(bytes.fromhex(request.noise_key)) == 32

@@ -85,7 +85,7 @@ def test_harmless_fields_pass_and_null_is_absent(rig):
     nothing = dict.fromkeys(("temperature", "stop", "tools", "logprobs", "seed", "n", "stream"))
     more = {"user": "me", "metadata": {"a": "b"}, "frequency_penalty": 0.0, "logit_bias": {}}
     assert rig.post(chat(**nothing, **more)).status_code == 200
-    sent = {"messages", "markup", "frequency_penalty", "logit_bias"}
+    sent = {"messages", "markup", "reasoning", "frequency_penalty", "logit_bias"}
     assert set(rig.enclave.requests[-1].body) == sent
 
 

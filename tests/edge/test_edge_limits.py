@@ -205,6 +205,7 @@ def check_parsed(data):
     assert set(parsed.body) <= {
         "messages",
         "markup",
+        "reasoning",
         "max_tokens",
         "temperature",
         "top_p",

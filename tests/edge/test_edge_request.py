@@ -44,7 +44,7 @@ def test_what_is_known_is_passed_as_it_is() -> None:
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "seed": -5,
     }
-    assert parse(**fields) == fields | {"markup": 1}
+    assert parse(**fields) == fields | {"markup": 1, "reasoning": "send"}
     for kept in (
         {"type": "json_object"},
         {"type": "json_object", "schema": SCHEMA},

@@ -55,6 +55,7 @@ def test_whole(rig):
         ],
         "max_tokens": 50,
         "markup": 1,
+        "reasoning": "send",
     }
 
 

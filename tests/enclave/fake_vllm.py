@@ -181,13 +181,13 @@ class Server:
         asked = coupling(params)
         prompt, out = body["prompt"], []
         script = self.script(body, mode)
-        start = body.get("vllm_xargs", {}).get("narrows_position", 0)
+        begun = 0 if script is None else spoken(prompt, script)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while len(out) < body["max_tokens"]:
             row = logits_of([*prompt, *out], self.tokenizer.vocab_size, body.get("eos", 4.0))
             if script is not None:
                 row[:] = -1000.0
-                row[script[start + len(out)]] = 0.0
+                row[script[begun + len(out)]] = 0.0
             if body["temperature"] == 0:
                 token = int(row.argmax())
             elif asked is None or mode in ("ignores", "refuses-key"):
@@ -229,6 +229,12 @@ class Server:
         if said is None:
             return None
         return [*self.whole.encode(said, add_special_tokens=False).ids, EOS[1]]
+
+
+def spoken(prompt: list[int], script: list[int]) -> int:
+    """How much of a script the prompt ends with: who goes on has said it already."""
+    sizes = range(min(len(prompt), len(script) - 1), 0, -1)
+    return next((size for size in sizes if prompt[-size:] == script[:size]), 0)
 
 
 async def stream(request: web.Request) -> web.StreamResponse:

@@ -15,6 +15,7 @@ from narrows.audit import reasons
 from narrows.audit.keybook import KeyBook
 from narrows.audit.port import AuditPort
 from narrows.audit.segments import Answering, Segment, coding_fault
+from narrows.coding.events import Channel
 from narrows.coding.link.answer import Answer, Item, Kind
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.options import LinkLimits, LinkOptions
@@ -28,6 +29,7 @@ from narrows.wire.tape import Begin, Inward, LinkEnd, Outward, Record, TapeReade
 GREETING_BYTES = 2
 MAX_WAITING = 4096
 """Requests of one link that no answer has been opened for."""
+KEPT = "reasoning that stayed inside decides the tokens"
 LATE = "request after its answer was opened"
 
 
@@ -205,6 +207,9 @@ class LinkReplay:
             # A head says how the text is written; the tokens behind it are still the model's.
             if answer.token_count or not reads_markup(mine.request.body):
                 mine.refuse("another channel than the content")
+            elif item.value == Channel.REFUSAL and not mine.head:
+                mine.refuse(KEPT)
+            mine.head = True
         elif item.end is not None:
             mine.cut()
             self._keys.close(mine.use)

@@ -15,7 +15,7 @@ from narrows.errors import InputError
 from narrows.models.api import Logits, TokenModel
 
 PLAIN_FIELDS = frozenset(
-    {"messages", "max_tokens", "temperature", "top_p", "stop", "seed", "markup"}
+    {"messages", "max_tokens", "temperature", "top_p", "stop", "seed", "markup", "reasoning"}
 )
 """Fields of a request that decide a token in no way but those that the audit code applies."""
 CHUNK_TOKENS = 128

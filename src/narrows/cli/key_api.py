@@ -21,6 +21,9 @@ def key_new(
         str | None,
         typer.Option(metavar="SIZE", help="Code length that it may use in a day: 1000000, 1MB."),
     ] = None,
+    month_share: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The same in a month (UTC): 20MB.")
+    ] = None,
     rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
     tpm: Annotated[
         int | None, typer.Option(help="Tokens a minute, of prompts and answers.")
@@ -39,15 +42,20 @@ def key_new(
     from contextlib import closing
 
     from narrows.deploy.state import state_dir
-    from narrows.edge.books.keys import KeyLimits, create_key
+    from narrows.edge.books.keys import KeyLimits, create_key, set_month_share
     from narrows.edge.books.store import open_database
     from narrows.sizes import size_bytes
 
     share_bytes = None if share is None else size_bytes(share, "--share", least=1)
+    month_bytes = None
+    if month_share is not None:
+        month_bytes = size_bytes(month_share, "--month-share", least=1)
     limits = KeyLimits(rpm, tpm, concurrent)
     folder = state_dir(state)
     with closing(open_database(folder)) as database:
         key_id, text = create_key(database, name, int(time.time()), share_bytes, limits)
+        if month_bytes is not None:
+            set_month_share(database, key_id, month_bytes)
     if as_json:
         typer.echo(json.dumps({"id": key_id, "name": name, "key": text}))
         return

@@ -74,17 +74,19 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     ``gate_silent_s``: since when no gate has written its figures; None where none ever has.
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte. ``codings_today``: complete answers by
-    how they crossed the link. ``net``: by lineage with a net budget, what auditors explained;
-    ``verdicts``: what came of the auditor's words, None where no poster has run here;
-    ``explained_today``: credited since the UTC day's first verdict, of what was spent since, None
-    where nothing was. ``tape_age_s``: of the oldest file in the spool, None without one.
+    how they crossed the link. ``costs_today``: the same by key, model and mode, with the bytes of
+    their code length (``link_bytes``) and what that saved. ``net``: by lineage with a net budget,
+    what auditors explained; ``verdicts``: what came of the auditor's words, None where no poster
+    has run here; ``explained_today``: credited since the UTC day's first verdict, of what was
+    spent since, None where nothing was. ``tape_age_s``: of the oldest file in the spool, None
+    without one.
     ``alarms``: those that are open."""
     import dataclasses
 
     from narrows.cli.alarms.listing import alarm_figures
     from narrows.deploy.state import ledger_place
     from narrows.edge.books.drift import read_drift
-    from narrows.edge.books.stats import read_codings, read_stats
+    from narrows.edge.books.stats import read_codings, read_costs, read_stats
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances
     from narrows.wire.gatestats import (
@@ -113,6 +115,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "days_left": balances.left_bytes / per_day if per_day else None,
         "answers": stats.total.answers,
         "codings_today": read_codings(folder, now_s),
+        "costs_today": read_costs(folder, now_s),
         "answer_bytes": stats.total.answer_bytes,
         "link_bytes": stats.total.link_bytes,
         "ratio": stats.total.answer_bytes / stats.total.link_bytes

@@ -35,6 +35,7 @@ class ReasoningForm(enum.Enum):
     NONE = "none"
     MARKED = "marked"  # <think>...</think> at the start, where there is any
     BEGUN = "begun"  # the prompt has opened it: ...</think>
+    KEPT = "kept"  # there was some, and it stayed inside (``kept.py``)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ _REASONING = {
     ReasoningForm.NONE: (),
     ReasoningForm.MARKED: (Channel.REASONING,),
     ReasoningForm.BEGUN: (Channel.REASONING, Channel.REFUSAL),
+    ReasoningForm.KEPT: (Channel.REFUSAL,),
 }
 _CALLS = {
     CallForm.NONE: (),

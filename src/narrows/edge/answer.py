@@ -11,7 +11,8 @@ stop means that it does not, and the answer is cancelled there. The answer still
 ``Finished``, which the link passes on only behind the check of all its symbols.
 
 Native tokens cross with the model's markup. The head of the answer says which (``markup_of``), on
-every link anew; what the stop strings let through is then taken apart by ``MarkupReader``.
+every link anew; what the stop strings let through is then taken apart by ``MarkupReader``. How much
+reasoning stayed inside is said at the end (``coding/kept.py``).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
-from narrows.coding.markup import Markup, ReasoningForm, markup_of, reads_markup
+from narrows.coding.kept import MAX_COUNT_DIGITS, asks_less, reads_counts
+from narrows.coding.markup import CallForm, Markup, ReasoningForm, markup_of, reads_markup
 from narrows.edge import problems
 from narrows.edge.markup import MarkupReader
 from narrows.edge.problems import ApiError
@@ -98,6 +100,9 @@ class EdgeAnswer:
         self.lost_s = 0.0
         self.resumes = 0
         self.reasoning_tokens: int | None = None  # None: the model has no reasoning to count
+        self.local = False  # a model outside gave it, and nothing crossed
+        self.concise = False  # asked for with the operator's wording
+        self.kept_tokens = 0  # of reasoning that stayed inside
         self.abort: Callable[[], None] = _nothing
         self._coding = Coding.PLAIN
         self._token_bytes: Callable[[int], bytes] = _no_tokens
@@ -115,6 +120,9 @@ class EdgeAnswer:
         self._switched = False
         self._lost_tokens = -1
         self._marked = reads_markup(request.body)
+        self._counts = reads_counts(request.body)
+        self._said_bytes = 0  # in the channel that it is in
+        self._count: str | None = None  # what is said of kept reasoning
         self._head: list[Channel] | None = []  # None: it is over
         self._markup: Markup | None = None
         self._reader: MarkupReader | None = None
@@ -146,6 +154,11 @@ class EdgeAnswer:
     def coding(self) -> Coding:
         """How it crosses the link, since it was opened there."""
         return self._coding
+
+    @property
+    def thinks(self) -> bool:
+        """Whether nothing of it has come, and its reasoning is asked to stay inside."""
+        return not self.tokens and not self.text_bytes and asks_less(self.request.body)
 
     @property
     def native(self) -> bool:
@@ -220,10 +233,12 @@ class EdgeAnswer:
         markup = markup_of(head)
         if self._markup is None:
             self._markup = markup
-            if markup != Markup():
+            if markup.calls is not CallForm.NONE or markup.reasoning in _WRITTEN:
                 self._reader = MarkupReader(markup, _tool_names(self.request))
             if markup.reasoning is not ReasoningForm.NONE:
                 self.reasoning_tokens = 0
+            if markup.reasoning is ReasoningForm.KEPT and not self._counts:
+                raise LinkError("kept reasoning where nobody asked what is said of it")
         elif self._markup != markup:
             raise LinkError("a resumed answer is written in another way")
 
@@ -255,8 +270,15 @@ class EdgeAnswer:
             return
         if self._replay < len(self.tokens):
             raise LinkError("a resumed answer went another way")
+        if self._count is not None:
+            raise LinkError("a switch behind the count of kept reasoning")
         self._switched = True
         self._flush()
+        blank = self._channel is Channel.REASONING and not self._said_bytes
+        self._said_bytes = 0
+        if blank and channel is Channel.REFUSAL and self._counts:
+            self._count = ""
+            return
         if channel is Channel.TOOL_ARGUMENTS and self._channel is not Channel.TOOL_NAME:
             raise LinkError("arguments that do not follow the name of their call")
         self._channel = channel
@@ -277,8 +299,25 @@ class EdgeAnswer:
             self._append(Channel.TOOL_NAME, self._name, always=True)
             self._name = ""
 
+    def _kept(self) -> None:
+        """How much reasoning stayed inside: said at the end, or counted beyond what came."""
+        if self._count is not None:
+            if not self._count.isdigit():
+                raise LinkError("a count of kept reasoning that is none")
+            self.kept_tokens = int(self._count)
+        elif self._markup is not None and self._markup.reasoning is ReasoningForm.KEPT:
+            counted = self.usage.completion_tokens if self.usage else 0
+            self.kept_tokens = max(0, counted - len(self.tokens))
+        if self.kept_tokens:
+            self.reasoning_tokens = (self.reasoning_tokens or 0) + self.kept_tokens
+
     def _add(self, text: str) -> None:
-        if self._channel is Channel.TOOL_NAME:
+        self._said_bytes += len(text)
+        if self._count is not None:
+            self._count += text
+            if len(self._count) > MAX_COUNT_DIGITS or not (text or "0").isascii():
+                raise LinkError("a count of kept reasoning that is none")
+        elif self._channel is Channel.TOOL_NAME:
             self._name += text
             if len(self._name) > MAX_TOOL_NAME_CHARS:
                 raise LinkError("too long a tool name")
@@ -316,9 +355,12 @@ class EdgeAnswer:
     def _finish(self, reason: Finish) -> None:
         if self._replay < len(self.tokens):
             raise LinkError("a resumed answer ended before what it had said")
+        if self._marked and self._head:  # without a token behind it
+            self._begin(self._head)
         self._flush()
         if self.ended:
             return
+        self._kept()
         if self._stops.stopped:
             reason = Finish.STOP
         if self._reader is not None and reason is Finish.STOP and self._call >= 0:
@@ -330,6 +372,9 @@ class EdgeAnswer:
             self.fail(error)
         else:
             self.finish = reason
+
+
+_WRITTEN = (ReasoningForm.MARKED, ReasoningForm.BEGUN)
 
 
 def _tool_names(request: Request) -> frozenset[str]:

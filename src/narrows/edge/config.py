@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
@@ -26,6 +27,7 @@ from narrows.wire.pins import TlsFiles
 
 MAX_LINK_S = 31_536_000
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
+MAX_WORDING_CHARS = 4096
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
 
 
@@ -40,7 +42,8 @@ class EdgeLimits:
     ``answers``: in flight, over all clients.
     ``buffer_bytes``: decoded text of a streamed answer that its client has not taken yet.
     ``answer_bytes``: text of one answer. ``client_stall_s``: a client that takes nothing for
-    that long is dropped. ``idle_s``: an answer without any token for that long has failed.
+    that long is dropped. ``idle_s``: an answer without any token for that long has failed;
+    ``thinking_s``: the same of one that asks its reasoning to stay inside, before its first text.
     ``reply_key_bytes``, ``replies_bytes``, ``reply_s``: what is kept of replies that a client of
     the Responses API may go on from, for one API key, for all, and how long.
     """
@@ -64,6 +67,7 @@ class EdgeLimits:
     client_stall_s: float = 60.0
     body_s: float = 30.0
     idle_s: float = 120.0
+    thinking_s: float = 1800.0
     reply_key_bytes: int = 16 << 20
     replies_bytes: int = 256 << 20
     reply_s: float = 86_400.0
@@ -88,6 +92,35 @@ class TranscriptConfig:
     max_bytes: int = 1 << 30
     max_days: int = 30
     exclude_keys: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConciseConfig:
+    """``wording``: a system message that asks for a short answer, put in front of the others.
+    ``always``: of every answer, else of those that ask for it (``concise: true``)."""
+
+    wording: str = "Answer in as few words as the question allows."
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalConfig:
+    """A model outside that answers what it can (docs/less.md). ``url``: of an OpenAI-compatible
+    server, up to ``/v1``; empty for none. ``model``: its name there. ``down``: who answers where
+    it does not. The others are of ``NAME-auto``: it may try prompts of ``max_prompt_chars`` at
+    most, with tools where ``tools`` is set, whose system message holds ``system``; its answer is
+    used where the mean log-probability of its tokens, in nats, is ``least_logprob`` or more."""
+
+    url: str = ""
+    model: str = "default"
+    api_key: str = ""
+    timeout_s: float = 60.0
+    max_answer_bytes: int = 4 << 20
+    down: Literal["strong", "error"] = "strong"
+    max_prompt_chars: int = 4000
+    tools: bool = False
+    system: str = ""
+    least_logprob: float = -0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +181,8 @@ class EdgeConfig:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    concise: ConciseConfig = field(default_factory=ConciseConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
 
     def check(self) -> EdgeConfig:
@@ -156,6 +191,7 @@ class EdgeConfig:
             *_edge_problems(self),
             *out_of_range(_limit_ranges(self.limits)),
             *out_of_range(_training_ranges(self)),
+            *_local_problems(self.local),
             *self.alarms.problems(),
         ]
         if problems:
@@ -186,6 +222,8 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
     if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):
         problems.append(f"constant_bytes {config.constant_bytes} is no size that a gate can send")
+    if not 1 <= len(config.concise.wording) <= MAX_WORDING_CHARS:
+        problems.append(f"wording must have 1..{MAX_WORDING_CHARS} characters")
     for name, seconds in (("link_wait_s", config.link_wait_s), ("resume_s", config.resume_s)):
         if not 0 <= seconds <= 600:
             problems.append(f"{name} {seconds:g} is outside 0..600")
@@ -197,6 +235,22 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
         LinkOptions.from_wire(config.link_options)
     except InputError as error:
         problems += [f"link_options: {problem}" for problem in error.problems]
+    return problems
+
+
+def _local_problems(local: LocalConfig) -> list[str]:
+    problems = out_of_range(
+        [
+            ("timeout_s", local.timeout_s, 0.1, 3600),
+            ("max_answer_bytes", local.max_answer_bytes, 1024, 1 << 28),
+            ("max_prompt_chars", local.max_prompt_chars, 1, 1 << 24),
+            ("least_logprob", local.least_logprob, -100, 0),
+        ]
+    )
+    if local.url and not local.url.startswith(("http://", "https://")):
+        problems.append(f"url {local.url!r} is no http address: write http://host:port/v1")
+    if not local.api_key.isprintable() or not local.api_key.isascii():
+        problems.append("api_key holds a character that no header can carry")
     return problems
 
 
@@ -239,6 +293,7 @@ def _limit_ranges(limits: EdgeLimits) -> list[Range]:
         ("client_stall_s", limits.client_stall_s, 0.1, 3600),
         ("body_s", limits.body_s, 0.1, 3600),
         ("idle_s", limits.idle_s, 0.1, 3600),
+        ("thinking_s", limits.thinking_s, 0.1, 86_400),
         ("reply_key_bytes", limits.reply_key_bytes, 0, limits.replies_bytes),
         ("replies_bytes", limits.replies_bytes, 0, 1 << 40),
         ("reply_s", limits.reply_s, 1, 365 * 86_400),

@@ -47,7 +47,7 @@ class MarkupReader:
         self._depth = 0
         self._quoted = self._escaped = False
         self._parts: list[MarkupPart] = []
-        reasons = markup.reasoning is not ReasoningForm.NONE
+        reasons = markup.reasoning in (ReasoningForm.MARKED, ReasoningForm.BEGUN)
         self._state: Callable[[], bool] = self._before if reasons else self._body()
 
     @property

@@ -120,6 +120,12 @@ def link_refused(reason: str) -> ApiError:
     return server_error(503, "link_refused", message, retry=False)
 
 
+def local_down() -> ApiError:
+    return server_error(
+        503, "local_down", "The local model does not answer.", retry=True, retry_after_s=5
+    )
+
+
 def client_gone() -> ApiError:
     return ApiError(499, "client_gone", "The client has gone.")
 

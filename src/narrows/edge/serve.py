@@ -34,6 +34,7 @@ from narrows.edge.books.transcripts import TranscriptLog, transcripts_dir
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.upkeep import LinkClient, MakeDecoder
 from narrows.edge.link.worker import Decoder
+from narrows.edge.local import LocalModel
 from narrows.edge.watch import AnswerWatch
 from narrows.errors import InputError, NarrowsError
 from narrows.models.api import TokenModel
@@ -84,6 +85,8 @@ async def serve(
         watch = AnswerWatch(state_dir, config.alarms, link.fail_those, wall_s)
         link.observer = watch
         service = Service(config, link, access, stats, load_secret(state_dir), watch, wall_s)
+        if config.local.url:
+            service.local = LocalModel(config.local)
         if config.transcripts.keep:
             private_folder(state_dir, "edge", "transcripts")
             service.transcripts = TranscriptLog(
@@ -99,6 +102,8 @@ async def serve(
         finally:
             stats.flush()
             watch.close()
+            if service.local is not None:
+                service.local.close()
             if service.transcripts is not None:
                 service.transcripts.flush()
     finally:

@@ -102,6 +102,7 @@ class ChunkReader:
         self._held: list[tuple[Channel, bytes]] = []
         self._reason: str | None = None
         self._usage: Usage | None = None
+        self.reasoning_tokens: int | None = None  # as the server counts them
         self._empty = True
 
     def chunk(self, payload: bytes) -> list[Event]:
@@ -196,6 +197,10 @@ class ChunkReader:
         counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
         if all(isinstance(n, int) and 0 <= n <= MAX_TOKEN_COUNT for n in counts):
             self._usage = Usage(int(counts[0] or 0), int(counts[1] or 0))
+            details = usage.get("completion_tokens_details")
+            thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+            if type(thought) is int and 0 <= thought <= self._usage.completion_tokens:
+                self.reasoning_tokens = thought
 
 
 def _server_error(error: object) -> ServerError:

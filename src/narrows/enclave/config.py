@@ -29,10 +29,11 @@ class UpstreamConfig:
     ``narrows`` its plugin's, ``seed-vllm`` and ``seed-sglang`` their own under a seed, ``none``
     what nobody knows, ``auto`` what a probe finds. ``tools`` and ``reasoning``: how the model
     writes them into its text, ``auto`` as its template does; ``none`` leaves requests with tools to
-    the server, and reasoning in the content. ``server``: which one it is, for the parameters of
-    requests that it knows; ``pass_`` (``pass`` in the file): more of them; ``drop``: those that are
-    taken out of requests; ``extra_body``: what is sent where a request does not say it; ``images``:
-    whether it takes pictures and files (docs/engines.md)."""
+    the server, and reasoning in the content; ``begun``: the prompt opens the reasoning, and the
+    server takes it apart in no answer (docs/less.md). ``server``: which one it is, for the
+    parameters of requests that it knows; ``pass_`` (``pass`` in the file): more of them; ``drop``:
+    those that are taken out of requests; ``extra_body``: what is sent where a request does not say
+    it; ``images``: whether it takes pictures and files (docs/engines.md)."""
 
     url: str
     model: str
@@ -41,7 +42,7 @@ class UpstreamConfig:
     tokens: Literal["auto", "off", "required"] = "auto"
     noise: Literal["auto", "narrows", "seed-vllm", "seed-sglang", "none"] = "auto"
     tools: Literal["auto", "hermes", "llama3", "none"] = "auto"
-    reasoning: Literal["auto", "think", "none"] = "auto"
+    reasoning: Literal["auto", "think", "begun", "none"] = "auto"
     server: Literal["openai", "vllm", "sglang", "llama.cpp"] = "openai"
     pass_: Annotated[tuple[str, ...], Field(alias="pass")] = ()
     drop: tuple[str, ...] = ()
@@ -86,7 +87,8 @@ class EnclaveConfig:
     ``kv_mib``: bound of the strong model's cache, ``weak_kv_mib``: of each weak model's; an
     answer that finds none left fails as overloaded. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
-    ``telemetry_s`` seconds what is new is sent.
+    ``telemetry_s`` seconds what is new is sent. ``reasoning``: what of an answer's hidden reasoning
+    may leave; ``reasoning_bytes``: how much of one answer's may stay inside (docs/less.md).
     """
 
     listen: str = "127.0.0.1:8401"
@@ -102,6 +104,8 @@ class EnclaveConfig:
     max_links: int = 16
     telemetry: str = ""
     telemetry_s: float = 10.0
+    reasoning: Literal["send", "keep"] = "send"
+    reasoning_bytes: int = 1 << 20
     session: SessionConfig = field(default_factory=SessionConfig)
     isolated: IsolatedConfig = field(default_factory=IsolatedConfig)
 
@@ -151,6 +155,7 @@ def _enclave_problems(config: EnclaveConfig) -> list[str]:
             ("max_batch", config.max_batch, 1, 4096),
             ("max_links", config.max_links, 1, 4096),
             ("telemetry_s", config.telemetry_s, 0.1, 86_400),
+            ("reasoning_bytes", config.reasoning_bytes, 1024, 1 << 28),
             ("hello_timeout_s", config.session.hello_timeout_s, 0.1, 3600),
             ("max_answers", config.session.max_answers, 1, MAX_OPEN_ANSWERS),
         ]

@@ -157,15 +157,15 @@ class ModelServer:
 async def answered(
     stream: AsyncGenerator[Event, None], coding: Coding, noise: Noise = OWN_NOISE
 ) -> AsyncGenerator[Event, None]:
-    """``stream`` as an answer: opened before its first event, and ended with a code where it
-    fails. Closes it."""
+    """``stream`` as an answer: opened before its first event, unless it does that itself, and
+    ended with a code where it fails. Closes it."""
     opened = False
     try:
         async with contextlib.aclosing(stream):
             async for event in stream:
-                if not opened:
-                    opened = True
+                if not opened and not isinstance(event, Opened):
                     yield Opened(coding, noise)
+                opened = True
                 yield event
         return
     except (Malformed, TimeoutError, ServerError, aiohttp.ClientError, OSError) as error:

@@ -13,11 +13,13 @@ from typing import Any
 
 from narrows.coding import markup
 from narrows.coding.events import Coding, Event, Failed, Failure, Opened
+from narrows.coding.kept import ReasoningLevel, level_of, reads_counts
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.chunks import ChunkReader
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.parameters import UpstreamParameters
+from narrows.enclave.withheld import ReasoningFilter, ReasoningRule, kept
 from narrows.errors import InputError
 from narrows.models.api import Tokenizer
 
@@ -25,10 +27,17 @@ log = logging.getLogger("narrows.enclave.upstream")
 
 
 class UpstreamBackend:
-    """Backend over HTTP. ``server``: shared with another backend of the same server."""
+    """Backend over HTTP. ``server``: shared with another backend of the same server. ``rule``:
+    what of the reasoning may leave."""
 
-    def __init__(self, config: UpstreamConfig, server: ModelServer | None = None) -> None:
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        server: ModelServer | None = None,
+        rule: ReasoningRule | None = None,
+    ) -> None:
         self._config = config
+        self._rule = rule or ReasoningRule()
         self._server = server or ModelServer(config)
         self.parameters = UpstreamParameters(
             config.server, config.pass_, config.drop, config.extra_body, images=config.images
@@ -57,11 +66,13 @@ class UpstreamBackend:
     async def answer(self, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
         """The same of a request that ``parameters`` have been applied to."""
         raw = "prompt" in body
-        events = self._server.events(
-            "/completions" if raw else "/chat/completions",
-            self._request_bytes(body),
-            ChunkReader(self._config.max_answer_bytes, raw=raw),
-        )
+        reader = ChunkReader(self._config.max_answer_bytes, raw=raw)
+        path = "/completions" if raw else "/chat/completions"
+        events = self._server.events(path, self._request_bytes(body), reader)
+        if level_of(self._rule.most, body) is not ReasoningLevel.SEND:
+            begun = self._config.reasoning == "begun"
+            hidden = ReasoningFilter(self._rule.limit_bytes, begun)
+            events = kept(events, reader, hidden, reads_counts(body))
         async with contextlib.aclosing(answered(events, Coding.TEXT)) as answer:
             async for event in answer:
                 yield event

@@ -8,6 +8,7 @@ name a proxy. Where the operator named origins, every other one is refused, keys
 
 from __future__ import annotations
 
+import datetime
 import sqlite3
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -89,20 +90,35 @@ class Access:
             raise ApiError(403, "foreign_origin", message, kind="permission_error")
 
     def check_share(self, scope: int, share_bytes: int | None, now_s: float) -> None:
-        """Raises ApiError where the key has used its share of today. Advisory: answers in
-        flight are not counted, and the gate's budget holds whatever happens here."""
+        """Raises ApiError where the key has used its share of today, or of the month. Advisory:
+        answers in flight are not counted, and the gate's budget holds whatever happens here."""
+        day, new_bits = utc_day(now_s), self._stats.unwritten_bits(scope)
+        month_bytes, month_bits = keys.month_use(self._database, scope, day)
+        if month_bytes is not None and month_bits + new_bits >= 8 * month_bytes:
+            raise _used_up(month_bytes, "this month", seconds_to_month(now_s))
         if share_bytes is None:
             return
-        bits = keys.bits_used(self._database, scope, utc_day(now_s))
-        if bits + self._stats.unwritten_bits(scope) >= 8 * share_bytes:
+        if keys.bits_used(self._database, scope, day) + new_bits >= 8 * share_bytes:
             wait_s = SECONDS_PER_DAY - int(now_s) % SECONDS_PER_DAY
-            raise ApiError(
-                429,
-                "key_share_exhausted",
-                f"This API key has used its {share_bytes:,} bytes of today's code length.",
-                kind="insufficient_quota",
-                retry_after_s=wait_s,
-            )
+            raise _used_up(share_bytes, "today", wait_s)
+
+
+def seconds_to_month(now_s: float) -> int:
+    """Until the next month begins (UTC)."""
+    now = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    after = (first + datetime.timedelta(days=32)).replace(day=1)
+    return max(1, int(after.timestamp() - now_s))
+
+
+def _used_up(share_bytes: int, when: str, wait_s: int) -> ApiError:
+    return ApiError(
+        429,
+        "key_share_exhausted",
+        f"This API key has used its {share_bytes:,} bytes of {when}'s code length.",
+        kind="insufficient_quota",
+        retry_after_s=wait_s,
+    )
 
 
 def _host(netloc: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -29,6 +30,7 @@ from narrows.edge.dialects.completions import CompletionsDialect
 from narrows.edge.dialects.dialect import Dialect
 from narrows.edge.dialects.responses import ResponsesDialect
 from narrows.edge.dialects.responses_request import responses_request
+from narrows.edge.local import AUTO, LOCAL, route_of
 from narrows.edge.problems import ApiError
 
 HEALTH_PATHS = ("/healthz", "/health", "/v1/health", "/ping")
@@ -178,21 +180,28 @@ class _Routes:
         return found.key_id
 
     def _parsed(self, chat: dict[str, Any]) -> ChatRequest:
-        return parse_chat(chat, self._service.config.model_name, self._service.config.limits)
+        config = self._service.config
+        route = route_of(chat.get("model"), config.model_name, config.local)
+        if route != "strong":
+            chat = chat | {"model": config.model_name}
+        parsed = parse_chat(chat, config.model_name, config.limits)
+        return replace(parsed.shortened(config.concise), route=route)
 
     async def models(self, request: Request) -> Response:
         self._caller(request)
-        return _reply({"object": "list", "data": [self._model()]})
+        return _reply({"object": "list", "data": list(map(_model, self._names()))})
 
     async def model(self, request: Request) -> Response:
         self._caller(request)
-        if request.path_params["name"] != self._service.config.model_name:
-            raise problems.unknown_model(request.path_params["name"], self._model()["id"])
-        return _reply(self._model())
+        name = request.path_params["name"]
+        if name not in self._names():
+            raise problems.unknown_model(name, self._service.config.model_name)
+        return _reply(_model(name))
 
-    def _model(self) -> dict[str, Any]:
+    def _names(self) -> list[str]:
         name = self._service.config.model_name
-        return {"id": name, "object": "model", "created": 0, "owned_by": "narrows"}
+        more = (LOCAL, AUTO) if self._service.config.local.url else ()
+        return [name, *(name + end for end in more)]
 
     async def health(self, request: Request) -> Response:
         """200 where answers can be had, else 503; the body says why not."""
@@ -246,6 +255,10 @@ class _Routes:
         except TimeoutError as error:
             raise problems.body_too_slow() from error
         return bytes(body)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "narrows"}
 
 
 def _reply(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -12,16 +12,17 @@ mixed with the edge's secret, in ``seeds.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from narrows.coding import markup
+from narrows.coding import kept, markup
 from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
-from narrows.edge.config import EdgeLimits
+from narrows.edge.config import ConciseConfig, EdgeLimits
 from narrows.edge.dialects.fields import BodyFields
+from narrows.edge.local import Route
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
 from narrows.wire.parameters import FORMATS, PARAMETERS, wrong
 
@@ -55,8 +56,9 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
-    ``keep``: the client did not ask (``store: false``) that its answers be forgotten.
-    ``prompts``: of a completion, ``n`` divided by their number each; they are not in ``body``."""
+    ``concise``: a short one is wanted. ``keep``: the client did not ask (``store: false``) that
+    its answers be forgotten. ``route``: who it goes to. ``prompts``: of a completion, ``n`` divided
+    by their number each; they are not in ``body``."""
 
     body: dict[str, Any]
     stops: tuple[str, ...]
@@ -66,6 +68,9 @@ class ChatRequest:
     seed: int | None
     keep: bool = True
     prompts: tuple[str, ...] = ()
+
+    concise: bool = False
+    route: Route = "strong"
 
     def inward(self, index: int) -> dict[str, Any]:
         """What travels inward for one answer: a server given one seed would say the same n
@@ -77,6 +82,14 @@ class ChatRequest:
         if self.seed is None or not choice:
             return body
         return body | {"seed": self.seed + choice}
+
+    def shortened(self, config: ConciseConfig) -> ChatRequest:
+        """With the operator's wording, where he or the client wants a short answer."""
+        if not (self.concise or config.always):
+            return self
+        said = {"role": "system", "content": config.wording}
+        body = self.body | {"messages": [said, *self.body["messages"]]}
+        return replace(self, body=body, concise=True)
 
 
 class _Fields(BodyFields):
@@ -169,6 +182,7 @@ def _finished(
     if stops:
         body["stop"] = list(stops)
     _add_parameters(fields, body)
+    body[kept.FIELD] = _reasoning(fields)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed
@@ -185,6 +199,7 @@ def _finished(
         seed=seed,
         keep=keep,
         prompts=prompts,
+        concise=bool(fields.flag("concise")),
     )
     fields.finish()
     return request
@@ -264,6 +279,15 @@ def _add_parameters(fields: _Fields, body: dict[str, Any]) -> None:
         raise bad_request(message, forced[0])
     if body.get("min_tokens", 0) > body.get("max_tokens", MAX_ANSWER_TOKENS):
         raise bad_request("min_tokens is above max_tokens.", "min_tokens")
+
+
+def _reasoning(fields: _Fields) -> str:
+    """How much of an answer's reasoning the client wants at most."""
+    shown = fields.flag("include_reasoning")
+    said = fields.text(kept.FIELD)
+    if said is not None and said not in kept.LEVELS:
+        raise fields.bad(kept.FIELD, "must be send or keep")
+    return "keep" if shown is False else said or "send"
 
 
 def _include_usage(options: object, stream: bool) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
+from narrows.edge.api.cost import mode_of, saved_bytes
 from narrows.edge.api.rates import RateBook
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
@@ -18,6 +19,7 @@ from narrows.edge.config import EdgeConfig
 from narrows.edge.dialects.chat import fingerprint
 from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.link.upkeep import LinkClient
+from narrows.edge.local import LOCAL, LocalModel
 from narrows.edge.watch import AnswerWatch
 
 
@@ -35,6 +37,7 @@ class Service:
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     replies: ResponsesStore = field(init=False)
+    local: LocalModel | None = None
     transcripts: TranscriptLog | None = None
     model: str = "ok"
     rates: RateBook = field(default_factory=RateBook)
@@ -72,11 +75,16 @@ class Service:
 
     def count_delivered(self, answer: EdgeAnswer, text_bytes: int) -> None:
         """Text of an answer that was handed to a client."""
-        if text_bytes:
+        if text_bytes and not answer.local:
             self.stats.traffic(answer.weak.name).answer_bytes += text_bytes
 
     def count_answer(self, answer: EdgeAnswer, tokens: int) -> None:
         """An answer that reached its client complete."""
+        model = self.config.model_name + (LOCAL if answer.local else "")
+        place = (answer.request.scope, model, mode_of(answer))
+        self.stats.cost(place, round(answer.bits), saved_bytes(answer))
+        if answer.local:
+            return
         counts = self.stats.traffic(answer.weak.name)
         counts.answers += 1
         counts.tokens += tokens
@@ -86,5 +94,5 @@ class Service:
 
     def keep(self, answer: EdgeAnswer, completion_id: str, choice: int, created_s: int) -> None:
         """A complete answer with its prompt, where transcripts are wanted."""
-        if self.transcripts is not None and answer.record is not None:
+        if self.transcripts is not None and answer.record is not None and not answer.local:
             self.transcripts.add(answer, completion_id, choice, created_s)

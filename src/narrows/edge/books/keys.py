@@ -209,3 +209,24 @@ def bits_used(database: sqlite3.Connection, key_id: int, day: str) -> int:
         "SELECT bits FROM key_use WHERE key_id = ? AND day = ?", (key_id, day)
     ).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def set_month_share(database: sqlite3.Connection, key_id: int, share_bytes: int) -> None:
+    """Bound the key's code length in a month (UTC) too. Raises InputError."""
+    if not 1 <= share_bytes < 1 << 62:
+        raise InputError("a share is at least one byte a month")
+    with transaction(database):
+        values = (key_id, share_bytes)
+        database.execute("INSERT OR REPLACE INTO month_shares VALUES (?, ?)", values)
+
+
+def month_use(database: sqlite3.Connection, key_id: int, day: str) -> tuple[int | None, int]:
+    """The key's share of a month in bytes, None without one, and what it has used of the month
+    of ``day`` (ISO date), in bits."""
+    row = database.execute(
+        "SELECT share_bytes, (SELECT coalesce(sum(bits), 0) FROM key_use"
+        " WHERE key_id = month_shares.key_id AND day BETWEEN ? AND ?)"
+        " FROM month_shares WHERE key_id = ?",
+        (f"{day[:7]}-01", f"{day[:7]}-31", key_id),
+    ).fetchone()
+    return (None, 0) if row is None else (int(row[0]), int(row[1]))

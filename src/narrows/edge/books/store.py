@@ -53,7 +53,7 @@ CREATE TABLE traffic (
 
 # What an older narrows neither reads nor misses (it holds keys to their shares, and to no other
 # limit): made where they are not there, and no reason for another version. 800 days of
-# ``imitation`` and ``codings`` are kept.
+# ``imitation``, ``codings`` and ``costs`` are kept.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS key_limits (
     key_id INTEGER PRIMARY KEY,
@@ -79,6 +79,20 @@ CREATE TABLE IF NOT EXISTS codings (
     answers INTEGER NOT NULL,
     PRIMARY KEY (day, coding)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS costs (
+    day TEXT NOT NULL,
+    key_id INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    mode TEXT NOT NULL,  -- what was done to send less
+    answers INTEGER NOT NULL,
+    bits INTEGER NOT NULL,
+    saved_bytes INTEGER NOT NULL,
+    PRIMARY KEY (day, key_id, model, mode)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS month_shares (
+    key_id INTEGER PRIMARY KEY,
+    share_bytes INTEGER NOT NULL CHECK (share_bytes > 0)
+) STRICT;
 CREATE TABLE IF NOT EXISTS weak_models (
     weak TEXT PRIMARY KEY,
     stated_bits_per_byte REAL NOT NULL  -- 0: not stated
@@ -91,6 +105,7 @@ CREATE TABLE IF NOT EXISTS drift_bounds (
 ) STRICT;
 DELETE FROM imitation WHERE day < date('now', '-800 days');
 DELETE FROM codings WHERE day < date('now', '-800 days');
+DELETE FROM costs WHERE day < date('now', '-800 days');
 """
 
 

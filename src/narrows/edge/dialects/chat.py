@@ -41,7 +41,7 @@ def usage_body(tokens: TokenUsage) -> dict[str, Any]:
     }
     if tokens.reasoning is not None:
         counts["completion_tokens_details"] = {"reasoning_tokens": tokens.reasoning}
-    return counts
+    return counts | tokens.narrows
 
 
 class DeltaMaker:

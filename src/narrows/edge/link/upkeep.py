@@ -388,9 +388,13 @@ class LinkClient:
             if state.state != "ok" and not self._window_opens_soon():
                 reason = problems.budget_error(state.state, state.retry_after_s)
                 fail_answers(link.answers, reason)
-        idle_s = self._config.limits.idle_s
-        late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
-        fail_answers(late, problems.stalled(idle_s))
+        limits = self._config.limits
+        for answer in link.answers:
+            longest_s = limits.idle_s
+            if answer.thinks:
+                longest_s = max(longest_s, limits.thinking_s)
+            if now_s - answer.last_event_s > longest_s:
+                fail_answers([answer], problems.stalled(longest_s))
 
     def _back_off(self, error: Exception, limit_s: float) -> None:
         text = str(error)

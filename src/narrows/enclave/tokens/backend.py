@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,21 +24,34 @@ from narrows.coding.events import (
     Event,
     Failed,
     Failure,
+    Finish,
+    Finished,
     NoiseFamily,
     Opened,
     Switch,
     Tokens,
+    Usage,
 )
+from narrows.coding.kept import ReasoningLevel, level_of, reads_counts
 from narrows.coding.markup import CallForm, Markup, ReasoningForm, reads_markup
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.tokens.completion import SHAPING, Asked, CompletionReader
 from narrows.enclave.tokens.dialect import completion
+from narrows.enclave.tokens.hidden import (
+    Closing,
+    Front,
+    HiddenStore,
+    cut_behind_marker,
+    inner_key,
+    may_reason,
+)
 from narrows.enclave.tokens.probe import Capability
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend, refused
+from narrows.enclave.withheld import ReasoningRule
 from narrows.errors import ArtifactError, InputError
 from narrows.models.api import Tokenizer
 from narrows.models.text.served import PROMPT_FIELDS
@@ -57,10 +71,14 @@ class _Plan:
     stops: tuple[str, ...]
     before: tuple[int, ...]
 
+    @property
+    def coding(self) -> Coding:
+        return Coding.PLAIN if self.asked.key is None else Coding.COUPLED
+
 
 class TokenBackend:
     """Backend over token ids, and over text where they cannot be had. ``coins``: random bytes,
-    as many as it is asked for."""
+    as many as it is asked for. ``rule``: what of the reasoning may leave."""
 
     def __init__(
         self,
@@ -69,12 +87,17 @@ class TokenBackend:
         strong: StrongText,
         standing: Standing,
         coins: Callable[[int], bytes] = os.urandom,
+        *,
+        rule: ReasoningRule | None = None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._server = server
         self._strong = strong
         self._standing = standing
-        self._text = UpstreamBackend(config, server)
+        self._rule = rule or ReasoningRule()
+        self._text = UpstreamBackend(config, server, self._rule)
+        self._hidden = HiddenStore(now_s)
         self._secret = coins(32)
         self._answers = dict.fromkeys(Coding, 0)
 
@@ -120,10 +143,10 @@ class TokenBackend:
             events = self._text.answer(request.body)
         elif plan.asked.max_tokens < 1:
             events = _ended(request)
+        elif self._hides(request.body, plan):
+            events = answered(self._without_reasoning(plan, request), Coding.PLAIN)
         else:
-            coupled = plan.asked.key is not None
-            coding = Coding.COUPLED if coupled else Coding.PLAIN
-            events = answered(self._completion(plan), coding, plan.asked.noise)
+            events = answered(self._completion(plan), plan.coding, plan.asked.noise)
         return events
 
     async def _plan(self, request: BackendRequest) -> _Plan | None:
@@ -197,6 +220,107 @@ class TokenBackend:
                         self._standing.watch(asked.key, at, event.ids, asked.noise)
                         at += len(event.ids)
                 yield event
+
+    def _hides(self, body: Mapping[str, Any], plan: _Plan) -> bool:
+        sends = level_of(self._rule.most, body) is ReasoningLevel.SEND
+        return not sends and may_reason(plan.markup.reasoning)
+
+    async def _without_reasoning(
+        self, plan: _Plan, request: BackendRequest
+    ) -> AsyncGenerator[Event, None]:
+        """The answer whose reasoning stays inside, opened once it is over (``hidden.py``)."""
+        form, scope, key = plan.markup.reasoning, request.scope, request.noise_key
+        plan = replace(plan, markup=replace(plan.markup, reasoning=ReasoningForm.NONE))
+        known = self._hidden.get(scope, key) if request.resume else None
+        if request.resume and known is None:
+            yield Opened(plan.coding, plan.asked.noise)
+            yield Failed(Failure.UPSTREAM_BROKE)
+            return
+        front: list[int] = []
+        if known is None and form is ReasoningForm.MARKED:
+            async with contextlib.aclosing(self._completion(plan)) as events:
+                first, front = await self._front(events)
+                if not front:
+                    self._hidden.put(scope, key, ())
+                    yield Opened(plan.coding, plan.asked.noise)
+                    for event in first:
+                        yield event
+                    async for event in events:
+                        yield event
+                    return
+        hidden, finish = known, None
+        if hidden is None:
+            ids, finish = await self._reasoning(plan, front)
+            hidden = (*front, *ids)
+            self._hidden.put(scope, key, hidden)
+        asked = plan.asked
+        start = len(asked.prompt) - asked.position
+        asked = replace(
+            asked,
+            prompt=(*asked.prompt[:start], *hidden, *asked.prompt[start:]),
+            max_tokens=asked.max_tokens - len(hidden),
+        )
+        if hidden and reads_counts(request.body):
+            plan = replace(plan, markup=replace(plan.markup, reasoning=ReasoningForm.KEPT))
+        plan = replace(plan, asked=asked)
+        yield Opened(plan.coding, asked.noise)
+        if finish is not None or asked.max_tokens < 1:
+            for channel in plan.markup.head:
+                yield Switch(channel)
+            yield Usage(start, len(hidden) + asked.position)
+            yield Finished(Finish.LENGTH if finish is None else finish)
+            return
+        async with contextlib.aclosing(self._completion(plan)) as events:
+            async for event in events:
+                if isinstance(event, Usage):
+                    said = event.completion_tokens + len(hidden)
+                    yield Usage(event.prompt_tokens - len(hidden), said)
+                else:
+                    yield event
+
+    async def _front(self, events: AsyncGenerator[Event, None]) -> tuple[list[Event], list[int]]:
+        """What came of an answer until it was known whether it begins with reasoning, and where
+        it does the ids that open it."""
+        front, first = Front(self._strong.tokenizer), list[Event]()
+        async for event in events:
+            first.append(event)
+            if isinstance(event, Tokens) and front.feed(event.ids):
+                break
+        return first, front.ids if front.reasons else []
+
+    async def _reasoning(
+        self, plan: _Plan, front: Sequence[int]
+    ) -> tuple[Sequence[int], Finish | None]:
+        """The ids of an answer's reasoning behind ``front``, and how the answer ends with it, if
+        it does."""
+        asked = plan.asked
+        asked = replace(
+            asked,
+            prompt=(*asked.prompt, *front),
+            max_tokens=asked.max_tokens - len(front),
+            key=None if asked.key is None else inner_key(asked.key),
+        )
+        if asked.max_tokens < 1:
+            return (), Finish.LENGTH
+        tokenizer, ids = self._strong.tokenizer, list[int]()
+        closing = Closing(tokenizer)
+        # Its own bound of bytes is above ours, which ends the answer and does not fail it.
+        limit_bytes = max(self._config.max_answer_bytes, 2 * self._rule.limit_bytes)
+        reader = CompletionReader(asked, tokenizer, max_bytes=limit_bytes)
+        async with contextlib.aclosing(
+            completion(self._server, self._config.model, asked, reader, plan.native)
+        ) as events:
+            async for event in events:
+                if isinstance(event, Tokens):
+                    ids += event.ids
+                    closing.feed(event.ids)
+                if closing.over:
+                    return cut_behind_marker(tokenizer, ids), None
+                if closing.size_bytes > self._rule.limit_bytes:
+                    return ids, Finish.LENGTH
+                if isinstance(event, Finished):
+                    return ids, event.reason
+        return ids, Finish.LENGTH
 
 
 def _couples(body: Mapping[str, Any], family: NoiseFamily) -> bool:

@@ -87,6 +87,8 @@ def _edge_in(section: EdgeConfig, folder: Path) -> EdgeConfig:
         files = (section.https.cert_file, section.https.key_file)
         placed = HttpsFiles(*(folder / expanded(file) for file in files))
         section = dataclasses.replace(section, https=placed)
+    if section.keys_file is not None:
+        section = dataclasses.replace(section, keys_file=folder / expanded(section.keys_file))
     if not section.alarms.null:
         return section
     null = str(folder / expanded(Path(section.alarms.null)))

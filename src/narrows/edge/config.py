@@ -24,6 +24,7 @@ from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
 from narrows.wire.pins import TlsFiles
 
+MAX_LINK_S = 31_536_000
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
 
@@ -110,12 +111,15 @@ class EdgeConfig:
     port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
     ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
-    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``probe``: the
+    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``link_max_s``: a
+    link of that age gets a successor and drains, by this clock alone (0: never): an auditor has to
+    decode a link from its start (docs/audit.md). ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
     so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
     browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys.
     ``request_log``: a line for each request goes to the log, with ids and without content.
-    ``https``: the API speaks TLS, and nothing else."""
+    ``https``: the API speaks TLS, and nothing else. ``keys_file``: further API keys
+    (``books/keys_file.py``); with it a key is needed, whether there is one or not."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -133,11 +137,13 @@ class EdgeConfig:
     model_name: str = "smollm2-135m-instruct"
     cors_origins: tuple[str, ...] = ()
     request_log: bool = False
+    keys_file: Path | None = None
     https: HttpsFiles | None = None
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0
     resume_s: float = 10.0
+    link_max_s: float = 86_400.0
     probe: bool = True
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
@@ -183,6 +189,8 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     for name, seconds in (("link_wait_s", config.link_wait_s), ("resume_s", config.resume_s)):
         if not 0 <= seconds <= 600:
             problems.append(f"{name} {seconds:g} is outside 0..600")
+    if config.link_max_s and not 1 <= config.link_max_s <= MAX_LINK_S:
+        problems.append(f"link_max_s {config.link_max_s:g} is outside 1..{MAX_LINK_S}, and not 0")
     if not config.model_name or len(config.model_name) > 200:
         problems.append("model_name must have 1..200 characters")
     try:

@@ -187,9 +187,11 @@ def _explain(explained: Mapping[int, float], trials: Sequence[_Trial]) -> None:
 
 
 def _one(site: Site, attack: Attack, effort: Effort) -> _Trial:
-    charge = site.spent_bits if attack.by_ledger else site.metered_bits
+    by_ledger = attack.by_ledger
+    charge = site.spent_bits if by_ledger else site.metered_bits
     key = site.new_key(attack.name)
-    before, started_s, began_s = charge(), time.time(), time.monotonic()
+    before = site.settled_bits() if by_ledger else charge()
+    started_s, began_s = time.time(), time.monotonic()
     failed = ""
     try:
         decoded = attack.run(site, effort)

@@ -168,6 +168,11 @@ class Site:
         ports = read_gate_ports(self.state).values()
         return 8 * sum(int(port["sent_bytes"]) + int(port["timing_bytes"]) for port in ports)
 
+    def settled_bits(self) -> int:
+        """What the ledger has lost for good. A lease that is out may still be used by what comes
+        next, so this is from where that is counted."""
+        return 8 * read_balances(LedgerPlace(self.state)).spent_bytes
+
     def spent_bits(self) -> int:
         """What the ledger has lost for good or to leases that are out."""
         balances = read_balances(LedgerPlace(self.state))

@@ -32,27 +32,29 @@ class Access:
         database: sqlite3.Connection,
         stats: StatsRecorder,
         origins: tuple[str, ...] = (),
+        keys_required: bool = False,
     ) -> None:
-        """``origins``: of web pages that may ask."""
+        """``origins``: of web pages that may ask. ``keys_required``: before there is any key."""
         self._database = database
         self._stats = stats
         self._origins = origins
+        self._keys_required = keys_required
 
     def check_listener(self, host: str) -> None:
         """Raises InputError where an edge without keys would listen beyond loopback."""
-        if not is_loopback(host) and not keys.any_key(self._database):
+        if not is_loopback(host) and not self._needs_key():
             raise InputError(
                 f"an edge without API keys would listen on {host}",
                 "make one with narrows key new, or listen on 127.0.0.1",
             )
-        if ANY_ORIGIN in self._origins and not keys.any_key(self._database):
+        if ANY_ORIGIN in self._origins and not self._needs_key():
             raise InputError(
                 "an edge without API keys would serve every web page (cors_origins = ['*'])",
                 "make one with narrows key new, or name the origins",
             )
 
-    def scope(self, headers: Mapping[str, str]) -> tuple[int, int | None]:
-        """The caller's key number and daily share. Raises ApiError."""
+    def scope(self, headers: Mapping[str, str]) -> keys.FoundKey:
+        """The caller's key. Raises ApiError."""
         self._check_origin(headers.get("origin"))
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = key.strip() if scheme.lower() == "bearer" else ""
@@ -60,13 +62,16 @@ class Access:
         found = keys.find_key(self._database, given)
         if found is not None:
             return found
-        if keys.any_key(self._database):
+        if self._needs_key():
             what = "is wrong or revoked" if given else "is missing"
             ways = "'Authorization: Bearer nk-...' or 'x-api-key: nk-...'"
             message = f"The API key {what}: send {ways}."
             raise ApiError(401, "invalid_api_key", message, kind="authentication_error")
         self._refuse_browsers(headers)
-        return OPEN_SCOPE, None
+        return keys.FoundKey(OPEN_SCOPE)
+
+    def _needs_key(self) -> bool:
+        return self._keys_required or keys.any_key(self._database)
 
     def _check_origin(self, origin: str | None) -> None:
         if not self._origins or ANY_ORIGIN in self._origins or origin in (None, *self._origins):

@@ -57,6 +57,7 @@ class AnswerResponse:
         self._service = service
         self._dialect = dialect
         self._request = request
+        self._scope = scope
         self._body_bytes = body_bytes
         self._changed = asyncio.Event()
         self._started = False
@@ -85,7 +86,15 @@ class AnswerResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._service.admit(len(self._answers), self._body_bytes):
+            with (
+                self._service.admit(len(self._answers), self._body_bytes),
+                self._service.rates.answering(
+                    self._scope,
+                    len(self._answers),
+                    self._body_bytes // BYTES_PER_TOKEN,
+                    lambda: self._tokens().total,
+                ),
+            ):
                 await self._serve_while_wanted(receive, send)
         except problems.ApiError as error:
             if self._started:

@@ -21,6 +21,7 @@ from narrows.edge.api.front import record_of
 from narrows.edge.api.prompts import completion_prompts
 from narrows.edge.api.request import ChatRequest, parse_chat, parse_completion
 from narrows.edge.api.service import Service
+from narrows.edge.books.keys import FoundKey
 from narrows.edge.dialects.anthropic import AnthropicDialect
 from narrows.edge.dialects.anthropic_request import anthropic_request, error_body
 from narrows.edge.dialects.chat import ChatDialect
@@ -112,7 +113,7 @@ class _Routes:
 
     async def count_tokens(self, request: Request) -> Response:
         """By the weak model's tokens, which are the strong one's where its answers cross as ids."""
-        self._caller(request)
+        self._counted(request)
         body = await self._body(request)
         limits = self._service.config.limits
         parsed = self._parsed(anthropic_request(jsonio.parse_object(body), limits, True).chat)
@@ -148,25 +149,33 @@ class _Routes:
         return AnswerResponse(self._service, parsed, dialect, scope, size_bytes)
 
     async def response(self, request: Request) -> Response:
-        scope, _ = self._caller(request)
+        scope = self._caller(request).key_id
         reply = request.path_params["reply"]
         if request.method == "DELETE":
             self._service.replies.forget(scope, reply)
             return _reply({"id": reply, "object": "response", "deleted": True})
         return _reply(self._service.replies.response(scope, reply))
 
-    def _caller(self, request: Request) -> tuple[int, int | None]:
-        """The caller's key number and share. Raises ApiError."""
+    def _caller(self, request: Request) -> FoundKey:
+        """Raises ApiError."""
         found = self._service.access.scope(request.headers)
-        record_of(request.scope).key_id = found[0]
+        record_of(request.scope).key_id = found.key_id
+        return found
+
+    def _counted(self, request: Request) -> FoundKey:
+        """The caller, one of whose requests of this minute this is. Raises ApiError."""
+        found = self._caller(request)
+        headers = record_of(request.scope).headers
+        self._service.rates.enter(found.key_id, found.limits, headers)
         return found
 
     def _scope(self, request: Request) -> int:
         """The caller's key, which may ask for an answer now."""
-        scope, share_bytes = self._caller(request)
-        self._service.watch.check(scope)
-        self._service.access.check_share(scope, share_bytes, self._service.wall_s())
-        return scope
+        found = self._counted(request)
+        self._service.watch.check(found.key_id)
+        share_bytes = found.share_bytes_per_day
+        self._service.access.check_share(found.key_id, share_bytes, self._service.wall_s())
+        return found.key_id
 
     def _parsed(self, chat: dict[str, Any]) -> ChatRequest:
         return parse_chat(chat, self._service.config.model_name, self._service.config.limits)

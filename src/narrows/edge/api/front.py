@@ -30,7 +30,14 @@ PREFLIGHT_S = 600
 MAX_ID_CHARS = 128
 MAX_LOGGED_CHARS = 200
 GONE = 499
-_READABLE = ("retry-after", "request-id", "x-request-id", "x-should-retry")
+_RATES = [f"x-ratelimit-{what}" for what in ("limit", "remaining", "reset")]
+_READABLE = (
+    "request-id",
+    "retry-after",
+    "x-request-id",
+    "x-should-retry",
+    *(f"{what}-{unit}" for what in _RATES for unit in ("requests", "tokens")),
+)
 _ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_CHARS)
 _BARE = ("audio", "chat", "completions", "embeddings", "images", "messages", "models", "responses")
 _RECORD = "narrows.record"

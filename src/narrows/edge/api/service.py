@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
+from narrows.edge.api.rates import RateBook
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
@@ -36,6 +37,7 @@ class Service:
     replies: ResponsesStore = field(init=False)
     transcripts: TranscriptLog | None = None
     model: str = "ok"
+    rates: RateBook = field(default_factory=RateBook)
     stopping: bool = False
     answers: int = 0
     bodies_bytes: int = 0

@@ -37,6 +37,10 @@ class TokenUsage(NamedTuple):
     completion: int
     reasoning: int | None = None
 
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
 
 class Ended(NamedTuple):
     """How an answer ended. ``stop``: the stop string that ended it, where the edge found it."""

@@ -16,7 +16,8 @@
   answer that goes another way fails. Other answers fail at once.
 - Where the edge has a newer weak model than the current link's, a second link is opened that
   offers only newer ones (``switching``). New answers then go there; the old link is retired and
-  ends with the last of its answers. One link drains at a time.
+  ends with the last of its answers. One link drains at a time. A link that is ``link_max_s`` old
+  is changed in the same way, for one with the best model that both have.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import GateDialer, Refused, Unreachable
 from narrows.edge.link.link import MAX_OPEN, EdgeLink, Observer, Unobserved
-from narrows.edge.link.orphans import Orphans
-from narrows.edge.link.patience import LinkBytes, Patience
+from narrows.edge.link.orphans import Orphans, fail_answers
+from narrows.edge.link.patience import LinkBytes, Patience, successors
 from narrows.edge.link.worker import Decoder, Turn
 from narrows.edge.problems import ApiError
 from narrows.errors import ArtifactError, NarrowsError, PeerError
@@ -194,8 +195,8 @@ class LinkClient:
     def fail_those(self, picked: Callable[[EdgeAnswer], bool], reason: ApiError) -> None:
         """The same of some of them."""
         for link in (*self._serving.values(), *self._settling.values()):
-            self._fail([one for one in link.answers if picked(one)], reason)
-        self._fail([one for one in self._orphans.answers if picked(one)], reason)
+            fail_answers([one for one in link.answers if picked(one)], reason)
+        fail_answers([one for one in self._orphans.answers if picked(one)], reason)
 
     async def run(self) -> None:
         """Dial for ever."""
@@ -321,11 +322,12 @@ class LinkClient:
             log.warning("the enclave knows no other noise than narrows' own; it is older")
 
     async def _open_newer(self) -> tuple[EdgeLink, bytes]:
-        """Waits for a newer model here, then tries until the enclave has it too."""
+        """Waits for a newer model here, then tries until the enclave has it too; or until the
+        link is too old, for any model."""
         while True:
             await asyncio.sleep(WATCH_S)
             link = self._link
-            newer = self._shelf.newer_than(link.model.digest) if link else ()
+            newer = successors(self._shelf, link, self._config.link_max_s) if link else ()
             if not newer or self.draining or not self._patience.over or not self._ready:
                 continue
             try:
@@ -385,17 +387,10 @@ class LinkClient:
             self.gate_state = state = await self._gate.state()
             if state.state != "ok" and not self._window_opens_soon():
                 reason = problems.budget_error(state.state, state.retry_after_s)
-                self._fail(link.answers, reason)
+                fail_answers(link.answers, reason)
         idle_s = self._config.limits.idle_s
         late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
-        self._fail(late, problems.stalled(idle_s))
-
-    @staticmethod
-    def _fail(answers: Sequence[EdgeAnswer], reason: ApiError) -> None:
-        for answer in answers:
-            if not answer.ended:
-                answer.fail(reason)
-                answer.abort()
+        fail_answers(late, problems.stalled(idle_s))
 
     def _back_off(self, error: Exception, limit_s: float) -> None:
         text = str(error)

@@ -12,7 +12,7 @@ from narrows.coding.events import Coding, Failed, Failure, Opened
 from narrows.edge.api.request import parse_chat
 from narrows.edge.config import EdgeLimits
 from narrows.edge.problems import ApiError
-from narrows.wire.parameters import PARAMETERS
+from narrows.wire.parameters import PARAMETERS, shapes_draw
 
 DEEP: dict[str, Any] = {"type": "object"}
 for _ in range(40):
@@ -129,6 +129,14 @@ def test_the_enclaves_refusal_is_said_with_the_names(tmp_path) -> None:
             assert (reply.status_code, error["code"]) == (400, "unsupported_by_model")
             assert error["param"] == param
             assert all(name in error["message"] for name, value in fields.items() if value != -1)
+
+
+def test_what_shapes_the_draw_is_not_held_against_an_answer() -> None:
+    """The noise test's null is false there, as behind a forced format."""
+    for name, value in (GOOD | FORMATS).items():
+        quiet = name in ("reasoning_effort", "chat_template_kwargs")
+        assert shapes_draw({"messages": [], name: value}) != quiet, name
+    assert not shapes_draw({"messages": [], "top_k": -1, "logit_bias": {}, "min_p": 0})
 
 
 def test_hostile_values_are_parsed_or_refused() -> None:

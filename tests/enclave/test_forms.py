@@ -67,6 +67,8 @@ def test_what_is_hard_to_work_out_ends_soon_and_alone(artifact: Path) -> None:
         {"guided_json": {"type": "object", "patternProperties": {f"^{'a?' * 40}$": {}}}},
         {"guided_json": {"enum": [f"{n:06d}" for n in range(9000)]}},
         {"guided_json": {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}},
+        {"guided_json": {"type": "object", "properties": {f"p{n}": {} for n in range(3000)}}},
+        {"guided_json": {"type": "object", "properties": {f"p{n}": {} for n in range(9000)}}},
         {"guided_choice": ["\ud800"]},
         {"guided_regex": "\ud800"},
         {"guided_json": {"const": "\ud800"}},

@@ -27,6 +27,8 @@ from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
 from narrows.enclave.parameters import PRESETS, UpstreamParameters
 from narrows.enclave.tokens.backend import _couples
+from narrows.enclave.tokens.completion import Asked
+from narrows.enclave.tokens.dialect import native_body
 from narrows.enclave.upstream import UpstreamBackend
 from narrows.errors import InputError
 
@@ -199,3 +201,11 @@ def test_a_raw_prompt_goes_to_completions() -> None:
     for bad in ({"text": 5}, {"delta": {"content": "x"}}, {"message": {"content": "x"}}):
         events = asyncio.run(asked(chunk(**bad), DONE))
         assert events[-1] == Failed(Failure.UPSTREAM_MALFORMED), bad
+
+
+def test_sglangs_own_endpoint_gets_its_own_words() -> None:
+    asked = Asked((1, 2), 9, {"min_tokens": 3, "top_k": 5, "logit_bias": {"1": 2}})
+    params = json.loads(native_body(asked))["sampling_params"]
+    assert (params["min_new_tokens"], params["top_k"]) == (3, 5)
+    assert params["logit_bias"] == {"1": 2}
+    assert "min_tokens" not in params

@@ -80,7 +80,9 @@ def shapes_draw(body: Mapping[str, Any]) -> bool:
     return any(not PARAMETERS[name].is_neutral(body[name]) for name in rest)
 
 
-def schema_wrong(value: object) -> Wrong | None:
+def schema_wrong(
+    value: object, most_chars: int = MAX_SCHEMA_CHARS, most_values: int = MAX_SCHEMA_VALUES
+) -> Wrong | None:
     """Whether a JSON schema is too large or too deep to be worked on."""
     if not isinstance(value, dict):
         return Wrong("must be a JSON schema, an object")
@@ -100,10 +102,8 @@ def schema_wrong(value: object) -> Wrong | None:
         if inner and depth == MAX_SCHEMA_DEPTH:
             return Wrong(f"nests deeper than {MAX_SCHEMA_DEPTH}")
         rest += [(below, depth + 1) for below in inner]
-        if chars > MAX_SCHEMA_CHARS or values + len(rest) > MAX_SCHEMA_VALUES:
-            return Wrong(
-                f"has more than {MAX_SCHEMA_CHARS:,} characters or {MAX_SCHEMA_VALUES:,} values"
-            )
+        if chars > most_chars or values + len(rest) > most_values:
+            return Wrong(f"has more than {most_chars:,} characters or {most_values:,} values")
     return None
 
 

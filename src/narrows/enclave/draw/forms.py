@@ -32,6 +32,9 @@ FORM_FIELDS = (
     "json_schema",
     "regex",
 )
+MAX_CHARS = 32_768
+MAX_VALUES = 4096
+"""Of a schema here: the library's work grows with the square of an object's properties."""
 _COMPACT: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False}
 _ANY_OBJECT = {"type": "object"}
 
@@ -118,7 +121,7 @@ def _grammar(body: Mapping[str, Any]) -> str | None:
     kind, value = wanted
     try:
         if kind == "json":
-            if found := schema_wrong(value):
+            if found := schema_wrong(value, MAX_CHARS, MAX_VALUES):
                 raise InputError(f"a JSON schema {found.what}")
             text = json.dumps(value)
             return llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT)

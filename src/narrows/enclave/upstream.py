@@ -19,7 +19,7 @@ from narrows.enclave.chunks import ChunkReader
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.parameters import UpstreamParameters
-from narrows.enclave.withheld import ReasoningFilter, ReasoningRule, kept
+from narrows.enclave.reasoning.withheld import ReasoningFilter, ReasoningRule, kept
 from narrows.errors import InputError
 from narrows.models.api import Tokenizer
 

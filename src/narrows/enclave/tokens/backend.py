@@ -37,21 +37,21 @@ from narrows.coding.markup import CallForm, Markup, ReasoningForm, reads_markup
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer, answered
-from narrows.enclave.tokens.completion import SHAPING, Asked, CompletionReader
-from narrows.enclave.tokens.dialect import completion
-from narrows.enclave.tokens.hidden import (
+from narrows.enclave.reasoning.hidden import (
+    AnswerFront,
     Closing,
-    Front,
     HiddenStore,
     cut_behind_marker,
     inner_key,
     may_reason,
 )
+from narrows.enclave.reasoning.withheld import ReasoningRule
+from narrows.enclave.tokens.completion import SHAPING, Asked, CompletionReader
+from narrows.enclave.tokens.dialect import completion
 from narrows.enclave.tokens.probe import Capability
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend, refused
-from narrows.enclave.withheld import ReasoningRule
 from narrows.errors import ArtifactError, InputError
 from narrows.models.api import Tokenizer
 from narrows.models.text.served import PROMPT_FIELDS
@@ -281,7 +281,7 @@ class TokenBackend:
     async def _front(self, events: AsyncGenerator[Event, None]) -> tuple[list[Event], list[int]]:
         """What came of an answer until it was known whether it begins with reasoning, and where
         it does the ids that open it."""
-        front, first = Front(self._strong.tokenizer), list[Event]()
+        front, first = AnswerFront(self._strong.tokenizer), list[Event]()
         async for event in events:
             first.append(event)
             if isinstance(event, Tokens) and front.feed(event.ids):

@@ -171,8 +171,17 @@ class _Routes:
         return _reply(self._model())
 
     def _model(self) -> dict[str, Any]:
-        name = self._service.config.model_name
-        return {"id": name, "object": "model", "created": 0, "owned_by": "narrows"}
+        config = self._service.config
+        model = {
+            "id": config.model_name,
+            "object": "model",
+            "created": self._service.started_s,
+            "owned_by": "narrows",
+        }
+        if config.context_tokens:  # as vLLM's clients and OpenRouter's look for it
+            size = config.context_tokens
+            model |= {"max_model_len": size, "context_length": size}
+        return model
 
     async def health(self, request: Request) -> Response:
         """200 where answers can be had, else 503; the body says why not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from narrows.coding.events import Coding, Opened
 from narrows.edge.api.front import Front, plain_path
 from narrows.edge.books.keys import create_key
 from narrows.edge.books.store import open_database
+from narrows.edge.config import EdgeConfig
+from narrows.errors import InputError
 
 OWN = re.compile(r"req_[0-9a-f]{32}")
 MESSAGES = {"model": MODEL, "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
@@ -161,3 +164,19 @@ def test_a_bug_is_logged_with_its_id(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_plain_paths(written: str, plain: str) -> None:
     assert plain_path(written) == plain
+
+
+def test_the_model_says_its_context_where_it_is_known(tmp_path: Path) -> None:
+    before_s = int(time.time())
+    with Rig(tmp_path, connect=False, context_tokens=8192) as rig:
+        (model,) = rig.get("/v1/models").json()["data"]
+        assert model == rig.get(f"/v1/models/{MODEL}").json()
+        assert before_s <= model.pop("created") <= time.time()
+        size = {"max_model_len": 8192, "context_length": 8192}
+        assert model == {"id": MODEL, "object": "model", "owned_by": "narrows"} | size
+        with rig.client() as client:
+            assert client.models.retrieve(MODEL).id == MODEL
+    with Rig(tmp_path, connect=False) as rig:
+        assert "max_model_len" not in rig.get(f"/v1/models/{MODEL}").json()
+    with pytest.raises(InputError, match="is wrong"):
+        EdgeConfig(context_tokens=-1).check()

@@ -148,8 +148,10 @@ class EdgeConfig:
     link of that age gets a successor and drains, by this clock alone (0: never): an auditor has to
     decode a link from its start (docs/audit.md). ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
-    so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
-    browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys.
+    so that /healthz tells whether it answers. ``context_tokens``: what prompt and answer of the
+    strong model may have together, as the list of models says it; 0: it says nothing.
+    ``cors_origins``: of web pages that may ask, as browsers send them
+    (``https://chat.example``); ``*`` alone: any, which needs keys.
     ``request_log``: a line for each request goes to the log, with ids and without content.
     ``https``: the API speaks TLS, and nothing else. ``keys_file``: further API keys
     (``books/keys_file.py``); with it a key is needed, whether there is one or not."""
@@ -168,6 +170,7 @@ class EdgeConfig:
     operators: tuple[str, ...] = ()
     weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
+    context_tokens: int = 0
     cors_origins: tuple[str, ...] = ()
     request_log: bool = False
     keys_file: Path | None = None
@@ -220,6 +223,8 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
         problems.append(f"weak_kv_mib {config.weak_kv_mib} is outside 1..{1 << 24}")
     if not 1 <= config.tick_ms <= 1000:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
+    if not 0 <= config.context_tokens <= 1 << 30:
+        problems.append(f"context_tokens {config.context_tokens} is outside 0..{1 << 30}")
     if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):
         problems.append(f"constant_bytes {config.constant_bytes} is no size that a gate can send")
     if not 1 <= len(config.concise.wording) <= MAX_WORDING_CHARS:

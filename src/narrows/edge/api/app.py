@@ -189,19 +189,32 @@ class _Routes:
 
     async def models(self, request: Request) -> Response:
         self._caller(request)
-        return _reply({"object": "list", "data": list(map(_model, self._names()))})
+        return _reply({"object": "list", "data": list(map(self._model, self._names()))})
 
     async def model(self, request: Request) -> Response:
         self._caller(request)
         name = request.path_params["name"]
         if name not in self._names():
             raise problems.unknown_model(name, self._service.config.model_name)
-        return _reply(_model(name))
+        return _reply(self._model(name))
 
     def _names(self) -> list[str]:
         name = self._service.config.model_name
         more = (LOCAL, AUTO) if self._service.config.local.url else ()
         return [name, *(name + end for end in more)]
+
+    def _model(self, name: str) -> dict[str, Any]:
+        config = self._service.config
+        model = {
+            "id": name,
+            "object": "model",
+            "created": self._service.started_s,
+            "owned_by": "narrows",
+        }
+        if config.context_tokens and name == config.model_name:
+            size = config.context_tokens  # as vLLM's clients and OpenRouter's look for it
+            model |= {"max_model_len": size, "context_length": size}
+        return model
 
     async def health(self, request: Request) -> Response:
         """200 where answers can be had, else 503; the body says why not."""
@@ -255,10 +268,6 @@ class _Routes:
         except TimeoutError as error:
             raise problems.body_too_slow() from error
         return bytes(body)
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "narrows"}
 
 
 def _reply(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

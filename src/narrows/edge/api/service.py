@@ -26,7 +26,8 @@ from narrows.edge.watch import AnswerWatch
 @dataclass(slots=True)
 class Service:
     """``wall_s``: seconds since the epoch. ``random_bytes``: the edge's trusted coins.
-    ``model``: whether the strong model answers, ``ok``, ``down`` or ``unknown``."""
+    ``started_s``: when it began to serve. ``model``: whether the strong model answers, ``ok``,
+    ``down`` or ``unknown``."""
 
     config: EdgeConfig
     link: LinkClient
@@ -36,6 +37,7 @@ class Service:
     watch: AnswerWatch
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    started_s: int = field(init=False)
     replies: ResponsesStore = field(init=False)
     local: LocalModel | None = None
     transcripts: TranscriptLog | None = None
@@ -46,6 +48,7 @@ class Service:
     bodies_bytes: int = 0
 
     def __post_init__(self) -> None:
+        self.started_s = int(self.wall_s())
         limits = self.config.limits
         self.replies = ResponsesStore(
             limits.reply_key_bytes, limits.replies_bytes, limits.reply_s, time.monotonic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -309,8 +310,14 @@ def test_answers_behind_kept_reasoning_count_in_full() -> None:
 
 
 def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
-    answers = list(played(2, 30))
-    for number, change in enumerate(({"tools": [{}]}, {"messages": [{"role": "user", "content": "x" * 2000}]})):  # fmt: skip  # noqa: E501
+    answers = list(played(4, 30))
+    changes: tuple[dict[str, Any], ...] = (
+        {"tools": [{}]},
+        {"messages": [{"role": "user", "content": "x" * 2000}]},
+        {"top_k": 5},
+        {"logit_bias": {"1": 100}},
+    )
+    for number, change in enumerate(changes):
         request = answers[number].request
         body = request.body | change
         answers[number] = replace(
@@ -318,8 +325,8 @@ def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
             request=Request(uid=request.uid, body=body, noise_key=request.noise_key),
         )
     one = audited(tape_of(weak(), answers))
-    assert one.tally.not_scored["the scorer cannot apply a field of the request"] == 1
-    assert sum(one.tally.not_scored.values()) == 2
+    assert one.tally.not_scored["the scorer cannot apply a field of the request"] == 3
+    assert sum(one.tally.not_scored.values()) == 4
     assert one.credit_bytes <= one.replay.checked_bits / 8
 
 

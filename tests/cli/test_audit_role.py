@@ -73,8 +73,10 @@ def test_up_refuses_an_auditor_where_it_cannot_run(
     said = run(capsys, "up", "--audit", "--state", tmp_path / "s", *url, code=2)
     assert "an upstream server answers here" in said
     monkeypatch.setattr("narrows.deploy.isolated._check_host", lambda: None)
-    said = run(capsys, "up", "--audit", "--isolated", "--state", tmp_path / "s", code=2)
-    assert "does not run under --isolated yet" in said
+    config = tmp_path / "narrows.toml"
+    config.write_text('[enclave.isolated]\ncommand = ["server"]\n')
+    words = ("up", "--audit", "--isolated", "--state", tmp_path / "s", "--config", config)
+    assert "an upstream server answers here" in run(capsys, *words, *url, code=2)
     assert not (tmp_path / "s").exists()
 
 

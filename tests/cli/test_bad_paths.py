@@ -124,6 +124,7 @@ status --state BAD
 status --json --state BAD
 witness --state BAD
 key list --state BAD
+key limit 1 --rpm 5 --state BAD
 key revoke 1 --state BAD
 key operator list --state BAD
 key operator add {key} --out {new} --state BAD

@@ -135,7 +135,7 @@ class Server:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         row = {"path": "chat", "tools": "tools" in body, "end": ""}
-        self.seen.append(row | {"kwargs": body.get("chat_template_kwargs")})
+        self.seen.append(row | {"kwargs": body.get("chat_template_kwargs"), "body": body})
         response = await stream(request)
         script = script_in(json.dumps(body["messages"]))
         deltas = script[1] if script else [{"content": "as text"}]

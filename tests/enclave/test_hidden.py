@@ -21,9 +21,9 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.kept import ReasoningLevel
+from narrows.enclave.less.hidden import HiddenStore, cut_behind_marker, inner_key
+from narrows.enclave.less.withheld import ReasoningRule
 from narrows.enclave.tokens.backend import TokenBackend
-from narrows.enclave.tokens.hidden import HiddenStore, cut_behind_marker, inner_key
-from narrows.enclave.withheld import ReasoningRule
 from narrows.models.bytemodel import ByteModel
 
 SEND, KEEP = ReasoningLevel.SEND, ReasoningLevel.KEEP

@@ -20,8 +20,8 @@ from narrows.coding.events import (
 from narrows.coding.kept import ReasoningLevel
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import UpstreamConfig
+from narrows.enclave.less.withheld import ReasoningRule
 from narrows.enclave.upstream import UpstreamBackend
-from narrows.enclave.withheld import ReasoningRule
 
 KEEP = ReasoningRule(ReasoningLevel.KEEP)
 USAGE = (

@@ -209,7 +209,6 @@ def test_earlier_calls_and_results_are_in_the_prompt(served: dict[str, Served]) 
         {"messages": [{"role": "assistant", "tool_calls": [5]}]},
         {"messages": [{"role": "assistant", "tool_calls": 5}]},
         {"tools": [{"function": 5}]},
-        {"chat_template_kwargs": 5},
     ],
 )  # fmt: skip
 def test_what_only_the_servers_parsers_can_do(

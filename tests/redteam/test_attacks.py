@@ -32,6 +32,7 @@ EXACT = {
     "finish-reason": 64,
     "usage-counts": 480,
     "tool-calls": 80,
+    "markup-head": 24,
     "error-codes": 72,
     "pushes": 40,
     "pads": 48,
@@ -55,6 +56,9 @@ def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
     assert not campaign.skipped
     assert not campaign.vulnerabilities, closing(campaign).plain
     assert not campaign.failures, closing(campaign).plain
+    net = {name: one.net_charged_bits for name, one in found.items()}
+    assert all(bits is not None for bits in net.values())
+    assert net["share-0.1"] < 0.6 * found["share-0.1"].charged_bits, "honest tokens are explained"
     for name, bits in EXACT.items():
         assert found[name].payload_bits == bits, found[name]
     for name in NO_BIT:

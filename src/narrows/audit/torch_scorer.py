@@ -58,6 +58,8 @@ class TorchScorer:
 
     def prompt(self, body: Mapping[str, Any]) -> list[int]:
         check_fields({name: body[name] for name in body if name not in PROMPT_FIELDS})
+        if "messages" not in body:
+            raise InputError("what a server puts before a prompt that is no chat is not known")
         return self._renderer.render(
             served_messages(body["messages"]),
             tools=served_tools(body.get("tools") or ()),

@@ -216,7 +216,8 @@ class EdgeAnswer:
         elif isinstance(event, Finished):
             self._finish(event.reason)
         elif isinstance(event, Failed):
-            self.fail(problems.failure_error(event.code))
+            asked = problems.particular(self.request.body)
+            self.fail(problems.failure_error(event.code, asked))
 
     def _open(self, coding: Coding) -> None:
         if self.opened and (coding is Coding.TEXT) != (self._coding is Coding.TEXT):

@@ -16,13 +16,16 @@ from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.config import Range, out_of_range
+from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
+from narrows.wire.media import MAX_PARTS
 from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
 from narrows.wire.pins import TlsFiles
 
+MAX_LINK_S = 31_536_000
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_WORDING_CHARS = 4096
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
@@ -34,7 +37,9 @@ class EdgeLimits:
 
     ``body_bytes``: a request's JSON. ``bodies_bytes``: of all requests in flight.
     ``default_max_tokens``: of a request that names none; 0: none is sent, the model decides.
-    ``prompt_bytes``: text of all messages, UTF-8. ``answers``: in flight, over all clients.
+    ``prompt_bytes``: text of all messages, UTF-8. ``prompts``: of one completion
+    request. ``media``: pictures, sounds and files in a chat's messages; 0 refuses all.
+    ``answers``: in flight, over all clients.
     ``buffer_bytes``: decoded text of a streamed answer that its client has not taken yet.
     ``answer_bytes``: text of one answer. ``client_stall_s``: a client that takes nothing for
     that long is dropped. ``idle_s``: an answer without any token for that long has failed;
@@ -48,6 +53,8 @@ class EdgeLimits:
     header_bytes: int = 64 << 10
     messages: int = 2048
     prompt_bytes: int = 1 << 20
+    prompts: int = 64
+    media: int = 0
     tools: int = 128
     stops: int = 16
     stop_chars: int = 256
@@ -64,6 +71,15 @@ class EdgeLimits:
     reply_key_bytes: int = 16 << 20
     replies_bytes: int = 256 << 20
     reply_s: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpsFiles:
+    """PEM files of the API's own TLS: the certificate with those between it and its authority, and
+    its key. Read again at SIGHUP."""
+
+    cert_file: Path
+    key_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +144,15 @@ class EdgeConfig:
     port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
     ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
-    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``probe``: the
+    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``link_max_s``: a
+    link of that age gets a successor and drains, by this clock alone (0: never): an auditor has to
+    decode a link from its start (docs/audit.md). ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
-    so that /healthz tells whether it answers."""
+    so that /healthz tells whether it answers. ``cors_origins``: of web pages that may ask, as
+    browsers send them (``https://chat.example``); ``*`` alone: any, which needs keys.
+    ``request_log``: a line for each request goes to the log, with ids and without content.
+    ``https``: the API speaks TLS, and nothing else. ``keys_file``: further API keys
+    (``books/keys_file.py``); with it a key is needed, whether there is one or not."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -146,10 +168,15 @@ class EdgeConfig:
     operators: tuple[str, ...] = ()
     weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
+    cors_origins: tuple[str, ...] = ()
+    request_log: bool = False
+    keys_file: Path | None = None
+    https: HttpsFiles | None = None
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0
     resume_s: float = 10.0
+    link_max_s: float = 86_400.0
     probe: bool = True
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
@@ -188,6 +215,7 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
     problems += key_problems(config.operators)
+    problems += origin_problems(config.cors_origins)
     if not 1 <= config.weak_kv_mib <= 1 << 24:
         problems.append(f"weak_kv_mib {config.weak_kv_mib} is outside 1..{1 << 24}")
     if not 1 <= config.tick_ms <= 1000:
@@ -199,6 +227,8 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     for name, seconds in (("link_wait_s", config.link_wait_s), ("resume_s", config.resume_s)):
         if not 0 <= seconds <= 600:
             problems.append(f"{name} {seconds:g} is outside 0..600")
+    if config.link_max_s and not 1 <= config.link_max_s <= MAX_LINK_S:
+        problems.append(f"link_max_s {config.link_max_s:g} is outside 1..{MAX_LINK_S}, and not 0")
     if not config.model_name or len(config.model_name) > 200:
         problems.append("model_name must have 1..200 characters")
     try:
@@ -249,6 +279,8 @@ def _limit_ranges(limits: EdgeLimits) -> list[Range]:
         ("header_bytes", limits.header_bytes, 8192, 1 << 20),
         ("messages", limits.messages, 1, 1 << 16),
         ("prompt_bytes", limits.prompt_bytes, 1, limits.body_bytes),
+        ("prompts", limits.prompts, 1, 1024),
+        ("media", limits.media, 0, MAX_PARTS),
         ("tools", limits.tools, 0, 1024),
         ("stops", limits.stops, 0, 64),
         ("stop_chars", limits.stop_chars, 1, 4096),

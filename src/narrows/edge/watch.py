@@ -34,12 +34,13 @@ from narrows.durable import read_once
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.problems import ApiError
+from narrows.wire.parameters import shapes_draw
 
 log = logging.getLogger("narrows.edge.watch")
 
 BYTES_PER_TOKEN = 4
 _ONE = 65536
-_CONSTRAINED = ("response_format", "tools", "grammar")
+_CONSTRAINED = ("response_format", "tools")
 _MAX_NULL_BYTES = 1 << 16
 
 StopAnswers = Callable[[Callable[[EdgeAnswer], bool], ApiError], None]
@@ -173,7 +174,8 @@ def _is_sampled(answer: EdgeAnswer) -> bool:
 def _is_tested(answer: EdgeAnswer) -> bool:
     """Whether the noise test's null is meant for it."""
     warm = LEAST_TEMPERATURE * _ONE <= answer.temperature <= MOST_TEMPERATURE * _ONE
-    free = not any(answer.request.body.get(name) for name in _CONSTRAINED)
+    body = answer.request.body
+    free = not any(body.get(name) for name in _CONSTRAINED) and not shapes_draw(body)
     return warm and free and answer.top_p >= round(LEAST_TOP_P * _ONE)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from narrows.config import out_of_range
+from narrows.enclave.parameters import parameter_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import parse_address
@@ -25,8 +29,11 @@ class UpstreamConfig:
     ``narrows`` its plugin's, ``seed-vllm`` and ``seed-sglang`` their own under a seed, ``none``
     what nobody knows, ``auto`` what a probe finds. ``tools`` and ``reasoning``: how the model
     writes them into its text, ``auto`` as its template does; ``none`` leaves requests with tools to
-    the server, and reasoning in the content (docs/engines.md). ``begun``: the prompt opens the
-    reasoning, and the server takes it apart in no answer (docs/less.md)."""
+    the server, and reasoning in the content; ``begun``: the prompt opens the reasoning and the
+    server takes none apart (docs/less.md). ``server``: which one it is, for the parameters of
+    requests that it knows; ``pass_`` (``pass`` in the file): more of them; ``drop``: those that are
+    taken out of requests; ``extra_body``: what is sent where a request does not say it; ``images``:
+    whether it takes pictures and files (docs/engines.md)."""
 
     url: str
     model: str
@@ -36,6 +43,11 @@ class UpstreamConfig:
     noise: Literal["auto", "narrows", "seed-vllm", "seed-sglang", "none"] = "auto"
     tools: Literal["auto", "hermes", "llama3", "none"] = "auto"
     reasoning: Literal["auto", "think", "begun", "none"] = "auto"
+    server: Literal["openai", "vllm", "sglang", "llama.cpp"] = "openai"
+    pass_: Annotated[tuple[str, ...], Field(alias="pass")] = ()
+    drop: tuple[str, ...] = ()
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    images: bool = False
     connect_timeout_s: float = 10.0
     first_token_timeout_s: float = 120.0
     token_timeout_s: float = 60.0
@@ -177,6 +189,7 @@ def _upstream_problems(config: UpstreamConfig) -> list[str]:
         problems.append(f"url {config.url!r} is no http address: write http://host:port/v1")
     if not config.model:
         problems.append("model is empty: what does that server call it?")
+    problems += parameter_problems(config.pass_, config.drop, config.extra_body)
     if config.tokens == "required" and config.folder is None:
         problems.append('tokens = "required" needs folder: where are the model\'s files?')
     if not config.api_key.isprintable() or not config.api_key.isascii():

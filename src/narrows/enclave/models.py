@@ -9,13 +9,13 @@ from narrows.coding.kept import LEVELS
 from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
+from narrows.enclave.less.withheld import ReasoningRule
 from narrows.enclave.modelserver import ModelServer
 from narrows.enclave.tokens.backend import TokenBackend
 from narrows.enclave.tokens.probe import ServerProbe
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
 from narrows.enclave.upstream import UpstreamBackend
-from narrows.enclave.withheld import ReasoningRule
 from narrows.errors import InputError, NarrowsError
 from narrows.models.registry import load_model
 from narrows.models.shelf.operators import operator_keys

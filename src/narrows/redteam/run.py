@@ -1,11 +1,12 @@
-"""Runs attacks, each against its charge: ``payload <= charged + statistical error``."""
+"""Runs attacks, each against its charge, raw and net: ``payload <= charge + statistical error``."""
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -16,6 +17,7 @@ from narrows import __version__
 from narrows.alarms.store import FiledAlarm
 from narrows.errors import NarrowsError
 from narrows.redteam.attack import Attack, Effort
+from narrows.redteam.net import explained_bits
 from narrows.redteam.payload import SLACK_BITS, Decoded
 from narrows.redteam.site import Site, running
 
@@ -25,15 +27,15 @@ MAX_REASON_CHARS = 300
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """One attack. ``payload_bits``: received without error; ``error_bits``: by how much that may
     be too high. ``charged_bits``: what the meters took meanwhile (for an attack that outlives its
-    gate, what the ledger lost). ``net_charged_bits``: after an audit, None without. ``broken``:
-    what was seen to be broken besides; empty where nothing was. ``failed``: why
-    the attack did not run to its end; nothing is known then. ``alarms``: what rang for its API
-    key, or for all while it ran, as ``narrows alarms list --json`` says it; ``after_s``: seconds
-    from its beginning, by a clock of whole seconds."""
+    gate, what the ledger lost). ``net_charged_bits``: after an audit, which follows when all have
+    run; None for the ledger's group. ``broken``: what was seen to be broken besides; empty where
+    nothing was. ``failed``: why it did not run to its end; nothing is known then. ``alarms``: what
+    rang for its API key, or for all while it ran, as ``narrows alarms list --json`` says it;
+    ``after_s``: seconds from its beginning, by a clock of whole seconds."""
 
     name: str
     group: str
@@ -57,9 +59,10 @@ class Result:
 
     @property
     def vulnerable(self) -> bool:
-        return bool(self.broken) or (
-            self.payload_bits > self.charged_bits + self.error_bits + SLACK_BITS
-        )
+        charge = self.charged_bits
+        if self.net_charged_bits is not None:
+            charge = min(charge, self.net_charged_bits)
+        return bool(self.broken) or self.payload_bits > charge + self.error_bits + SLACK_BITS
 
 
 @dataclass
@@ -147,6 +150,8 @@ def run(
                     campaign.results.append(trials[-1].result)
                     heard(trials[-1].result)
                 _attribute(site.alarms(), trials)
+                if not own:
+                    _explain(explained_bits(*site.tape()), trials)
     campaign.seconds = time.monotonic() - began_s
     return campaign
 
@@ -174,10 +179,19 @@ def _attribute(alarms: Sequence[FiledAlarm], trials: Sequence[_Trial]) -> None:
                 trial.result.alarms.append(figures)
 
 
+def _explain(explained: Mapping[int, float], trials: Sequence[_Trial]) -> None:
+    """An attack's charge net of what an audit explains of its answers."""
+    for trial in trials:
+        bits = math.floor(explained.get(trial.key, 0.0))
+        trial.result.net_charged_bits = trial.result.charged_bits - bits
+
+
 def _one(site: Site, attack: Attack, effort: Effort) -> _Trial:
-    charge = site.spent_bits if attack.by_ledger else site.metered_bits
+    by_ledger = attack.by_ledger
+    charge = site.spent_bits if by_ledger else site.metered_bits
     key = site.new_key(attack.name)
-    before, started_s, began_s = charge(), time.time(), time.monotonic()
+    before = site.settled_bits() if by_ledger else charge()
+    started_s, began_s = time.time(), time.monotonic()
     failed = ""
     try:
         decoded = attack.run(site, effort)

@@ -24,6 +24,8 @@ from narrows.redteam.site import Site
 
 ALPHABET = np.arange(32, 127)
 """Tokens that reach a client as they are."""
+CONTEXT = (10,)
+"""What the strong model reads before an answer, whatever was asked."""
 LETTERS = (string.ascii_letters + string.digits + "+-").encode()
 Row = NDArray[np.int32]
 
@@ -32,7 +34,7 @@ class Narrator:
     """The model's rows over ``ALPHABET``, one after each token."""
 
     def __init__(self, model: ByteModel) -> None:
-        self._model, self._stream = model, model.open([10])
+        self._model, self._stream = model, model.open(CONTEXT)
         self.row: Row = model.logits(self._stream)[ALPHABET]
         self.position = 0
 

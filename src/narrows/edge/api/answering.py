@@ -16,17 +16,17 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
-from narrows.edge.api.cost import total_cost
+from narrows.edge.api.front import record_of
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
+from narrows.edge.cost import total_cost
 from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
 from narrows.edge.local import fits
 from narrows.errors import NarrowsError, PeerError
@@ -63,6 +63,7 @@ class AnswerResponse:
         self._service = service
         self._dialect = dialect
         self._request = request
+        self._scope = scope
         self._body_bytes = body_bytes
         self._changed = asyncio.Event()
         self._started = False
@@ -72,7 +73,7 @@ class AnswerResponse:
             EdgeAnswer(
                 Request(
                     uid=service.random_bytes(16).hex(),
-                    body=_body(request, index),
+                    body=request.inward(index),
                     noise_key=key,
                     scope=scope,
                 ),
@@ -93,7 +94,15 @@ class AnswerResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._service.admit(len(self._answers), self._body_bytes):
+            with (
+                self._service.admit(len(self._answers), self._body_bytes),
+                self._service.rates.answering(
+                    self._scope,
+                    len(self._answers),
+                    self._body_bytes // BYTES_PER_TOKEN,
+                    lambda: self._tokens().total,
+                ),
+            ):
                 await self._serve_while_wanted(receive, send)
         except problems.ApiError as error:
             if self._started:
@@ -103,6 +112,8 @@ class AnswerResponse:
             )
         except ClientGone:
             return
+        finally:
+            record_of(scope).link_bytes = sum(answer.bits for answer in self._answers) / 8
 
     async def _serve_while_wanted(self, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(_disconnected(receive))
@@ -257,13 +268,6 @@ class AnswerResponse:
         reasoning = sum(counted) if counted else None
         cost = total_cost(self._answers) if over else None
         return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)), reasoning, cost)
-
-
-def _body(request: ChatRequest, index: int) -> dict[str, Any]:
-    """What travels inward for one choice: a server given one seed would say the same n times."""
-    if request.seed is None or not index:
-        return request.body
-    return request.body | {"seed": request.seed + index}
 
 
 def _end(answer: EdgeAnswer) -> Ended | None:

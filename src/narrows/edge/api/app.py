@@ -14,20 +14,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from narrows import __version__
 from narrows.edge import problems
 from narrows.edge.api import jsonio, policy
 from narrows.edge.api.answering import AnswerResponse
-from narrows.edge.api.request import ChatRequest, parse_chat
+from narrows.edge.api.front import record_of
+from narrows.edge.api.prompts import completion_prompts
+from narrows.edge.api.request import ChatRequest, parse_chat, parse_completion
 from narrows.edge.api.service import Service
+from narrows.edge.books.keys import FoundKey
 from narrows.edge.dialects.anthropic import AnthropicDialect
 from narrows.edge.dialects.anthropic_request import anthropic_request, error_body
 from narrows.edge.dialects.chat import ChatDialect
+from narrows.edge.dialects.completions import CompletionsDialect
 from narrows.edge.dialects.dialect import Dialect
 from narrows.edge.dialects.responses import ResponsesDialect
 from narrows.edge.dialects.responses_request import responses_request
 from narrows.edge.local import AUTO, LOCAL, route_of
 from narrows.edge.problems import ApiError
 
+HEALTH_PATHS = ("/healthz", "/health", "/v1/health", "/ping")
 LATE_S = 10.0
 """Bytes that wait longer for the decoder: an answer asked for now would come late or never."""
 
@@ -35,16 +41,18 @@ LATE_S = 10.0
 def make_app(service: Service) -> Starlette:
     """The ASGI application of one edge."""
     routes = _Routes(service)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/messages", routes.messages, methods=["POST"]),
             Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
             Route("/v1/responses", routes.responses, methods=["POST"]),
             Route("/v1/responses/{reply}", routes.response, methods=["GET", "DELETE"]),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
-            Route("/healthz", routes.health, methods=["GET"]),
+            *(Route(path, routes.health, methods=["GET"]) for path in HEALTH_PATHS),
+            Route("/version", routes.version, methods=["GET"]),
             Route("/v1/{rest:path}", routes.other, methods=["GET", "POST"]),
         ],
         exception_handlers={
@@ -54,6 +62,8 @@ def make_app(service: Service) -> Starlette:
             Exception: _on_bug,
         },
     )
+    app.router.redirect_slashes = False  # ``front.py`` takes them off
+    return app
 
 
 class _Routes:
@@ -74,6 +84,23 @@ class _Routes:
         )
         return AnswerResponse(self._service, parsed, dialect, scope, len(body))
 
+    async def completions(self, request: Request) -> ASGIApp:
+        scope = self._scope(request)
+        body = await self._body(request)
+        data = jsonio.parse_object(body)
+        config, service = self._service.config, self._service
+        prompts = await completion_prompts(data.get("prompt"), config.limits, service.link)
+        parsed = parse_completion(data, prompts, config.model_name, config.limits)
+        dialect = CompletionsDialect(
+            parsed.n,
+            model=config.model_name,
+            created_s=int(service.wall_s()),
+            system_fingerprint=service.fingerprint,
+            with_usage=parsed.include_usage,
+            random_bytes=service.random_bytes,
+        )
+        return AnswerResponse(service, parsed, dialect, scope, -(-len(body) // len(prompts)))
+
     async def messages(self, request: Request) -> ASGIApp:
         scope = self._scope(request)
         body = await self._body(request)
@@ -88,7 +115,7 @@ class _Routes:
 
     async def count_tokens(self, request: Request) -> Response:
         """By the weak model's tokens, which are the strong one's where its answers cross as ids."""
-        self._service.access.scope(request.headers)
+        self._counted(request)
         body = await self._body(request)
         limits = self._service.config.limits
         parsed = self._parsed(anthropic_request(jsonio.parse_object(body), limits, True).chat)
@@ -124,19 +151,33 @@ class _Routes:
         return AnswerResponse(self._service, parsed, dialect, scope, size_bytes)
 
     async def response(self, request: Request) -> Response:
-        scope, _ = self._service.access.scope(request.headers)
+        scope = self._caller(request).key_id
         reply = request.path_params["reply"]
         if request.method == "DELETE":
             self._service.replies.forget(scope, reply)
             return _reply({"id": reply, "object": "response", "deleted": True})
         return _reply(self._service.replies.response(scope, reply))
 
+    def _caller(self, request: Request) -> FoundKey:
+        """Raises ApiError."""
+        found = self._service.access.scope(request.headers)
+        record_of(request.scope).key_id = found.key_id
+        return found
+
+    def _counted(self, request: Request) -> FoundKey:
+        """The caller, one of whose requests of this minute this is. Raises ApiError."""
+        found = self._caller(request)
+        headers = record_of(request.scope).headers
+        self._service.rates.enter(found.key_id, found.limits, headers)
+        return found
+
     def _scope(self, request: Request) -> int:
         """The caller's key, which may ask for an answer now."""
-        scope, share_bytes = self._service.access.scope(request.headers)
-        self._service.watch.check(scope)
-        self._service.access.check_share(scope, share_bytes, self._service.wall_s())
-        return scope
+        found = self._counted(request)
+        self._service.watch.check(found.key_id)
+        share_bytes = found.share_bytes_per_day
+        self._service.access.check_share(found.key_id, share_bytes, self._service.wall_s())
+        return found.key_id
 
     def _parsed(self, chat: dict[str, Any]) -> ChatRequest:
         config = self._service.config
@@ -147,11 +188,11 @@ class _Routes:
         return replace(parsed.shortened(config.concise), route=route)
 
     async def models(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
+        self._caller(request)
         return _reply({"object": "list", "data": list(map(_model, self._names()))})
 
     async def model(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
+        self._caller(request)
         name = request.path_params["name"]
         if name not in self._names():
             raise problems.unknown_model(name, self._service.config.model_name)
@@ -186,8 +227,12 @@ class _Routes:
         }
         return _reply(body, 200 if good else 503)
 
+    async def version(self, request: Request) -> Response:
+        self._caller(request)
+        return _reply({"version": __version__})
+
     async def other(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
+        self._caller(request)
         body: dict[str, Any] = {}
         if request.headers.get("content-type", "").startswith("application/json"):
             body = jsonio.parse_object(await self._body(request))

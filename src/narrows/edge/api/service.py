@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
-from narrows.edge.api.cost import mode_of, saved_bytes
+from narrows.edge.api.rates import RateBook
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
+from narrows.edge.cost import mode_of, saved_bytes
 from narrows.edge.dialects.chat import fingerprint
 from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.link.upkeep import LinkClient
@@ -39,6 +40,7 @@ class Service:
     local: LocalModel | None = None
     transcripts: TranscriptLog | None = None
     model: str = "ok"
+    rates: RateBook = field(default_factory=RateBook)
     stopping: bool = False
     answers: int = 0
     bodies_bytes: int = 0

@@ -51,10 +51,20 @@ CREATE TABLE traffic (
 ) STRICT, WITHOUT ROWID;
 """
 
-# Statistics that an older narrows neither reads nor misses: made where they are not there, and
-# no reason for another version. 800 days of ``imitation``,
-# ``codings`` and ``costs`` are kept.
+# What an older narrows neither reads nor misses (it holds keys to their shares of a day, and to no
+# other limit): made where they are not there, and no reason for another version. 800 days of
+# ``imitation``, ``codings`` and ``costs`` are kept.
 _ADDED = """
+CREATE TABLE IF NOT EXISTS key_limits (
+    key_id INTEGER PRIMARY KEY,
+    rpm INTEGER CHECK (rpm > 0),
+    tpm INTEGER CHECK (tpm > 0),
+    concurrent INTEGER CHECK (concurrent > 0)
+) STRICT;
+CREATE TABLE IF NOT EXISTS file_keys (
+    key_id INTEGER PRIMARY KEY,
+    withdrawn INTEGER NOT NULL  -- revoked since the file names it no longer
+) STRICT;
 CREATE TABLE IF NOT EXISTS imitation (
     day TEXT NOT NULL,
     weak TEXT NOT NULL,  -- name and the digest's first eight digits

@@ -37,7 +37,7 @@ def usage_body(tokens: TokenUsage) -> dict[str, Any]:
     counts: dict[str, Any] = {
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.completion,
-        "total_tokens": tokens.prompt + tokens.completion,
+        "total_tokens": tokens.total,
     }
     if tokens.reasoning is not None:
         counts["completion_tokens_details"] = {"reasoning_tokens": tokens.reasoning}

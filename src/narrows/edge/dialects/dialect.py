@@ -56,6 +56,10 @@ class TokenUsage(NamedTuple):
         """The field beside the counts, which the APIs that are imitated do not have."""
         return {} if self.cost is None else {"narrows": self.cost._asdict()}
 
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
 
 class Ended(NamedTuple):
     """How an answer ended. ``stop``: the stop string that ended it, where the edge found it."""

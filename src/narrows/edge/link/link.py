@@ -74,7 +74,7 @@ class EdgeLink:
         self.offer = offer
         self.model = model
         self.weak = WeakName(offer.name, offer.label)
-        self.last_read_s = time.monotonic()
+        self.opened_s = self.last_read_s = time.monotonic()
         self.completed = False
         self._wire = wire
         self._decoder = decoder

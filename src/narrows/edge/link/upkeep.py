@@ -16,7 +16,8 @@
   answer that goes another way fails. Other answers fail at once.
 - Where the edge has a newer weak model than the current link's, a second link is opened that
   offers only newer ones (``switching``). New answers then go there; the old link is retired and
-  ends with the last of its answers. One link drains at a time.
+  ends with the last of its answers. One link drains at a time. A link that is ``link_max_s`` old
+  is changed in the same way, for one with the best model that both have.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from narrows.coding.spec import whole_prompt
 from narrows.edge import problems
@@ -34,8 +35,8 @@ from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import GateDialer, Refused, Unreachable
 from narrows.edge.link.link import MAX_OPEN, EdgeLink, Observer, Unobserved
-from narrows.edge.link.orphans import Orphans
-from narrows.edge.link.patience import LinkBytes, Patience
+from narrows.edge.link.orphans import Orphans, fail_answers
+from narrows.edge.link.patience import LinkBytes, Patience, successors
 from narrows.edge.link.worker import Decoder, Turn
 from narrows.edge.problems import ApiError
 from narrows.errors import ArtifactError, NarrowsError, PeerError
@@ -43,6 +44,8 @@ from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Offer, Shelf, take_for
 from narrows.wire.gatestate import PortState
 from narrows.wire.messages import Greeting
+
+T = TypeVar("T")
 
 log = logging.getLogger("narrows.edge.link")
 
@@ -118,19 +121,23 @@ class LinkClient:
         return self._link.offer if self._link else self._shelf.offers[0]
 
     async def count_tokens(self, messages: Sequence[Mapping[str, Any]]) -> int:
-        """Of a whole prompt, by the weak model's tokens. ApiError where that model is gone."""
+        """Of a whole prompt, by the weak model's tokens. ApiError as ``with_weak``."""
+        return await self.with_weak(lambda model: len(whole_prompt(model, messages)))
+
+    async def with_weak(self, work: Callable[[TokenModel], T]) -> T:
+        """What ``work`` makes of the weak model. ApiError where that model is gone."""
         digest = self.weak.digest
 
-        def count() -> int:
+        def run() -> T:
             model = self._shelf.take(digest)
             try:
-                return len(whole_prompt(model, messages))
+                return work(model)
             finally:
                 self._shelf.give(model)
 
         try:
             async with self._counting:  # a long prompt takes a second of one core
-                return await asyncio.to_thread(count)
+                return await asyncio.to_thread(run)
         except ArtifactError as error:
             raise problems.link_down() from error
 
@@ -188,8 +195,8 @@ class LinkClient:
     def fail_those(self, picked: Callable[[EdgeAnswer], bool], reason: ApiError) -> None:
         """The same of some of them."""
         for link in (*self._serving.values(), *self._settling.values()):
-            self._fail([one for one in link.answers if picked(one)], reason)
-        self._fail([one for one in self._orphans.answers if picked(one)], reason)
+            fail_answers([one for one in link.answers if picked(one)], reason)
+        fail_answers([one for one in self._orphans.answers if picked(one)], reason)
 
     async def run(self) -> None:
         """Dial for ever."""
@@ -315,11 +322,12 @@ class LinkClient:
             log.warning("the enclave knows no other noise than narrows' own; it is older")
 
     async def _open_newer(self) -> tuple[EdgeLink, bytes]:
-        """Waits for a newer model here, then tries until the enclave has it too."""
+        """Waits for a newer model here, then tries until the enclave has it too; or until the
+        link is too old, for any model."""
         while True:
             await asyncio.sleep(WATCH_S)
             link = self._link
-            newer = self._shelf.newer_than(link.model.digest) if link else ()
+            newer = successors(self._shelf, link, self._config.link_max_s) if link else ()
             if not newer or self.draining or not self._patience.over or not self._ready:
                 continue
             try:
@@ -379,21 +387,14 @@ class LinkClient:
             self.gate_state = state = await self._gate.state()
             if state.state != "ok" and not self._window_opens_soon():
                 reason = problems.budget_error(state.state, state.retry_after_s)
-                self._fail(link.answers, reason)
+                fail_answers(link.answers, reason)
         limits = self._config.limits
         for answer in link.answers:
             longest_s = limits.idle_s
             if answer.thinks:
                 longest_s = max(longest_s, limits.thinking_s)
             if now_s - answer.last_event_s > longest_s:
-                self._fail([answer], problems.stalled(longest_s))
-
-    @staticmethod
-    def _fail(answers: Sequence[EdgeAnswer], reason: ApiError) -> None:
-        for answer in answers:
-            if not answer.ended:
-                answer.fail(reason)
-                answer.abort()
+                fail_answers([answer], problems.stalled(longest_s))
 
     def _back_off(self, error: Exception, limit_s: float) -> None:
         text = str(error)

@@ -36,24 +36,26 @@ from narrows.coding.kept import ReasoningLevel, level_of, reads_counts
 from narrows.coding.markup import CallForm, Markup, ReasoningForm, reads_markup
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.enclave.config import UpstreamConfig
-from narrows.enclave.modelserver import ModelServer, answered
-from narrows.enclave.tokens.completion import Asked, CompletionReader
-from narrows.enclave.tokens.dialect import completion
-from narrows.enclave.tokens.hidden import (
+from narrows.enclave.less.hidden import (
+    AnswerFront,
     Closing,
-    Front,
     HiddenStore,
     cut_behind_marker,
     inner_key,
     may_reason,
 )
+from narrows.enclave.less.withheld import ReasoningRule
+from narrows.enclave.modelserver import ModelServer, answered
+from narrows.enclave.tokens.completion import SHAPING, Asked, CompletionReader
+from narrows.enclave.tokens.dialect import completion
 from narrows.enclave.tokens.probe import Capability
 from narrows.enclave.tokens.standing import Standing
 from narrows.enclave.tokens.strong import StrongText
-from narrows.enclave.upstream import UpstreamBackend
-from narrows.enclave.withheld import ReasoningRule
+from narrows.enclave.upstream import UpstreamBackend, refused
 from narrows.errors import ArtifactError, InputError
 from narrows.models.api import Tokenizer
+from narrows.models.text.served import PROMPT_FIELDS
+from narrows.wire.parameters import PARAMETERS
 
 log = logging.getLogger("narrows.enclave.upstream")
 
@@ -121,15 +123,12 @@ class TokenBackend:
 
     async def generate(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
         """The events of one answer; see ``modelserver`` for how failures end it."""
-        plan = await self._plan(request)
-        if plan is None:
-            events = self._text.generate(request)
-        elif plan.asked.max_tokens < 1:
-            events = _ended(request)
-        elif self._hides(request.body, plan):
-            events = answered(self._without_reasoning(plan, request), Coding.PLAIN)
+        try:
+            body = self._text.parameters.applied(request.body)
+        except InputError as error:
+            events = refused(error, Coding.PLAIN)
         else:
-            events = answered(self._completion(plan), plan.coding, plan.asked.noise)
+            events = await self._events(replace(request, body=body))
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, Opened):
@@ -138,10 +137,24 @@ class TokenBackend:
                     self._standing.lost()
                 yield event
 
+    async def _events(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
+        plan = await self._plan(request)
+        if plan is None:
+            events = self._text.answer(request.body)
+        elif plan.asked.max_tokens < 1:
+            events = _ended(request)
+        elif self._hides(request.body, plan):
+            events = answered(self._without_reasoning(plan, request), Coding.PLAIN)
+        else:
+            events = answered(self._completion(plan), plan.coding, plan.asked.noise)
+        return events
+
     async def _plan(self, request: BackendRequest) -> _Plan | None:
         """What to ask for; None where the answer goes as text."""
         body = request.body
         if request.tokenizer != self._strong.tokenizer.digest:
+            return None
+        if "prompt" in body:  # what the server puts before a text is its own business
             return None
         verdict = await self._standing.settled()
         if not verdict.ids and not request.resume:
@@ -151,7 +164,14 @@ class TokenBackend:
         except (InputError, ArtifactError) as error:
             log.info("an answer goes as text: %s", error)
             return None
+        extra = {
+            name: said
+            for name, said in self._text.parameters.extra.items()
+            if name not in PARAMETERS
+        }
         why = _unfit(body, markup, self._strong.calls, verdict)
+        if extra and verdict.native:
+            why = "extra_body, which only chat completions take"
         if why and not request.resume:
             log.info("an answer goes as text: %s", why)
             return None
@@ -166,6 +186,7 @@ class TokenBackend:
             self._salt(request.scope),
             body.get("response_format"),
             family=verdict.family,
+            extra=extra,
         )
         return _Plan(asked, verdict.native, markup, tuple(stop_strings(body)), request.resume)
 
@@ -260,7 +281,7 @@ class TokenBackend:
     async def _front(self, events: AsyncGenerator[Event, None]) -> tuple[list[Event], list[int]]:
         """What came of an answer until it was known whether it begins with reasoning, and where
         it does the ids that open it."""
-        front, first = Front(self._strong.tokenizer), list[Event]()
+        front, first = AnswerFront(self._strong.tokenizer), list[Event]()
         async for event in events:
             first.append(event)
             if isinstance(event, Tokens) and front.feed(event.ids):
@@ -303,18 +324,26 @@ class TokenBackend:
 
 
 def _couples(body: Mapping[str, Any], family: NoiseFamily) -> bool:
-    """Whether the noise decides such an answer. Behind top_p SGLang draws by rank, not by id."""
+    """Whether the noise decides such an answer. Behind top_p, top_k and min_p SGLang
+    draws by rank, not by id."""
     asked_t, top_p = body.get("temperature"), body.get("top_p")
     if asked_t is not None and float(asked_t) < GREEDY_BELOW:
         return False
-    return family is not NoiseFamily.SEED_SGLANG or top_p is None or float(top_p) >= 1
+    if family is not NoiseFamily.SEED_SGLANG:
+        return True
+    ranked = (body.get("top_k") or -1) > 0 or (body.get("min_p") or 0) > 0
+    return not ranked and (top_p is None or float(top_p) >= 1)
 
 
 def _unfit(body: Mapping[str, Any], markup: Markup, calls: CallForm, verdict: Capability) -> str:
     """Why only the server's own parsers can do what is asked for; empty where ids can."""
+    for name in body.keys() & PARAMETERS.keys() - {*SHAPING, *PROMPT_FIELDS}:
+        if not PARAMETERS[name].is_neutral(body[name]):
+            return name
     tools = body.get("tools") or []
-    roles = {message.get("role") for message in body["messages"]}
-    called = "tool" in roles or any(message.get("tool_calls") for message in body["messages"])
+    messages = body.get("messages") or []
+    roles = {message.get("role") for message in messages}
+    called = "tool" in roles or any(message.get("tool_calls") for message in messages)
     if markup != Markup() and not reads_markup(body):
         return "the edge takes no markup apart"
     if (tools or called) and calls is CallForm.NONE:

@@ -223,6 +223,7 @@ class Tap:
             max_age_s=config.max_age_s,
             file_bytes=config.file_bytes,
             floor=self._floor,
+            shown=config.shown,
         )
 
     def _begin(self, spool: SpoolWriter) -> None:

@@ -49,7 +49,8 @@ class SpoolWriter:
 
     ``max_bytes``: of all files together. ``max_age_s``: older files are removed, read or not.
     ``file_bytes``: a file's bound. ``sync_s``: what a machine's crash may take. ``clock``: Unix
-    time in seconds. ``floor``: least ``base``, for a folder that was emptied.
+    time in seconds. ``floor``: least ``base``, for a folder that was emptied. ``shown``: other
+    users may read the files, where the folder lets them.
     Errors of the constructor: ``InputError``, also while another process writes there."""
 
     def __init__(
@@ -63,6 +64,7 @@ class SpoolWriter:
         sync_s: float = 1.0,
         clock: Callable[[], float] = time.time,
         floor: int = 0,
+        shown: bool = False,
     ) -> None:
         if flaw := seal_key_flaw(public_key):
             raise InputError(f"the auditor's key is refused: {flaw}")
@@ -75,6 +77,7 @@ class SpoolWriter:
         self._public_key = public_key
         self._max_bytes, self._file_bytes = max_bytes, file_bytes
         self._max_age_s, self._sync_s, self._clock = max_age_s, sync_s, clock
+        self._mode = 0o644 if shown else 0o600
         self._roll_s = max_age_s / AGE_PARTS
         self._file = -1
         self._header: SpoolHeader | None = None  # of the open file
@@ -180,7 +183,7 @@ class SpoolWriter:
     def _open(self, header: SpoolHeader) -> None:
         self._sealer = Sealer(header, self._public_key)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.open(self._folder / header.name, flags, 0o600)
+        self._file = os.open(self._folder / header.name, flags, self._mode)
         self._size = self._chunks = 0
         self._header = header
         try:

@@ -33,7 +33,7 @@ def inner_key(key: bytes) -> bytes:
     return hashlib.sha256(b"narrows reasoning" + key).digest()
 
 
-class Front:
+class AnswerFront:
     """Watches an answer's first ids, kept in ``ids``. ``reasons``: whether it begins with
     ``<think>``; None until that is known."""
 

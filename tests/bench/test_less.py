@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from narrows.bench.less import measure, scripted
+from narrows.bench.less.run import measure, scripted
 from narrows.errors import InputError
 from narrows.models.bytemodel import ByteModel
 

@@ -271,7 +271,7 @@ def test_heads() -> None:
         places = [Channel.CONTENT, *markup.head]
         # Each switch says something, so that no end drops it.
         assert all(a != b for a, b in itertools.pairwise(places))
-    for head in ([Channel.CONTENT], [Channel.REFUSAL], [Channel.TOOL_NAME, Channel.REASONING]):
+    for head in ([Channel.CONTENT], [Channel.TOOL_NAME, Channel.REASONING]):
         with pytest.raises(LinkError):
             markup_of(head)
     assert reads_markup({"markup": 1})

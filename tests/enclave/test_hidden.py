@@ -21,8 +21,8 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.kept import ReasoningLevel
-from narrows.enclave.reasoning.hidden import HiddenStore, cut_behind_marker, inner_key
-from narrows.enclave.reasoning.withheld import ReasoningRule
+from narrows.enclave.less.hidden import HiddenStore, cut_behind_marker, inner_key
+from narrows.enclave.less.withheld import ReasoningRule
 from narrows.enclave.tokens.backend import TokenBackend
 from narrows.models.bytemodel import ByteModel
 

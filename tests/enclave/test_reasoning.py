@@ -20,7 +20,7 @@ from narrows.coding.events import (
 from narrows.coding.kept import ReasoningLevel
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import UpstreamConfig
-from narrows.enclave.reasoning.withheld import ReasoningRule
+from narrows.enclave.less.withheld import ReasoningRule
 from narrows.enclave.upstream import UpstreamBackend
 
 KEEP = ReasoningRule(ReasoningLevel.KEEP)

@@ -33,20 +33,7 @@ from narrows.errors import PeerError
 LOCAL, AUTO = "-local", "-auto"
 Route = Literal["strong", "local", "auto"]
 _THREADS = 32
-_PASSED = (
-    "messages",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "max_tokens",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "response_format",
-    "reasoning_effort",
-    "chat_template_kwargs",
-)
+_OURS = ("markup", "reasoning")  # what the link's two ends say to each other
 _FINISH = {
     "stop": Finish.STOP,
     "length": Finish.LENGTH,
@@ -86,7 +73,7 @@ class LocalModel:
         """A whole answer's events. ``sure``: None where the model is less sure of it than the
         operator wants. PeerError: there is no answer to be had."""
         loop = asyncio.get_running_loop()
-        sent = {name: body[name] for name in _PASSED if body.get(name) is not None}
+        sent = {name: value for name, value in body.items() if name not in _OURS}
         sent |= {"model": self.config.model, "stream": False}
         if sure:
             sent["logprobs"] = True

@@ -29,11 +29,11 @@ class UpstreamConfig:
     ``narrows`` its plugin's, ``seed-vllm`` and ``seed-sglang`` their own under a seed, ``none``
     what nobody knows, ``auto`` what a probe finds. ``tools`` and ``reasoning``: how the model
     writes them into its text, ``auto`` as its template does; ``none`` leaves requests with tools to
-    the server, and reasoning in the content; ``begun``: the prompt opens the reasoning, and the
-    server takes it apart in no answer (docs/less.md). ``server``: which one it is, for the
-    parameters of requests that it knows; ``pass_`` (``pass`` in the file): more of them; ``drop``:
-    those that are taken out of requests; ``extra_body``: what is sent where a request does not say
-    it; ``images``: whether it takes pictures and files (docs/engines.md)."""
+    the server, and reasoning in the content; ``begun``: the prompt opens the reasoning and the
+    server takes none apart (docs/less.md). ``server``: which one it is, for the parameters of
+    requests that it knows; ``pass_`` (``pass`` in the file): more of them; ``drop``: those that are
+    taken out of requests; ``extra_body``: what is sent where a request does not say it; ``images``:
+    whether it takes pictures and files (docs/engines.md)."""
 
     url: str
     model: str

@@ -9,8 +9,8 @@ from narrows.coding.kept import LEVELS
 from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
+from narrows.enclave.less.withheld import ReasoningRule
 from narrows.enclave.modelserver import ModelServer
-from narrows.enclave.reasoning.withheld import ReasoningRule
 from narrows.enclave.tokens.backend import TokenBackend
 from narrows.enclave.tokens.probe import ServerProbe
 from narrows.enclave.tokens.standing import Standing

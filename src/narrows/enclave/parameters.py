@@ -30,6 +30,7 @@ CORE_FIELDS = frozenset(
         "parallel_tool_calls",
         "response_format",
         "markup",
+        "reasoning",
     }
 )
 """Fields of a request that are no parameters of ``PARAMETERS``."""

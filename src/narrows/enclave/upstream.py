@@ -13,17 +13,20 @@ from typing import Any
 
 from narrows.coding import markup
 from narrows.coding.events import Coding, Event, Failed, Failure, Opened
-from narrows.coding.kept import ReasoningLevel, level_of, reads_counts
+from narrows.coding.kept import FIELD, ReasoningLevel, level_of, reads_counts
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.chunks import ChunkReader
 from narrows.enclave.config import UpstreamConfig
+from narrows.enclave.less.withheld import ReasoningFilter, ReasoningRule, kept
 from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.parameters import UpstreamParameters
-from narrows.enclave.reasoning.withheld import ReasoningFilter, ReasoningRule, kept
 from narrows.errors import InputError
 from narrows.models.api import Tokenizer
 
 log = logging.getLogger("narrows.enclave.upstream")
+
+_OURS = (markup.FIELD, FIELD)
+"""What the link's two ends say to each other."""
 
 
 class UpstreamBackend:
@@ -70,7 +73,7 @@ class UpstreamBackend:
         path = "/completions" if raw else "/chat/completions"
         events = self._server.events(path, self._request_bytes(body), reader)
         if level_of(self._rule.most, body) is not ReasoningLevel.SEND:
-            begun = self._config.reasoning == "begun"
+            begun = self._config.reasoning == "begun" and not raw
             hidden = ReasoningFilter(self._rule.limit_bytes, begun)
             events = kept(events, reader, hidden, reads_counts(body))
         async with contextlib.aclosing(answered(events, Coding.TEXT)) as answer:
@@ -78,7 +81,7 @@ class UpstreamBackend:
                 yield event
 
     def _request_bytes(self, body: Mapping[str, Any]) -> bytes:
-        sent = {name: value for name, value in body.items() if name != markup.FIELD}
+        sent = {name: value for name, value in body.items() if name not in _OURS}
         sent["model"] = self._config.model
         sent["stream"] = True
         sent["stream_options"] = {"include_usage": True}

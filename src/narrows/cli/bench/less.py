@@ -27,7 +27,7 @@ def less(
     """Answers of a scripted server over the link, whole and without what nobody needs outside."""
     from rich.console import Console
 
-    from narrows.bench.less import measure
+    from narrows.bench.less.run import measure
     from narrows.models.registry import load_model
     from narrows.rows import answered_rows, some_rows
 

@@ -22,11 +22,11 @@ from starlette.types import Receive, Scope, Send
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
-from narrows.edge.api.cost import total_cost
 from narrows.edge.api.front import record_of
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
+from narrows.edge.cost import total_cost
 from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
 from narrows.edge.local import fits
 from narrows.errors import NarrowsError, PeerError

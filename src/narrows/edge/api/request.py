@@ -57,8 +57,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 class ChatRequest:
     """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
     ``concise``: a short one is wanted. ``keep``: the client did not ask (``store: false``) that
-    its answers be forgotten. ``route``: who it goes to. ``prompts``: of a completion, ``n`` divided
-    by their number each; they are not in ``body``."""
+    its answers be forgotten. ``route``: who it goes to. ``prompts``: of a completion, ``n``
+    divided by their number each; they are not in ``body``."""
 
     body: dict[str, Any]
     stops: tuple[str, ...]
@@ -68,9 +68,16 @@ class ChatRequest:
     seed: int | None
     keep: bool = True
     prompts: tuple[str, ...] = ()
-
     concise: bool = False
     route: Route = "strong"
+
+    def shortened(self, config: ConciseConfig) -> ChatRequest:
+        """With the operator's wording, where he or the client wants a short answer."""
+        if "messages" not in self.body or not (self.concise or config.always):
+            return self
+        said = {"role": "system", "content": config.wording}
+        body = self.body | {"messages": [said, *self.body["messages"]]}
+        return replace(self, body=body, concise=True)
 
     def inward(self, index: int) -> dict[str, Any]:
         """What travels inward for one answer: a server given one seed would say the same n
@@ -82,14 +89,6 @@ class ChatRequest:
         if self.seed is None or not choice:
             return body
         return body | {"seed": self.seed + choice}
-
-    def shortened(self, config: ConciseConfig) -> ChatRequest:
-        """With the operator's wording, where he or the client wants a short answer."""
-        if not (self.concise or config.always):
-            return self
-        said = {"role": "system", "content": config.wording}
-        body = self.body | {"messages": [said, *self.body["messages"]]}
-        return replace(self, body=body, concise=True)
 
 
 class _Fields(BodyFields):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
-from narrows.edge.api.cost import mode_of, saved_bytes
 from narrows.edge.api.rates import RateBook
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
+from narrows.edge.cost import mode_of, saved_bytes
 from narrows.edge.dialects.chat import fingerprint
 from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.link.upkeep import LinkClient

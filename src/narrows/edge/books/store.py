@@ -51,8 +51,8 @@ CREATE TABLE traffic (
 ) STRICT, WITHOUT ROWID;
 """
 
-# What an older narrows neither reads nor misses (it holds keys to their shares, and to no other
-# limit): made where they are not there, and no reason for another version. 800 days of
+# What an older narrows neither reads nor misses (it holds keys to their shares of a day, and to no
+# other limit): made where they are not there, and no reason for another version. 800 days of
 # ``imitation``, ``codings`` and ``costs`` are kept.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS key_limits (

@@ -36,8 +36,7 @@ from narrows.coding.kept import ReasoningLevel, level_of, reads_counts
 from narrows.coding.markup import CallForm, Markup, ReasoningForm, reads_markup
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
 from narrows.enclave.config import UpstreamConfig
-from narrows.enclave.modelserver import ModelServer, answered
-from narrows.enclave.reasoning.hidden import (
+from narrows.enclave.less.hidden import (
     AnswerFront,
     Closing,
     HiddenStore,
@@ -45,7 +44,8 @@ from narrows.enclave.reasoning.hidden import (
     inner_key,
     may_reason,
 )
-from narrows.enclave.reasoning.withheld import ReasoningRule
+from narrows.enclave.less.withheld import ReasoningRule
+from narrows.enclave.modelserver import ModelServer, answered
 from narrows.enclave.tokens.completion import SHAPING, Asked, CompletionReader
 from narrows.enclave.tokens.dialect import completion
 from narrows.enclave.tokens.probe import Capability

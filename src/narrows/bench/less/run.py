@@ -20,7 +20,7 @@ from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.spec import answer_spec
 from narrows.enclave.chunks import ChunkReader
-from narrows.enclave.reasoning.withheld import ReasoningFilter, ReasoningRule, kept
+from narrows.enclave.less.withheld import ReasoningFilter, ReasoningRule, kept
 from narrows.errors import InputError
 from narrows.models.api import TokenModel
 from narrows.rows import messages_of

@@ -24,7 +24,8 @@ def rig(tmp_path_factory):
 
 def ask(rig, prompt="Once", **fields):
     with rig.client() as client:
-        return client.completions.create(model=MODEL, prompt=prompt, **fields)
+        reply = client.completions.create(model=MODEL, prompt=prompt, **fields)
+        return list(reply) if fields.get("stream") else reply  # read before the client closes
 
 
 def echoing(request):
@@ -40,6 +41,7 @@ def test_whole(rig):
     assert reply.id.startswith("cmpl-")
     assert reply.usage.completion_tokens == 12
     assert rig.enclave.requests[-1].body == {
+        "reasoning": "send",
         "prompt": "Once",
         "max_tokens": 5,
         "temperature": 0.5,
@@ -48,7 +50,11 @@ def test_whole(rig):
     }
     rig.enclave.script = lambda request: foreign("text")
     assert ask(rig).choices[0].text == "text"
-    assert rig.enclave.requests[-1].body == {"prompt": "Once", "max_tokens": 16}
+    assert rig.enclave.requests[-1].body == {
+        "prompt": "Once",
+        "max_tokens": 16,
+        "reasoning": "send",
+    }
 
 
 def test_streamed(rig):

@@ -179,7 +179,7 @@ def test_a_page_in_a_browser_streams_where_it_is_named(tmp_path: Path, key: str)
         Rig(tmp_path, cors_origins=(ours,)) as rig,
         chromium(tmp_path / "profile") as port,
     ):
-        rig.enclave.script = lambda request: [*native("hello ")[:-1], 0.3, *native("world")[1:]]
+        rig.enclave.script = lambda request: [*native("hello ")[:-1], 2.0, *native("world")[1:]]
         url = f"{rig.url}/v1/chat/completions"
         streamed, keyless = asyncio.run(look(port, ours, url))
         assert streamed[0] == 200, streamed

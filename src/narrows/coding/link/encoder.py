@@ -365,6 +365,10 @@ class LinkEncoder:
         del ahead[half - answer.stream.length % half :]  # a window that slides is read apart
         if len(ahead) < (2 if alone else WORTH_EXTEND):
             return
+        # What is read ahead of the round has room of its own, or others' steps would find none.
+        need_bytes = self._model.stream_bytes(answer.stream.length + len(ahead))
+        if not self._cache.reserve(answer.number, need_bytes):
+            return
         yield from self._grammar.pacer.spend(len(ahead))
         if answer.unfed is None:
             first = Rows(self._model.logits(answer.stream).copy()[None, :], own=True)

@@ -224,7 +224,8 @@ class _Routes:
         good = link.up and gate == "ok" and not self._service.stopping and late_s <= LATE_S
         closed = self._service.watch.book.closed
         good = good and self._service.model == "ok" and not closed
-        refusal = link.refusal.greeting.name if link.refusal else None
+        refused = link.redial.refusal
+        refusal = refused.greeting.name if refused else None
         body = {
             "status": "ok" if good else "unavailable",
             "link": "up" if link.up else "down",

@@ -4,9 +4,7 @@
                                   |                                 ^
                                   +--------- broken ----------------+
 
-- Dialling backs off from 0.1 s to 2 s; links that break behind their greeting, with no answer
-  completed, back off to 10 s, since each greeting is paid from the budget. Where nobody listened
-  at all, which costs nothing, a request that waits has the gate dialled every 0.2 s.
+- Dialling backs off (``redial.py``).
 - What the end of a link means to its answers is settled while the next one is dialled: its
   decoder may be in the middle of a slow step. Two links are never unsettled at once.
 - A gate whose budget is spent is not dialled at all; its state is asked every two seconds.
@@ -33,10 +31,11 @@ from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.config import EdgeConfig
-from narrows.edge.link.dial import GateDialer, Refused, Unreachable
+from narrows.edge.link.dial import GateDialer, Refused
 from narrows.edge.link.link import MAX_OPEN, EdgeLink, Observer, Unobserved
 from narrows.edge.link.orphans import Orphans, fail_answers
 from narrows.edge.link.patience import LinkBytes, Patience, successors
+from narrows.edge.link.redial import Redial
 from narrows.edge.link.worker import Decoder, Turn
 from narrows.edge.problems import ApiError
 from narrows.errors import ArtifactError, NarrowsError, PeerError
@@ -49,10 +48,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("narrows.edge.link")
 
-FIRST_BACKOFF_S = 0.1
-DIAL_BACKOFF_S = 2.0
-WANTED_DIAL_S = 0.2
-BROKEN_BACKOFF_S = 10.0
+STATE_S = 2.0  # between two looks at a budget that is spent
 STEADY_LINK_S = 10.0
 WATCH_S = 0.5
 QUIET_S = 1.0
@@ -88,17 +84,12 @@ class LinkClient:
         self._turns: dict[bytes, Turn] = {}  # by weak model, see DecodeWorker
         self._patience = Patience()
         self._up = asyncio.Event()
-        self._waiting = 0  # requests that wait for a link
-        self._wanted = asyncio.Event()  # set while there are any
         self._counting = asyncio.Semaphore(1)
-        self._free_dial = False  # the last dial cost nothing
         self._orphans = Orphans(config.resume_s, self._ended)
-        self._last_error = ""
-        self._backoff_s = FIRST_BACKOFF_S
+        self.redial = Redial()
         self.heard: Callable[[EdgeAnswer], None] = lambda answer: None
         self.observer: Observer = Unobserved()
         self.gate_state = PortState("ok")
-        self.refusal: Refused | None = None
 
     @property
     def up(self) -> bool:
@@ -163,24 +154,19 @@ class LinkClient:
             self.gate_state = await self._gate.state()
         if self.gate_state.state != "ok" and not self._window_opens_soon():
             raise problems.budget_error(self.gate_state.state, self.gate_state.retry_after_s)
-        self._waiting += 1
-        self._wanted.set()
-        try:
-            async with asyncio.timeout(self._config.link_wait_s):
-                await self._up.wait()
-        except TimeoutError as error:
-            raise self._why_down() from error
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._wanted.clear()
+        with self.redial.wanted():
+            try:
+                async with asyncio.timeout(self._config.link_wait_s):
+                    await self._up.wait()
+            except TimeoutError as error:
+                raise self._why_down() from error
 
     def _why_down(self) -> ApiError:
         state = self.gate_state
         if state.state != "ok":
             return problems.budget_error(state.state, state.retry_after_s)
-        if self.refusal is not None:
-            return problems.link_refused(self.refusal.greeting.name)
+        if self.redial.refusal is not None:
+            return problems.link_refused(self.redial.refusal.greeting.name)
         return problems.link_down()
 
     def cancel(self, answer: EdgeAnswer) -> None:
@@ -208,9 +194,9 @@ class LinkClient:
                 if self.gate_state.state == "ok" or self._window_opens_soon():
                     await self._connected()
                     await self._forgive_refusals()
-                    await self._pause()
+                    await self.redial.pause()
                 else:
-                    await asyncio.sleep(DIAL_BACKOFF_S)
+                    await asyncio.sleep(STATE_S)
             watch.result()
         finally:
             watch.cancel()
@@ -221,21 +207,10 @@ class LinkClient:
             await asyncio.gather(*self._serving, *self._settling, return_exceptions=True)
 
     async def _forgive_refusals(self) -> None:
-        """A link that the gate ended for a reason of its own is no broken one: the gate says
-        when to dial again, and each poll of it costs nothing."""
+        """A link that the gate ended for a reason of its own is no broken one."""
         self.gate_state = await self._gate.state()
         if self.gate_state.state != "ok":
-            self._backoff_s = min(self._backoff_s, DIAL_BACKOFF_S)
-
-    async def _pause(self) -> None:
-        """Between two dials: the back-off, cut short where a request waits and dialling is free."""
-        least_s = min(WANTED_DIAL_S, self._backoff_s)
-        await asyncio.sleep(least_s)
-        try:
-            async with asyncio.timeout(self._backoff_s - least_s):
-                await (self._wanted if self._free_dial else asyncio.Event()).wait()
-        except TimeoutError:
-            return
+            self.redial.forgive()
 
     def _window_opens_soon(self) -> bool:
         state = self.gate_state
@@ -247,12 +222,9 @@ class LinkClient:
         try:
             link, first = await self._open(self._shelf.offers)
         except NarrowsError as error:
-            self._free_dial = isinstance(error, Unreachable)
-            self.refusal = error if isinstance(error, Refused) else None
-            limit_s = BROKEN_BACKOFF_S if isinstance(error, Refused) else DIAL_BACKOFF_S
-            self._back_off(error, limit_s)
+            self.redial.failed(error)
             return
-        self.refusal, self._free_dial = None, False
+        self.redial.greeted()
         self._use(link, first)
         if self._shelf.newer_than(link.model.digest):
             self._patience.tried()  # the enclave does not have it: just seen
@@ -350,9 +322,8 @@ class LinkClient:
             if link is self._link:
                 self._up.clear()
         if link is self._link:
-            if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
-                self._backoff_s = FIRST_BACKOFF_S
-            self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
+            steady = bool(link.completed) or time.monotonic() - started_s > STEADY_LINK_S
+            self.redial.ended(broken or PeerError("the gate closed the link"), steady)
         if self._settling:
             await asyncio.wait(self._settling)
         self._settling[asyncio.create_task(self._settle(link, broken))] = link
@@ -395,13 +366,6 @@ class LinkClient:
                 longest_s = max(longest_s, limits.thinking_s)
             if now_s - answer.last_event_s > longest_s:
                 fail_answers([answer], problems.stalled(longest_s))
-
-    def _back_off(self, error: Exception, limit_s: float) -> None:
-        text = str(error)
-        if text != self._last_error:
-            log.warning("%s", text, exc_info=None if isinstance(error, NarrowsError) else error)
-        self._last_error = text
-        self._backoff_s = min(limit_s, 2 * self._backoff_s)
 
     def _ended(self, answer: EdgeAnswer) -> None:
         """An answer is over inside: its cost goes to its key, and ``heard`` hears of it."""

@@ -79,6 +79,8 @@ def test_each_prompt_has_its_answers_under_its_indexes(rig):
     again = ask(rig, prompts, n=2, seed=7)
     assert {one.noise_key for one in rig.enclave.requests[-6:]} == {one.noise_key for one in sent}
     assert again.id != whole.id
+    alone = [ask(rig, prompt).usage.prompt_tokens for prompt in prompts]
+    assert whole.usage.prompt_tokens == sum(alone)
     texts = [""] * 6
     for chunk in ask(rig, prompts, n=2, stream=True):
         texts[chunk.choices[0].index] += chunk.choices[0].text

@@ -99,7 +99,7 @@ class AnswerResponse:
                 self._service.rates.answering(
                     self._scope,
                     len(self._answers),
-                    self._body_bytes // BYTES_PER_TOKEN,
+                    self._body_bytes * max(1, len(self._request.prompts)) // BYTES_PER_TOKEN,
                     lambda: self._tokens().total,
                 ),
             ):
@@ -262,8 +262,7 @@ class AnswerResponse:
         return next((answer.error for answer in self._answers if answer.error), None)
 
     def _tokens(self, over: bool = False) -> TokenUsage:
-        first = self._answers[0]
-        prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
+        prompt = sum(map(_prompt_tokens, self._answers[:: self._request.choices]))
         counted = [a.reasoning_tokens for a in self._answers if a.reasoning_tokens is not None]
         reasoning = sum(counted) if counted else None
         cost = total_cost(self._answers) if over else None
@@ -276,6 +275,10 @@ def _end(answer: EdgeAnswer) -> Ended | None:
 
 def _text_bytes(pieces: Sequence[Piece]) -> int:
     return sum(len(piece.text.encode("utf-8", "surrogatepass")) for piece in pieces)
+
+
+def _prompt_tokens(answer: EdgeAnswer) -> int:
+    return answer.usage.prompt_tokens if answer.usage else answer.prompt_tokens
 
 
 def _completion_tokens(answer: EdgeAnswer) -> int:

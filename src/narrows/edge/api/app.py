@@ -26,6 +26,7 @@ from narrows.edge.books.keys import FoundKey
 from narrows.edge.dialects.anthropic import AnthropicDialect
 from narrows.edge.dialects.anthropic_request import anthropic_request, error_body
 from narrows.edge.dialects.chat import ChatDialect
+from narrows.edge.dialects.choices import ChoicesHead
 from narrows.edge.dialects.completions import CompletionsDialect
 from narrows.edge.dialects.dialect import Dialect
 from narrows.edge.dialects.responses import ResponsesDialect
@@ -74,14 +75,7 @@ class _Routes:
         scope = self._scope(request)
         body = await self._body(request)
         parsed = self._parsed(jsonio.parse_object(body))
-        dialect = ChatDialect(
-            parsed.n,
-            model=self._service.config.model_name,
-            created_s=int(self._service.wall_s()),
-            system_fingerprint=self._service.fingerprint,
-            with_usage=parsed.include_usage,
-            random_bytes=self._service.random_bytes,
-        )
+        dialect = ChatDialect(parsed.n, self._head(parsed))
         return AnswerResponse(self._service, parsed, dialect, scope, len(body))
 
     async def completions(self, request: Request) -> ASGIApp:
@@ -91,14 +85,7 @@ class _Routes:
         config, service = self._service.config, self._service
         prompts = await completion_prompts(data.get("prompt"), config.limits, service.link)
         parsed = parse_completion(data, prompts, config.model_name, config.limits)
-        dialect = CompletionsDialect(
-            parsed.n,
-            model=config.model_name,
-            created_s=int(service.wall_s()),
-            system_fingerprint=service.fingerprint,
-            with_usage=parsed.include_usage,
-            random_bytes=service.random_bytes,
-        )
+        dialect = CompletionsDialect(parsed.n, self._head(parsed))
         return AnswerResponse(service, parsed, dialect, scope, -(-len(body) // len(prompts)))
 
     async def messages(self, request: Request) -> ASGIApp:
@@ -157,6 +144,16 @@ class _Routes:
             self._service.replies.forget(scope, reply)
             return _reply({"id": reply, "object": "response", "deleted": True})
         return _reply(self._service.replies.response(scope, reply))
+
+    def _head(self, parsed: ChatRequest) -> ChoicesHead:
+        service = self._service
+        return ChoicesHead(
+            service.config.model_name,
+            int(service.wall_s()),
+            service.fingerprint,
+            parsed.include_usage,
+            service.random_bytes,
+        )
 
     def _caller(self, request: Request) -> FoundKey:
         """Raises ApiError."""

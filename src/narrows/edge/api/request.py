@@ -79,12 +79,17 @@ class ChatRequest:
         body = self.body | {"messages": [said, *self.body["messages"]]}
         return replace(self, body=body, concise=True)
 
+    @property
+    def choices(self) -> int:
+        """Answers to the same prompt; they stand side by side."""
+        return self.n // max(1, len(self.prompts))
+
     def inward(self, index: int) -> dict[str, Any]:
         """What travels inward for one answer: a server given one seed would say the same n
         times."""
         body, choice = self.body, index
         if self.prompts:
-            prompt, choice = divmod(index, self.n // len(self.prompts))
+            prompt, choice = divmod(index, self.choices)
             body = body | {"prompt": self.prompts[prompt]}
         if self.seed is None or not choice:
             return body

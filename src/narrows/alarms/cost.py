@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from narrows.alarms.detector import Firing
-from narrows.alarms.evidence import MAX_SUBJECTS, Evidence
+from narrows.alarms.evidence import MAX_SUBJECTS, Evidence, SummedTest
 
 DEFAULT_ALPHA = 1e-6
 DRIFT = 1.5
@@ -85,14 +85,14 @@ class CostReference:
             self._rows[subject] = (values[0], values[1])
 
 
-class CostTest:
+class CostTest(SummedTest):
     """``alpha``: false alarms an observation."""
 
     name = "cost"
 
     def __init__(self, reference: CostReference, alpha: float = DEFAULT_ALPHA) -> None:
         self._reference = reference
-        self._sums = Evidence(len(_BETS), alpha)
+        super().__init__(Evidence(len(_BETS), alpha))
 
     def observe(
         self, key_id: int, kind: int, hour: int, bits: float, tokens: int, first: bool
@@ -114,18 +114,6 @@ class CostTest:
         plausible = min(max(bits - fixed, rate * tokens / 2), 2 * rate * tokens)
         self._reference.learn(key_id, kind, hour, plausible, tokens)
         return None
-
-    def forget(self, subject: int) -> None:
-        """As of ``Detector``."""
-        self._sums.forget(subject)
-
-    def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
-        """As of ``Detector``."""
-        return self._sums.take_changed()
-
-    def restore(self, subject: int, values: Sequence[float]) -> None:
-        """As of ``Detector``."""
-        self._sums.restore(subject, values)
 
 
 def _class_row(kind: int) -> int:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from narrows.alarms.detector import EVERYONE, Firing
-from narrows.alarms.evidence import Evidence
+from narrows.alarms.evidence import Evidence, SummedTest
 
 DEFAULT_ALPHA = 1e-6
 _MOST_SHARE = 1 / 16
@@ -24,14 +24,14 @@ _LEARN = 1 / 64
 _SEEN = -2  # the row of what was learned, no subject
 
 
-class UncoupledTest:
+class UncoupledTest(SummedTest):
     """``couples``: ``auto``, ``always`` or ``never`` (then nothing is tested)."""
 
     name = "uncoupled"
 
     def __init__(self, couples: str = "auto", alpha: float = DEFAULT_ALPHA) -> None:
         self._couples = couples
-        self._sums = Evidence(len(_BETS), alpha / 2)
+        super().__init__(Evidence(len(_BETS), alpha / 2))
         self._share = 0.0  # of answers that coupled, lately
         self._latched = couples == "always"
         self._changed = False
@@ -55,21 +55,17 @@ class UncoupledTest:
                 found.append(Firing("uncoupled", self.name, subject, self._sums.limit_bits, note))
         return found
 
-    def forget(self, subject: int) -> None:
-        """As of ``Detector``."""
-        self._sums.forget(subject)
-
     def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
         """As of ``Detector``."""
         if self._changed:
             self._changed = False
             yield _SEEN, [float(self._share), float(self._latched)]
-        yield from self._sums.take_changed()
+        yield from super().take_changed()
 
     def restore(self, subject: int, values: Sequence[float]) -> None:
         """As of ``Detector``."""
         if subject != _SEEN:
-            self._sums.restore(subject, values)
+            super().restore(subject, values)
         elif len(values) == 2 and all(0 <= one <= 1 for one in values):
             self._share = values[0]
             self._latched = self._latched or values[1] == 1.0

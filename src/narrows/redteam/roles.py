@@ -21,7 +21,7 @@ from narrows.ledger.witness.witness import witness_verifier
 from narrows.redteam.attack import Effort, attack
 from narrows.redteam.client import Seen, watch
 from narrows.redteam.payload import Decoded, to_bits
-from narrows.redteam.site import Site
+from narrows.redteam.site import Site, passed
 
 WAIT_S = 20.0
 JITTER_S = 0.05  # by how much later than they left bytes may be read here, beside ``Lateness``
@@ -70,16 +70,7 @@ def telemetry_bytes(site: Site, effort: Effort) -> Decoded:
     """
     data = effort.secret.take(8 * effort.times(3000)).to_bytes(effort.times(3000), "big")
 
-    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(data)
-        await writer.drain()
-        await reader.read()
-
-    site.inside.raw = raw
-    with site.dial() as sock:
-        sock.sendall(b"\x00")
-        seen = watch(sock, WAIT_S, len(data))
+    seen = passed(site, data, WAIT_S)
     return Decoded(effort.secret.taken, as_bits(seen.data))
 
 

@@ -37,7 +37,7 @@ from narrows.ledger.office.propose import budget_document
 from narrows.ledger.office.setup import open_witness
 from narrows.ledger.stores.place import OPERATOR, LedgerPlace
 from narrows.private import private_folder
-from narrows.redteam.client import Client
+from narrows.redteam.client import Client, Seen, watch
 from narrows.redteam.inside import HostileInside
 from narrows.wire.gatestate import fetch_state
 from narrows.wire.gatestats import read_gate_ports
@@ -270,6 +270,21 @@ class Site:
         elif name == "edge":
             edge = dataclasses.replace(config.edge, listen_port=int(facts["port"]))
             self._config = dataclasses.replace(config, edge=edge)
+
+
+def passed(site: Site, data: bytes, seconds: float) -> Seen:
+    """What comes of ``data`` that the enclave sends on the raw port at once, in so long."""
+
+    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(data)
+        await writer.drain()
+        await reader.read()
+
+    site.inside.raw = raw
+    with site.dial() as sock:
+        sock.sendall(b"\x00")
+        return watch(sock, seconds, len(data))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from cryptography import x509
 
-from narrows.durable import open_once
+from narrows.durable import read_with_mode
 from narrows.edge.config import HttpsFiles
 from narrows.errors import InputError
 
@@ -100,14 +100,7 @@ def try_certificate(certificate: Certificate) -> None:
 
 
 def _read(path: Path, secret: bool = False) -> bytes:
-    try:
-        with open_once(path, follow_links=True) as file:  # renewals turn links
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(MAX_PEM_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > MAX_PEM_BYTES:
-        raise InputError(f"{path} is larger than {MAX_PEM_BYTES:,} bytes")
+    data, mode = read_with_mode(path, MAX_PEM_BYTES, follow_links=True)  # renewals turn links
     if secret and mode & stat.S_IRWXO:
         raise InputError(f"everyone on this machine may read {path}", f"chmod o-rwx {path}")
     return data

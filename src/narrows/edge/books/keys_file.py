@@ -12,7 +12,6 @@ revoked stays so, whatever the file says. The file is taken whole or not at all.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sqlite3
 import stat
@@ -20,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from narrows.durable import open_once
+from narrows.durable import read_with_mode
 from narrows.edge.books.keys import (
     MAX_KEY_CHARS,
     MAX_NAME_CHARS,
@@ -53,14 +52,7 @@ class FileKey:
 
 def load_keys_file(path: Path) -> list[FileKey]:
     """Raises InputError with every mistake, without any key."""
-    try:
-        with open_once(path, follow_links=True) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes")
+    data, mode = read_with_mode(path, MAX_FILE_BYTES, follow_links=True)
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 
 from narrows.alarms.detector import EVERYONE, Firing
 from narrows.alarms.evidence import Evidence, SummedTest, mean_bits
+from narrows.alarms.sequential import upper
 from narrows.errors import InputError
 
 NOISE_RATES = (0.75, 1.0)
@@ -62,7 +63,6 @@ class AnswerNoise:
     """What is known of one answer under way. ``fired``: its alarm was raised."""
 
     logs: list[float] = field(default_factory=lambda: [0.0] * len(NOISE_RATES))
-    tokens: int = 0
     fired: bool = False
 
 
@@ -140,12 +140,7 @@ def _holds(rows: Sequence[Sums], rate: float, share: float, confidence: float) -
     if max(powers) > 500:
         return False
     values = [2.0**power for power in powers]
-    count, mean = len(values), sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    log_term = math.log(4 * len(NOISE_RATES) / confidence)
-    tail = 7 * max(values) * log_term / (3 * (count - 1))
-    upper: float = mean + math.sqrt(2 * variance * log_term / count) + tail
-    return upper <= 1
+    return upper(values, confidence / (2 * len(NOISE_RATES))) <= 1
 
 
 def null_to_json(null: NoiseNull, answers: int) -> str:

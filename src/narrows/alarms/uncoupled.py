@@ -1,7 +1,11 @@
 """Answers that were not coupled where the upstream couples.
 
-The null: whatever came before, an answer at T > 0 is opened uncoupled with a chance of at most
-1 in 16. (An honest encoder tries the dearer coding for every 32nd one.) The bets of
+The null: whatever came before, an answer that can be coupled is not with a chance of at most 1 in
+16. (So an honest encoder tries the dearer coding: ``coding/tokens/choice.py``.) Which can be is
+``edge/watch.py``'s affair: at T > 0, with a conversation, whose draw no parameter shapes, and only
+once it has said anything. The null is false where an upstream stops coupling, where PLAIN has
+become the cheaper coding, and for messages that the strong model's template does not take, which
+go as text: such a client rings for himself, and for all. The bets of
 ``Evidence`` are 1 + b (16 x - 1) for x = 1 where it was uncoupled, else 0: of each key and of all,
 with alpha / 2 each. Eight such answers in a row are an alarm.
 
@@ -35,10 +39,9 @@ class UncoupledTest(SummedTest):
         self._share = 0.0  # of answers that coupled, lately
         self._latched = couples == "always"
         self._changed = False
-        self.count = 0
 
     def observe(self, key_id: int, coupled: bool) -> list[Firing]:
-        """An answer at T > 0 was opened."""
+        """An answer that can be coupled has begun."""
         if self._couples == "never":
             return []
         if not self._latched:
@@ -46,7 +49,6 @@ class UncoupledTest(SummedTest):
             self._latched = self._share > 0.75
             self._changed = True
             return []
-        self.count += not coupled
         factors = [math.log2(1 + bet * (16 * (not coupled) - 1)) for bet in _BETS]
         found = []
         for subject, whose in ((key_id, "this key's"), (EVERYONE, "the edge's")):

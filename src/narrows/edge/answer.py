@@ -93,6 +93,7 @@ class EdgeAnswer:
         self.bits = 0.0
         self.temperature = self.top_p = 0  # Q16, once it has a number
         self.noise: AnswerNoise | None = None  # what the watch knows of it
+        self.judged = False  # the watch has counted how it is coded
         self.costed_tokens = 0
         self.costed_bits = 0.0
         self.cancelled = False

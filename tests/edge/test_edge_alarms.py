@@ -172,13 +172,10 @@ def test_greedy_answers_are_plain_and_no_alarm(tmp_path):
 
 
 def test_what_cannot_be_coupled_is_no_alarm(tmp_path):
-    """Raw prompts go as text, and a refused or broken answer is opened plain by who ends it."""
+    """A parameter of the draw, and an answer that fails: it is opened plain by who ends it."""
     with rig_with(tmp_path, plain, couples="always", uncoupled="close") as rig:
         for _ in range(12):
-            assert (
-                rig.post({"model": "test-model", "prompt": "once"}, "/v1/completions").status_code
-                == 200
-            )
+            assert rig.post(chat(top_k=5)).status_code == 200
         rig.enclave.script = lambda request: [Opened(Coding.PLAIN), Failed(Failure.OVERLOADED)]
         for _ in range(12):
             assert rig.post(chat()).status_code == 429

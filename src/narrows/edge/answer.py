@@ -316,7 +316,7 @@ class EdgeAnswer:
         self._said_bytes += len(text)
         if self._count is not None:
             self._count += text
-            if len(self._count) > MAX_COUNT_DIGITS or not (text or "0").isascii():
+            if len(self._count) > MAX_COUNT_DIGITS or not text.isascii():
                 raise LinkError("a count of kept reasoning that is none")
         elif self._channel is Channel.TOOL_NAME:
             self._name += text

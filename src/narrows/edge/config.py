@@ -20,14 +20,15 @@ from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
+from narrows.wire.http_call import is_web
 from narrows.wire.media import MAX_PARTS
 from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
 from narrows.wire.pins import TlsFiles
 
 MAX_LINK_S = 31_536_000
-# JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_WORDING_CHARS = 4096
+# JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
 
 
@@ -252,7 +253,7 @@ def _local_problems(local: LocalConfig) -> list[str]:
             ("least_logprob", local.least_logprob, -100, 0),
         ]
     )
-    if local.url and not local.url.startswith(("http://", "https://")):
+    if local.url and not is_web(local.url):
         problems.append(f"url {local.url!r} is no http address: write http://host:port/v1")
     if not local.api_key.isprintable() or not local.api_key.isascii():
         problems.append("api_key holds a character that no header can carry")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.dialects.dialect import LinkCost
 
-KEPT_TOKEN_BYTES = 4
+BYTES_PER_TOKEN = 4  # where nobody counts
 """Of reasoning that nobody outside has seen."""
 
 
@@ -19,7 +19,7 @@ def mode_of(answer: EdgeAnswer) -> str:
 
 def saved_bytes(answer: EdgeAnswer) -> int:
     """What its text would have been, less what it took; 0 at least."""
-    whole_bytes = answer.text_bytes + KEPT_TOKEN_BYTES * answer.kept_tokens
+    whole_bytes = answer.text_bytes + BYTES_PER_TOKEN * answer.kept_tokens
     return max(0, whole_bytes - round(answer.bits / 8))
 
 

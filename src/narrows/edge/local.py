@@ -7,13 +7,11 @@ says is written by a stranger: bounded in size and time, and checked like what a
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from narrows.coding.events import (
     Channel,
@@ -27,8 +25,13 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.kept import asks_less
+from narrows.coding.spec import message_text
+from narrows.edge.answer import MAX_TOOL_CALLS, MAX_TOOL_NAME_CHARS
+from narrows.edge.api.messages import REASONING
 from narrows.edge.config import LocalConfig
 from narrows.errors import PeerError
+from narrows.wire.http_call import CallError, post_json, printable
+from narrows.wire.media import media_bytes
 
 LOCAL, AUTO = "-local", "-auto"
 Route = Literal["strong", "local", "auto"]
@@ -53,13 +56,21 @@ def route_of(asked: object, name: str, config: LocalConfig) -> Route:
 def fits(config: LocalConfig, body: Mapping[str, Any]) -> bool:
     """Whether the operator's rules let the local model try."""
     messages = body["messages"]
-    size = sum(len(json.dumps(message.get("content"))) for message in messages)
-    systems = [str(one.get("content")) for one in messages if one.get("role") == "system"]
+    _, media = media_bytes(messages)
+    size = media + sum(map(_chars, messages))
+    systems = [message_text(one) for one in messages if one.get("role") == "system"]
     return (
         size <= config.max_prompt_chars
         and (config.tools or not body.get("tools"))
         and (not config.system or any(config.system in text for text in systems))
     )
+
+
+def _chars(message: Mapping[str, Any]) -> int:
+    """Of what the model would read, but for pictures and files."""
+    calls = message.get("tool_calls") or ()
+    said = [message_text(message), *(message.get(name) or "" for name in REASONING)]
+    return sum(map(len, said)) + sum(len(call["function"]["arguments"]) for call in calls)
 
 
 class LocalModel:
@@ -77,13 +88,14 @@ class LocalModel:
         sent |= {"model": self.config.model, "stream": False}
         if sure:
             sent["logprobs"] = True
-        said = await loop.run_in_executor(self._threads, _post, self.config, sent)
+        deadline = time.monotonic() + self.config.timeout_s  # waiting for a thread counts too
+        said = await loop.run_in_executor(self._threads, _post, self.config, sent, deadline)
         try:
             choice = said["choices"][0]
             if sure and not _sure(choice, self.config.least_logprob):
                 return None
             return _events(choice, said.get("usage"), asks_less(body))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise PeerError("the local model's server sent no answer of its API") from error
 
     def close(self) -> None:
@@ -91,31 +103,21 @@ class LocalModel:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _post(config: LocalConfig, sent: Mapping[str, Any]) -> Any:
+def _post(config: LocalConfig, sent: Mapping[str, Any], deadline: float) -> Any:
     """The JSON that it says. PeerError: none, or not in time."""
-    parts = urlsplit(config.url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    deadline_s = time.monotonic() + config.timeout_s
-    link = kind(parts.hostname or "", parts.port, timeout=config.timeout_s)
-    headers = {"Content-Type": "application/json"}
+    headers = {"Connection": "close"}
     if config.api_key:
         headers["Authorization"] = f"Bearer {config.api_key}"
+    url = config.url.rstrip("/") + "/chat/completions"
+    body = json.dumps(sent).encode("ascii")
     try:
-        path = parts.path.rstrip("/") + "/chat/completions"
-        link.request("POST", path, json.dumps(sent).encode("ascii"), headers)
-        answer = link.getresponse()
-        data = bytearray()
-        while part := answer.read1(1 << 16):
-            data += part
-            if len(data) > config.max_answer_bytes or time.monotonic() > deadline_s:
-                raise PeerError("the local model's answer is too long, or comes too slowly")
-        if answer.status != 200:
-            raise PeerError(f"the local model's server said status {answer.status}")
-        return json.loads(data)
-    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
-        raise PeerError(f"the local model's server gave no answer: {error}") from error
-    finally:
-        link.close()
+        reply = post_json(url, body, config.max_answer_bytes, deadline, headers)
+        if reply.status != 200:
+            raise PeerError(f"the local model's server said status {reply.status}")
+        return json.loads(reply.body)
+    except (CallError, ValueError, RecursionError) as error:
+        said = printable(str(error), 200)
+        raise PeerError(f"the local model's server gave no answer: {said}") from error
 
 
 def _sure(choice: Mapping[str, Any], least: float) -> bool:
@@ -135,8 +137,13 @@ def _events(choice: Mapping[str, Any], usage: object, less: bool) -> list[Event]
         events += [Switch(Channel.REASONING), _text(reasoning), Switch(Channel.CONTENT)]
     if content := message.get("content"):
         events.append(_text(content))
-    for call in message.get("tool_calls") or []:
+    calls = message.get("tool_calls") or []
+    if len(calls) > MAX_TOOL_CALLS:
+        raise ValueError("too many tool calls")
+    for call in calls:
         function = call["function"]
+        if len(function["name"]) > MAX_TOOL_NAME_CHARS:
+            raise ValueError("too long a tool name")
         events += [Switch(Channel.TOOL_NAME), _text(function["name"])]
         events += [Switch(Channel.TOOL_ARGUMENTS), _text(function.get("arguments") or "{}")]
     if isinstance(usage, dict):

@@ -133,7 +133,9 @@ class MarkupReader:
         # At the end of an answer a call may lack its end marker, or a part of that.
         part = "" if found else _partial(self._text, start, _CALLED)
         whole = "".join(self._held)
-        call = self._read(whole) or self._read(whole.removesuffix(part))
+        call = self._read(whole)
+        if call is None and part:
+            call = self._read(whole.removesuffix(part))
         if call is not None:
             self._drop()
             self._tell_call(call)

@@ -33,12 +33,12 @@ from narrows.coding.tokens.gain import GainSegment
 from narrows.durable import read_once
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
+from narrows.edge.cost import BYTES_PER_TOKEN
 from narrows.edge.problems import ApiError
 from narrows.wire.parameters import shapes_draw
 
 log = logging.getLogger("narrows.edge.watch")
 
-BYTES_PER_TOKEN = 4
 _ONE = 65536
 _CONSTRAINED = ("response_format", "tools")
 _MAX_NULL_BYTES = 1 << 16
@@ -134,12 +134,14 @@ class AnswerWatch:
     def check(self, key_id: int) -> None:
         """Raises ApiError where an open alarm refuses this key's answers."""
         if alarm := self.book.refuses(key_id):
-            raise problems.alarmed(alarm.alarm_id, alarm.detector, alarm.policy == "close")
+            raise problems.alarmed(
+                alarm.alarm_id, alarm.detector, alarm.policy == "close" or alarm.subject < 0
+            )
 
     def _raise(self, firings: Sequence[Firing]) -> None:
         for firing in firings:
             alarm = self.book.raise_(firing)
-            if alarm.policy != "tell" and alarm.count == 1:
+            if alarm.policy != "tell":
                 self._act(alarm.subject, alarm.policy == "close", alarm.detector)
 
     def _act(self, subject: int, close: bool, detector: str) -> None:

@@ -81,6 +81,7 @@ def explained_bits(spool: Path, private_key: bytes) -> dict[int, float]:
                         after = auditor.exact_q16 + auditor.drawn_q16
                         found[key_id] += (after - before) / ONE_BIT
                 # Attacks follow each other, so a check ends an answer of the last key heard of.
-                found[key_id] += auditor.replay.checked_bits - checked
+                if not auditor.alarm.raised:
+                    found[key_id] += auditor.replay.checked_bits - checked
         auditor.replay.end()
     return dict(found)

@@ -68,7 +68,7 @@ def telemetry_bytes(site: Site, effort: Effort) -> Decoded:
     Charged: as bytes of any port, each with its own account; this is the attack with the least
     between payload and charge.
     """
-    data = effort.secret.take(8 * effort.times(3000)).to_bytes(effort.times(3000), "big")
+    data = bytes(effort.secret.take(8) for _ in range(effort.times(3000)))
 
     seen = passed(site, data, WAIT_S)
     return Decoded(effort.secret.taken, as_bits(seen.data))
@@ -161,8 +161,11 @@ def _windows(site: Site, effort: Effort, seconds: float, rest_s: float) -> Decod
     site.end("gate")
     whole = Seen([read for link in links for read in link.reads])
     late_s = JITTER_S + lateness.most_s
-    most = most_in_window(whole, max(0.0, site.window_s - late_s))
     reading = _arrived([link.data for link in links if link.reads], flood)
+    if late_s > site.window_s / 2:  # an interval so much shorter would say nothing
+        reading.note = f"the reader was {late_s:.1f} s late: nothing is known of windows"
+        return reading
+    most = most_in_window(whole, site.window_s - late_s)
     reading.note = (
         f"at most {most:,} of {site.cap_bytes:,} bytes in {site.window_s:g} s, "
         f"less {late_s:.2f} s by which the reader was late"

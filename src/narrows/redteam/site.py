@@ -67,7 +67,6 @@ class Site:
     ) -> None:
         self.state, self.inside = state, inside
         self.tick_ms = TICK_MS
-        self.isolated = network is not None
         self._network = network
         self._supervisor = Supervisor(state / "log")
         self._roles: dict[str, Role] = {}
@@ -118,9 +117,9 @@ class Site:
         edge = self._config.edge
         return Client(("127.0.0.1", edge.listen_port), edge.model_name, self._key)
 
-    def dial(self, port: int = 1) -> socket.socket:
-        """A connection to a port of the gate, as the edge has it: 1 leads to the raw one."""
-        gate = self._config.gate.ports[port]
+    def dial(self) -> socket.socket:
+        """A connection to the gate's raw port, as an edge has it."""
+        gate = self._config.gate.ports[1]
         sock = socket.create_connection((gate.listen_host, gate.listen_port), DIAL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = self._config.edge.tls

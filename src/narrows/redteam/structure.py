@@ -23,14 +23,14 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.coding.markup import Markup, ReasoningForm
+from narrows.edge.dialects.choices import FINISH_REASONS
 from narrows.enclave.backend import BackendRequest
 from narrows.redteam.attack import Effort, attack
 from narrows.redteam.inside import Step
 from narrows.redteam.payload import Decoded, symbols
 from narrows.redteam.site import Site
 
-REASONS = (Finish.STOP, Finish.LENGTH, Finish.TOOL_CALLS, Finish.CONTENT_FILTER)
-SAID = ("stop", "length", "tool_calls", "content_filter")
+REASONS, SAID = tuple(FINISH_REASONS), tuple(FINISH_REASONS.values())
 _THINKING = Markup(reasoning=ReasoningForm.MARKED)
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 ANSWERS = 8

@@ -22,11 +22,11 @@ from starlette.types import Receive, Scope, Send
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
-from narrows.edge.api.front import record_of
+from narrows.edge.api.front import LINK_BYTES_HEADER, record_of
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
-from narrows.edge.cost import total_cost
+from narrows.edge.cost import BYTES_PER_TOKEN, total_cost
 from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
 from narrows.edge.local import fits
 from narrows.errors import NarrowsError, PeerError
@@ -36,8 +36,6 @@ log = logging.getLogger("narrows.edge.answering")
 
 HEADER_HOLD_S = 15.0
 PING_S = 15.0
-BYTES_PER_TOKEN = 4  # where a model server reports no usage
-LINK_BYTES_HEADER = "x-narrows-link-bytes"
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -131,7 +129,11 @@ class AnswerResponse:
 
     async def _serve(self, send: Send) -> None:
         if not await self._answered_outside():
+            # An alarm that was raised while this request was read, or waited, holds for it too: it
+            # ends what is on a link, and this is on none until ``start`` returns.
+            self._service.watch.check(self._scope)
             await self._service.link.start(self._answers)
+            self._service.watch.check(self._scope)
         if self._request.stream:
             await self._serve_stream(send)
         else:

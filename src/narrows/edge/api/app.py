@@ -83,7 +83,8 @@ class _Routes:
         body = await self._body(request)
         data = jsonio.parse_object(body)
         config, service = self._service.config, self._service
-        prompts = await completion_prompts(data.get("prompt"), config.limits, service.link)
+        with service.admit(1, len(body)):  # ids wait for the weak model
+            prompts = await completion_prompts(data.get("prompt"), config.limits, service.link)
         parsed = parse_completion(data, prompts, config.model_name, config.limits)
         dialect = CompletionsDialect(parsed.n, self._head(parsed))
         return AnswerResponse(service, parsed, dialect, scope, -(-len(body) // len(prompts)))

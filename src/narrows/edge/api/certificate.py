@@ -30,7 +30,7 @@ from narrows.edge.config import HttpsFiles
 from narrows.errors import InputError
 
 MAX_PEM_BYTES = 1 << 18
-TRIAL_S = 20.0
+TRIAL_S = 60.0
 _SERVER = "narrows.edge.api.granian_server"
 
 

@@ -30,12 +30,14 @@ PREFLIGHT_S = 600
 MAX_ID_CHARS = 128
 MAX_LOGGED_CHARS = 200
 GONE = 499
+LINK_BYTES_HEADER = "x-narrows-link-bytes"
 _RATES = [f"x-ratelimit-{what}" for what in ("limit", "remaining", "reset")]
 _READABLE = (
     "request-id",
     "retry-after",
     "x-request-id",
     "x-should-retry",
+    LINK_BYTES_HEADER,
     *(f"{what}-{unit}" for what in _RATES for unit in ("requests", "tokens")),
 )
 _ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_CHARS)

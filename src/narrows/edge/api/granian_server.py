@@ -105,14 +105,15 @@ class HttpServer:
         self._reloading = False
         try:
             certificate = await asyncio.to_thread(self._load)
-        except InputError as error:
+            if certificate == self._certificate:
+                return current
+            newer = await self._start(certificate)
+        except (InputError, OSError) as error:
             log.error("the new certificate is not used, the one before stays: %s", error)
             return current
-        if certificate == self._certificate:
-            return current
-        newer = await self._start(certificate)
         self._certificate = certificate
-        self._running[current].end()
+        if (older := self._running.get(current)) is not None:
+            older.end()
         log.info("a new certificate is in use")
         return newer
 
@@ -191,8 +192,10 @@ async def _try(certificate: tuple[str, str]) -> None:
         server = _Embedded(_nothing, EdgeConfig(), listener, certificate)
         serving = asyncio.create_task(server.serve())
         await server.started(serving)
-        server.end()
-        await asyncio.wait({serving}, timeout=STOP_S)
+        if serving.done():
+            serving.result()
+        # Tried is the certificate: granian can abort in an orderly end that comes this soon.
+        os._exit(0)
 
 
 if __name__ == "__main__":

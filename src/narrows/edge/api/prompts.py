@@ -40,18 +40,31 @@ async def _texts(
 ) -> list[str]:
     if sum(map(len, prompts)) > limits.prompt_bytes:
         raise too_long(f"The prompts have more than {limits.prompt_bytes:,} tokens.")
-    return await link.with_weak(lambda model: [id_text(model, ids) for ids in prompts])
+    return await link.with_weak(lambda model: _read(model, prompts, limits.prompt_bytes))
 
 
-def id_text(model: TokenModel, ids: Sequence[int]) -> str:
-    """What token ids of the weak model say. ``ApiError`` where they say nothing."""
+def _read(model: TokenModel, prompts: Sequence[Sequence[int]], most_bytes: int) -> list[str]:
+    texts: list[str] = []
+    for ids in prompts:
+        texts.append(id_text(model, ids, most_bytes))
+        most_bytes -= len(texts[-1])  # less than its bytes at most: the rest is counted exactly
+    return texts
+
+
+def id_text(model: TokenModel, ids: Sequence[int], most_bytes: int) -> str:
+    """What token ids of the weak model say. ``ApiError`` where they say nothing, or more."""
     if not all(0 <= token < model.vocab_size for token in ids):
         message = (
             f"prompt has ids beyond the {model.vocab_size:,} that this edge can read; send text."
         )
         raise bad_request(message, "prompt")
+    data = bytearray()
+    for token in ids:
+        data += model.tokenizer.token_bytes(token)
+        if len(data) > most_bytes:
+            raise too_long(f"A prompt has more than {most_bytes:,} bytes of text.")
     try:
-        return b"".join(map(model.tokenizer.token_bytes, ids)).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         message = "prompt has ids that are no text in this edge's vocabulary; send text."
         raise bad_request(message, "prompt") from error

@@ -140,7 +140,9 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     if max_tokens:
         body["max_tokens"] = max_tokens
     tools = _tools(fields, limits)
-    return _finished(fields, body | tools, limits, keep=data.get("store") is None)
+    concise = bool(fields.flag("concise"))
+    keep = data.get("store") is None
+    return _finished(fields, body | tools, limits, keep=keep, concise=concise)
 
 
 def parse_completion(
@@ -175,6 +177,7 @@ def _finished(
     limits: EdgeLimits,
     *,
     keep: bool,
+    concise: bool = False,
     prompts: tuple[str, ...] = (),
 ) -> ChatRequest:
     """``body`` with the fields that all have in common."""
@@ -191,8 +194,9 @@ def _finished(
     if seed is not None:
         body["seed"] = seed
     n = (fields.integer("n", 1, limits.n) or 1) * max(1, len(prompts))
-    if prompts and n > limits.answers // 2:
-        raise bad_request(f"More than {limits.answers // 2} answers at once.", "prompt")
+    most = max(1, limits.answers // 2)
+    if prompts and n > most:
+        raise bad_request(f"More than {most} answers at once.", "prompt")
     stream = bool(fields.flag("stream"))
     request = ChatRequest(
         body=body,
@@ -203,7 +207,7 @@ def _finished(
         seed=seed,
         keep=keep,
         prompts=prompts,
-        concise=bool(fields.flag("concise")),
+        concise=concise,
     )
     fields.finish()
     return request

@@ -17,6 +17,7 @@ import sqlite3
 import stat
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from narrows.durable import read_with_mode
@@ -61,7 +62,7 @@ def load_keys_file(path: Path) -> list[FileKey]:
     problems: list[str] = []
     seen: dict[bytes, int] = {}
     for number, text in enumerate(lines, 1):
-        words = text.split("#")[0].split()
+        words = list(takewhile(lambda word: not word.startswith("#"), text.split()))
         if not words:
             continue
         try:

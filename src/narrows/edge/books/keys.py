@@ -16,7 +16,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from narrows.edge.books.store import transaction
 from narrows.errors import InputError

@@ -173,7 +173,12 @@ def list_keys(database: sqlite3.Connection, day: str) -> list[ApiKey]:
         " LEFT JOIN file_keys ON file_keys.key_id = id ORDER BY id",
         (day,),
     )
-    return [ApiKey(*row[:9], limits=KeyLimits(*row[10:]), from_file=bool(row[9])) for row in rows]
+    return [_listed(*row) for row in rows]
+
+
+def _listed(*row: Any) -> ApiKey:
+    known = (*row[:9], KeyLimits(*row[10:]), bool(row[9]))
+    return ApiKey(*known)
 
 
 def key_names(database: sqlite3.Connection) -> dict[int, str]:

@@ -212,7 +212,7 @@ def _within(path: Path, folders: Iterable[Path]) -> bool:
 def _readable(path: Path, uid: int) -> bool:
     found = path.stat()
     mode = found.st_mode >> 6 if found.st_uid == uid else found.st_mode
-    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
+    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else 0)
     return mode & wanted == wanted
 
 

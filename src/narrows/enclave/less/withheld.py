@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from narrows.coding.events import Channel, Event, Finish, Finished, Switch, Text, Usage
-from narrows.coding.kept import ReasoningLevel, count_said
+from narrows.coding.kept import BYTES_PER_TOKEN, ReasoningLevel, count_said
+from narrows.coding.markup import THINK, THOUGHT
 
-OPENS, CLOSES = b"<think>", b"</think>"
-BYTES_PER_TOKEN = 4  # where a server counts nothing
+_OPENS, _CLOSES = THINK.encode(), THOUGHT.encode()
 _SPACE = b" \t\r\n"
 
 
@@ -95,24 +95,24 @@ class ReasoningFilter:
             data = text
         data, self._held = self._held + data, b""
         if not self._thinking:
-            if len(data) < len(OPENS) and OPENS.startswith(data):
+            if len(data) < len(_OPENS) and _OPENS.startswith(data):
                 self._held = data
                 if len(self._space) > self._limit_bytes:  # nothing else
                     self._hide(self._front_space())
                 return b""
-            if not data.startswith(OPENS):
+            if not data.startswith(_OPENS):
                 self._past = True
                 return self._front_space() + data
             self._hide(self._front_space())
             self._thinking = True
-        at = data.find(CLOSES)
+        at = data.find(_CLOSES)
         if at < 0:
             keep = _partial(data)
             self._hide(data[: len(data) - keep])
             self._held = data[len(data) - keep :]
             return b""
         self._past = True
-        end = at + len(CLOSES)
+        end = at + len(_CLOSES)
         self._hide(data[:end])
         return data[end:]
 
@@ -178,8 +178,8 @@ def _ended(
 
 
 def _partial(data: bytes) -> int:
-    """How many bytes at the end of ``data`` may begin ``CLOSES``."""
-    for size in range(min(len(CLOSES) - 1, len(data)), 0, -1):
-        if data.endswith(CLOSES[:size]):
+    """How many bytes at the end of ``data`` may begin ``_CLOSES``."""
+    for size in range(min(len(_CLOSES) - 1, len(data)), 0, -1):
+        if data.endswith(_CLOSES[:size]):
             return size
     return 0

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from narrows.errors import InputError
+from narrows.errors import InputError, PeerError
+from narrows.isolate import sandbox
 from narrows.isolate.sandbox import Sandbox
 
 
@@ -24,3 +25,19 @@ def test_who_is_inside_can_enter_the_folders_that_it_may_read(tmp_path: Path, ow
     with pytest.raises(InputError) as refused:
         box.check(tmp_path / "state", shown=())
     assert f"{folder} is not readable by others (chmod o+rX)" in refused.value.problems
+
+
+def test_a_preparation_that_fails_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spared role is tried again every few seconds, for ever."""
+
+    def fails() -> bytes:
+        raise PeerError("no such machine")
+
+    monkeypatch.setattr(
+        sandbox, "new_user_namespace", lambda uid: os.open("/dev/null", os.O_RDONLY)
+    )
+    monkeypatch.setattr(sandbox.seccomp, "program", fails)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(PeerError):
+        Sandbox(12345, data={"/run/narrows/a": b"a"}).prepare(["true"])
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -118,9 +118,11 @@ def test_wrong_words_of_the_operator_are_told(tmp_path: Path) -> None:
     path.write_text(head + 'pass = ["top_k"]\ndrop = ["top_k"]\n')
     with pytest.raises(InputError):
         load_sections(path, {"enclave": EnclaveConfig})
-    path.write_text(head + 'pass = ["top_k"]\nextra_body = { cache_prompt = true }\n')
+    extra = 'extra_body = { cache_prompt = true, part_bytes = "10MB" }'
+    path.write_text(head + f'pass = ["top_k"]\nmax_line_bytes = "2MB"\n{extra}\n')
     found = load_sections(path, {"enclave": EnclaveConfig})["enclave"].upstream
-    assert (found.pass_, found.extra_body) == (("top_k",), {"cache_prompt": True})
+    assert (found.pass_, found.max_line_bytes) == (("top_k",), 2_000_000)
+    assert found.extra_body == {"cache_prompt": True, "part_bytes": "10MB"}, "as it is written"
 
 
 def asked(given: dict[str, Any], **config: Any) -> tuple[list[Event], list[dict[str, Any]]]:

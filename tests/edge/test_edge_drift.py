@@ -57,7 +57,7 @@ def test_status_says_so(tmp_path):
     now = [1_700_000_000.0]
     stats = recorder(tmp_path, now)
     save_bounds(open_database(tmp_path), BOUNDS)
-    stats.models_seen([Offer("mine", b"\x01" * 32, b"", 1.5)])
+    stats.models_seen({Offer("mine", b"\x01" * 32, b"", 1.5).label: 1.5})
     label = "mine 01010101"
     for _ in range(5):
         stats.imitation(label).add(7, 1000, 2000)

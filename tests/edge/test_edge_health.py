@@ -10,27 +10,42 @@ from typing import Any
 import pytest
 
 import narrows.edge.api.probe as probe_module
-from narrows.edge.api.app import LATE_S, _Routes
+from narrows.edge.api.app import _Routes
 from narrows.edge.api.probe import StrongModelProbe
+from narrows.edge.api.service import Service
+from narrows.edge.config import EdgeConfig
 from narrows.edge.link.redial import Redial
+from narrows.edge.models import LATE_S, EdgeModel, EdgeModels
 
 
-def health(
-    late_s: float = 0.0, model: str = "ok", closed: bool = False
-) -> tuple[int, dict[str, Any]]:
-    link = SimpleNamespace(
-        up=True,
+def served(late_s: float = 0.0, model: Any = "ok", name: str = "m", up: bool = True) -> EdgeModel:
+    link: Any = SimpleNamespace(
+        up=up,
         gate_state=SimpleNamespace(state="ok"),
         decoder_late_s=lambda: late_s,
         redial=Redial(),
         weak=SimpleNamespace(name="w", digest=b"x" * 32),
         draining=False,
     )
-    watch = SimpleNamespace(book=SimpleNamespace(closed=closed))
-    service: Any = SimpleNamespace(link=link, stopping=False, model=model, watch=watch)
-    request: Any = None
+    none: Any = None
+    return EdgeModel(EdgeConfig(model_name=name), link, none, none, b"", model)
+
+
+def asked(
+    *models: EdgeModel, closed: bool = False, query: str | None = None
+) -> tuple[int, dict[str, Any]]:
+    alarms: Any = SimpleNamespace(book=SimpleNamespace(closed=closed))
+    none: Any = None
+    service = Service(EdgeConfig(), EdgeModels(models), none, none, alarms)
+    request: Any = SimpleNamespace(query_params={} if query is None else {"model": query})
     reply = asyncio.run(_Routes(service).health(request))
     return reply.status_code, json.loads(bytes(reply.body))
+
+
+def health(
+    late_s: float = 0.0, model: str = "ok", closed: bool = False
+) -> tuple[int, dict[str, Any]]:
+    return asked(served(late_s, model), closed=closed)
 
 
 @pytest.mark.parametrize("model", ["unknown", "down"])
@@ -52,14 +67,31 @@ def test_an_alarm_that_closes_the_edge_is_no_good_health() -> None:
     assert (status, body["alarm"]) == (503, "closed")
 
 
+def test_of_several_models_each_is_said_and_one_that_serves_is_enough() -> None:
+    good, bad = served(name="good"), served(name="bad", up=False)
+    status, body = asked(good, bad)
+    assert (status, body["status"]) == (200, "partly")
+    assert {name: one["status"] for name, one in body["models"].items()} == {
+        "good": "ok",
+        "bad": "unavailable",
+    }
+    assert body["models"]["bad"]["link"] == "down"
+    assert asked(good, good)[1]["status"] == "ok"
+    assert asked(bad, bad)[0] == asked(good, bad, closed=True)[0] == 503
+    assert asked(good, bad, query="good")[0] == 200
+    status, body = asked(good, bad, query="bad")
+    assert (status, body["link"]) == (503, "down")
+
+
 class Asking(StrongModelProbe):
     """A probe whose questions get ``codes``, and answers behind them."""
 
     def __init__(self, *codes: str, probe: bool = True) -> None:
         self.looks = self.questions = 0
         self._codes = list(codes)
-        service: Any = SimpleNamespace(config=SimpleNamespace(probe=probe), model="ok", link=self)
-        super().__init__(service)
+        config = SimpleNamespace(probe=probe)
+        model: Any = SimpleNamespace(config=config, answers="ok", name="m", link=self)
+        super().__init__(model, bytes)
 
     @property
     def up(self) -> bool:

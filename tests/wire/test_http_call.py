@@ -144,6 +144,19 @@ def test_a_tls_handshake_that_drips_is_under_the_deadline(tmp_path: Path) -> Non
         assert type(found) is CallError
 
 
+def test_a_body_until_the_end_is_bounded_though_it_came_with_the_head() -> None:
+    def answer(client: socket.socket) -> None:
+        read_request(client)
+        client.sendall(OK + b"\r\n" + b"x" * 101)
+
+    with listening(answer) as url:
+        deadline = time.monotonic() + PATIENCE_S
+        connection = Connection("127.0.0.1", int(url.rpartition(":")[2]), deadline)
+        with pytest.raises(CallError, match="too long"):
+            connection.post("/x", b"request", "text/plain", 100, deadline)
+        connection.close()
+
+
 @pytest.mark.parametrize(
     ("data", "body", "kept"),
     [

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from narrows.alarms.detector import EVERYONE, Detector, Firing
+from narrows.alarms.detector import EVERYONE, OF_MODEL, Detector, Firing
 from narrows.alarms.settings import AlarmSettings
 from narrows.alarms.store import AlarmStore, EvidenceRow, FiledAlarm
 
@@ -139,8 +139,9 @@ class AlarmBook:
             self._send_once((alarm.detector, alarm.subject), alarm, self._wall_s())
         for alarm in ended:
             self._open.pop((alarm.detector, alarm.subject), None)
-            if alarm.kind in self._detectors:
-                self._detectors[alarm.kind].forget(alarm.subject)
+            _, at, model = alarm.detector.partition(OF_MODEL)
+            if (name := alarm.kind + at + model) in self._detectors:
+                self._detectors[name].forget(alarm.subject)
             log.warning("alarm %s, %s: acknowledged", alarm.detector, _who(alarm.subject))
         if ended:
             self._note_closing()

@@ -9,7 +9,7 @@ forgets nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 EVERYONE = -1
@@ -17,6 +17,10 @@ EVERYONE = -1
 
 KINDS = ("noise", "uncoupled", "cost", "share", "full")
 """What an alarm can be about; each has a policy. ``full``: the book has no room for another."""
+
+
+OF_MODEL = "@"
+"""Stands between a detector's name and the model that it watches, where an edge has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,28 @@ class Detector(Protocol):
 
     def restore(self, subject: int, values: Sequence[float]) -> None:
         """What ``take_changed`` gave once, from the book: not believed, ignored where unfit."""
+
+
+class DetectorOfModel:
+    """A detector that watches one model of an edge, under a name of its own."""
+
+    def __init__(self, detector: Detector, model: str) -> None:
+        self._detector = detector
+        self.name = detector.name + OF_MODEL + model
+
+    def forget(self, subject: int) -> None:
+        """As of ``Detector``."""
+        self._detector.forget(subject)
+
+    def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
+        """As of ``Detector``."""
+        return self._detector.take_changed()
+
+    def restore(self, subject: int, values: Sequence[float]) -> None:
+        """As of ``Detector``."""
+        self._detector.restore(subject, values)
+
+
+def of_model(firing: Firing, model: str) -> Firing:
+    """What a detector of ``model`` found."""
+    return replace(firing, detector=firing.detector + OF_MODEL + model)

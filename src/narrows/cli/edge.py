@@ -33,7 +33,9 @@ def edge(
 
     from narrows.deploy.config import load_config
     from narrows.deploy.state import state_dir
+    from narrows.edge.config import EdgeConfig
     from narrows.edge.serve import serve
+    from narrows.errors import InputError
     from narrows.models.api import TokenModel
     from narrows.models.registry import load_model
     from narrows.models.shelf.operators import operator_keys
@@ -42,6 +44,11 @@ def edge(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     settings = load_config(config).edge
+    if settings.models and (gate is not None or model_name is not None or weak):
+        raise InputError(
+            "--gate, --weak and --model-name are of one model, and [[edge.models]] names several",
+            "write what they say into the entries",
+        )
     if listen is not None:
         host, port = parse_address(listen)
         settings = dataclasses.replace(settings, listen_host=host, listen_port=port)
@@ -56,12 +63,14 @@ def edge(
     # The decoder's thread must not hold a token back for 5 ms at every turn of the loop.
     sys.setswitchinterval(0.001)
     operators = operator_keys(settings.operators)
-    kv_bytes = settings.weak_kv_mib << 20
 
-    def load(name: str | Path, expect: bytes | None) -> TokenModel:
-        return load_model(name, kv_bytes=kv_bytes, expect=expect)
+    def shelf(one: EdgeConfig) -> Shelf:
+        def load(name: str | Path, expect: bytes | None) -> TokenModel:
+            return load_model(name, kv_bytes=one.weak_kv_mib << 20, expect=expect)
 
-    models = Shelf(Shelving(settings.weak, settings.weak_folder, operators, load))
+        return Shelf(Shelving(one.weak, one.weak_folder, operators, load))
+
+    models = {one.model_name: shelf(one) for one in settings.each()}
 
     def ready(port: int) -> None:
         typer.echo(json.dumps({"ready": True, "port": port}))

@@ -79,13 +79,15 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     has run here; ``explained_today``: credited since the UTC day's first verdict, of what was
     spent since, None where nothing was. ``tape_age_s``: of the oldest file in the spool, None
     without one.
-    ``alarms``: those that are open."""
+    ``alarms``: those that are open. ``models``: the edge's, each with what it answered today and
+    how it stands; ``edge_silent_s``: since when no edge has said so, None where none ever has."""
     import dataclasses
 
     from narrows.cli.alarms.listing import alarm_figures
     from narrows.deploy.state import ledger_place
     from narrows.deploy.verdicts import DAY_S
     from narrows.edge.books.drift import read_drift
+    from narrows.edge.books.standing import read_standings
     from narrows.edge.books.stats import read_codings, read_costs, read_stats
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances
@@ -106,6 +108,8 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     per_day = stats.today.link_bytes / day_share
     spent = balances.spent_bytes + balances.outstanding_bytes
     tape = read_gate_tape(folder)
+    costs = read_costs(folder, now_s)
+    standings, edge_silent_s = read_standings(folder, now_s)
     return {
         "granted_bytes": balances.granted_bytes,
         "spent_bytes": spent,
@@ -115,7 +119,9 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "days_left": balances.left_bytes / per_day if per_day else None,
         "answers": stats.total.answers,
         "codings_today": read_codings(folder, now_s),
-        "costs_today": read_costs(folder, now_s),
+        "costs_today": costs,
+        "models": [_model(name, one, costs) for name, one in standings.items()],
+        "edge_silent_s": edge_silent_s,
         "answer_bytes": stats.total.answer_bytes,
         "link_bytes": stats.total.link_bytes,
         "ratio": stats.total.answer_bytes / stats.total.link_bytes
@@ -144,6 +150,12 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "tape_age_s": _tape_age_s(tape, now_s),
         "gate_unwritten": read_gate_unwritten(folder),
     }
+
+
+def _model(name: str, standing: dict[str, str], costs: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [row for row in costs if row["model"] == name]
+    sums = {what: sum(row[what] for row in own) for what in ("answers", "link_bytes")}
+    return {"name": name, **standing, **sums}
 
 
 def _net(lineage: str, net: NetBalance) -> dict[str, Any]:
@@ -225,6 +237,8 @@ def table(figures: dict[str, Any]) -> Any:
         # Of another version's edge a coding may be one that is not known here.
         rows = [f"{n:,} {escape(_CODINGS.get(name, name))}" for name, n in codings.items()]
         grid.add_row("crossed today", rows[0], ", ".join([*rows[1:], _CODING_NOTE]))
+    for model in figures["models"]:
+        grid.add_row(*map(escape, _model_row(model, figures["edge_silent_s"] or 0.0)))
     grid.add_row("answer text", f"{figures['answer_bytes']:,} B", "UTF-8, handed to clients")
     ratio = figures["ratio"]
     times = f"{ratio:.1f} times smaller" if ratio else ""
@@ -261,6 +275,21 @@ def table(figures: dict[str, Any]) -> Any:
             note = f"{kernel['passed_bytes']['links']:,} B of links passed, headers included"
         grid.add_row("kernel backstop", kernel["state"], note)
     return grid
+
+
+def _model_row(model: dict[str, Any], silent_s: float) -> tuple[str, str, str]:
+    from narrows.edge.books.standing import SILENT_S
+
+    if silent_s > SILENT_S:
+        state = f"no edge runs here: silent for {silent_s:,.0f} s"
+    elif model["link"] != "up":
+        state = "its link is down"
+    else:
+        looks = (("gate", "the gate: "), ("model", "the model: "), ("decoder", "the decoder: "))
+        wrong = [said + model[what] for what, said in looks if model[what] != "ok"]
+        state = ", ".join(wrong) or "serves"
+    note = f"{state}; {model['link_bytes']:,} B today, weak model {model['weak_model']}"
+    return f"model {model['name']}", f"{model['answers']:,} today", note
 
 
 def _auditor(verdicts: dict[str, Any]) -> tuple[str, str]:

@@ -37,6 +37,15 @@ class ChatModel(Protocol):
 
 
 @runtime_checkable
+class ToolModel(Protocol):
+    """One whose template may be told of tools."""
+
+    def render_tools(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> list[int]: ...
+
+
+@runtime_checkable
 class MarkedText(Protocol):
     """A tokenizer that knows control tokens by their text."""
 
@@ -65,8 +74,9 @@ def raw_prompt(model: TokenModel, text: str) -> list[int]:
 
 
 def strong_prompt(model: TokenModel, body: Mapping[str, Any]) -> list[int]:
-    """What a strong model of ours reads before its answer: its chat template over all messages,
-    or ``prompt`` as it is, in which control tokens are what they are called. InputError."""
+    """What a strong model of ours reads before its answer: its chat template over all messages
+    and tools, or ``prompt`` as it is, in which control tokens are what they are called.
+    InputError."""
     text = body.get("prompt")
     if isinstance(text, str):
         tokenizer = model.tokenizer
@@ -77,10 +87,14 @@ def strong_prompt(model: TokenModel, body: Mapping[str, Any]) -> list[int]:
         return ids or [min(tokenizer.eos_ids, default=0)]
     if not isinstance(model, ChatModel):
         raise InputError(f"{model.name} has no chat template")
-    messages = body.get("messages")
+    messages, tools = body.get("messages"), body.get("tools")
     if not isinstance(messages, list):
         raise InputError("a request without messages")
-    return model.render_chat(messages)
+    if not tools or body.get("tool_choice") == "none":
+        return model.render_chat(messages)
+    if not isinstance(tools, list) or not isinstance(model, ToolModel):
+        raise InputError(f"{model.name} has no template for these tools")
+    return model.render_tools(messages, tools)
 
 
 def whole_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -11,11 +11,12 @@ from narrows.audit.role.config import AuditConfig
 from narrows.config import fill_sections, toml_or_defaults
 from narrows.deploy.gate_section import files_in, tls_in
 from narrows.edge.config import EdgeConfig, HttpsFiles
+from narrows.edge.model_table import ModelEntry
 from narrows.enclave.config import EnclaveConfig, UpstreamFlags
 from narrows.gate.config import GateConfig
 from narrows.homes import expanded
 
-_Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig)
+_Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig, ModelEntry)
 
 MEDIA = 16
 
@@ -41,7 +42,7 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     if upstream is not None:
         config = dataclasses.replace(config, enclave=upstream.over(config.enclave))
     named = file.data.get("edge", {}).get("model_name")
-    if named is None and config.enclave.upstream is not None:
+    if named is None and not config.edge.models and config.enclave.upstream is not None:
         edge = dataclasses.replace(config.edge, model_name=config.enclave.upstream.model)
         config = dataclasses.replace(config, edge=edge)
     limited = file.data.get("edge", {}).get("limits", {}).get("media")
@@ -89,10 +90,19 @@ def _edge_in(section: EdgeConfig, folder: Path) -> EdgeConfig:
         section = dataclasses.replace(section, https=placed)
     if section.keys_file is not None:
         section = dataclasses.replace(section, keys_file=folder / expanded(section.keys_file))
+    models = []
+    for one in section.models:
+        null = _placed(one.null, folder) if one.null else one.null
+        models.append(dataclasses.replace(_weak_in(one, folder), null=null))
+    section = dataclasses.replace(section, models=tuple(models))
     if not section.alarms.null:
         return section
-    null = str(folder / expanded(Path(section.alarms.null)))
-    return dataclasses.replace(section, alarms=dataclasses.replace(section.alarms, null=null))
+    alarms = dataclasses.replace(section.alarms, null=_placed(section.alarms.null, folder))
+    return dataclasses.replace(section, alarms=alarms)
+
+
+def _placed(name: str, folder: Path) -> str:
+    return str(folder / expanded(Path(name)))
 
 
 def _weak_in(section: _Holder, folder: Path) -> _Holder:

@@ -107,6 +107,11 @@ class LocalDeployment:
     @classmethod
     def check(cls, config: Config) -> None:
         """``InputError``, before anything is made, where this host cannot run ``config``."""
+        if config.edge.models:
+            raise InputError(
+                "'narrows up' starts one enclave, and [[edge.models]] names several models",
+                "start each role by itself: narrows enclave, narrows gate, narrows edge",
+            )
         if config.gate.etcd is not None:
             raise InputError(
                 "'narrows up' keeps its ledger in its state folder", "leave [gate.etcd] out"

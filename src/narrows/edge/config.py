@@ -7,6 +7,7 @@ on their way.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,14 @@ from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.config import Range, out_of_range
+from narrows.edge.model_table import (
+    AUTO,
+    LOCAL,
+    MAX_MODELS,
+    MAX_NAME_CHARS,
+    ModelEntry,
+    name_problems,
+)
 from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
@@ -151,6 +160,8 @@ class EdgeConfig:
     edge asks the strong model for one token at the start, and after answers that failed inside,
     so that /healthz tells whether it answers. ``context_tokens``: what prompt and answer of the
     strong model may have together, as the list of models says it; 0: it says nothing.
+    ``aliases``: further names of the model. ``models``: several models, instead of the one that
+    ``model_name``, ``aliases``, ``context_tokens``, ``gate_port`` and ``port_name`` are of.
     ``cors_origins``: of web pages that may ask, as browsers send them
     (``https://chat.example``); ``*`` alone: any, which needs keys.
     ``request_log``: a line for each request goes to the log, with ids and without content.
@@ -171,7 +182,9 @@ class EdgeConfig:
     operators: tuple[str, ...] = ()
     weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
+    aliases: tuple[str, ...] = ()
     context_tokens: int = 0
+    models: tuple[ModelEntry, ...] = ()
     cors_origins: tuple[str, ...] = ()
     request_log: bool = False
     keys_file: Path | None = None
@@ -193,6 +206,7 @@ class EdgeConfig:
         """Itself, or ``InputError`` with every problem."""
         problems = [
             *_edge_problems(self),
+            *_table_problems(self),
             *out_of_range(_limit_ranges(self.limits)),
             *out_of_range(_training_ranges(self)),
             *_local_problems(self.local),
@@ -201,6 +215,16 @@ class EdgeConfig:
         if problems:
             raise InputError("the edge's configuration is wrong", problems=tuple(problems))
         return self
+
+    def each(self) -> tuple[EdgeConfig, ...]:
+        """Its models, each as the configuration of an edge that serves it alone."""
+        return tuple(map(self._alone, self.models)) or (self,)
+
+    def _alone(self, entry: ModelEntry) -> EdgeConfig:
+        told = {"couples": entry.couples, "null": entry.null}
+        given = {name: value for name, value in told.items() if value is not None}
+        alarms = dataclasses.replace(self.alarms, **given)  # type: ignore[arg-type]
+        return dataclasses.replace(self, models=(), alarms=alarms, **entry.own())
 
 
 def _edge_problems(config: EdgeConfig) -> list[str]:
@@ -235,13 +259,38 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
             problems.append(f"{name} {seconds:g} is outside 0..600")
     if config.link_max_s and not 1 <= config.link_max_s <= MAX_LINK_S:
         problems.append(f"link_max_s {config.link_max_s:g} is outside 1..{MAX_LINK_S}, and not 0")
-    if not config.model_name or len(config.model_name) > 200:
-        problems.append("model_name must have 1..200 characters")
+    if not 1 <= len(config.model_name) <= MAX_NAME_CHARS:
+        problems.append(f"model_name must have 1..{MAX_NAME_CHARS} characters")
     try:
         LinkOptions.from_wire(config.link_options)
     except InputError as error:
         problems += [f"link_options: {problem}" for problem in error.problems]
     return problems
+
+
+_OF_ONE = ("model_name", "aliases", "context_tokens", "gate_port", "port_name")
+
+
+def _table_problems(config: EdgeConfig) -> list[str]:
+    ends = (LOCAL, AUTO) if config.local.url else ()
+    if not config.models:
+        return name_problems([(config.model_name, config.aliases)], ends)
+    defaults = {one.name: one.default for one in dataclasses.fields(config)}
+    problems = [
+        f"{name} is of an edge with one model: write it into its entry of models"
+        for name in _OF_ONE
+        if getattr(config, name) != defaults[name]
+    ]
+    if len(config.models) > MAX_MODELS:
+        problems.append(f"models has more than {MAX_MODELS} entries")
+    general = set(_edge_problems(config))
+    for one in config.each():
+        own = [problem for problem in _edge_problems(one) if problem not in general]
+        problems += [f"models: {one.model_name!r}: {problem}" for problem in own]
+    ports = [(one.gate_host, one.gate_port) for one in config.each()]
+    if len(set(ports)) != len(ports):
+        problems.append("models: two have the same gate_port")
+    return problems + name_problems([(one.name, one.aliases) for one in config.models], ends)
 
 
 def _local_problems(local: LocalConfig) -> list[str]:

@@ -29,11 +29,11 @@ from narrows.coding.spec import message_text
 from narrows.edge.answer import MAX_TOOL_CALLS, MAX_TOOL_NAME_CHARS
 from narrows.edge.api.messages import REASONING
 from narrows.edge.config import LocalConfig
+from narrows.edge.model_table import AUTO, LOCAL
 from narrows.errors import PeerError
 from narrows.wire.http_call import CallError, post_json, printable
 from narrows.wire.media import media_bytes
 
-LOCAL, AUTO = "-local", "-auto"
 Route = Literal["strong", "local", "auto"]
 _THREADS = 32
 _OURS = ("markup", "reasoning")  # what the link's two ends say to each other
@@ -46,11 +46,12 @@ _FINISH = {
 _MAX_COUNT = 1 << 24
 
 
-def route_of(asked: object, name: str, config: LocalConfig) -> Route:
-    """Who a request for the model ``asked`` goes to."""
-    if config.url and asked == name + LOCAL:
-        return "local"
-    return "auto" if config.url and asked == name + AUTO else "strong"
+def routes_of(name: str, config: LocalConfig) -> dict[str, Route]:
+    """What a model may be asked for as, and who a request for that goes to."""
+    routes: dict[str, Route] = {name: "strong"}
+    if config.url:
+        routes |= {name + LOCAL: "local", name + AUTO: "auto"}
+    return routes
 
 
 def fits(config: LocalConfig, body: Mapping[str, Any]) -> bool:

@@ -86,9 +86,11 @@ def too_long(message: str) -> ApiError:
     return ApiError(400, "context_length_exceeded", message, param="messages")
 
 
-def unknown_model(asked: str, served: str) -> ApiError:
+def unknown_model(asked: str, served: Sequence[str]) -> ApiError:
+    """``served``: names; the first few are said."""
     shown = asked[:100].encode("ascii", "backslashreplace").decode()
-    message = f"The model '{shown}' does not exist; this edge serves '{served}'."
+    names = ", ".join(f"'{name}'" for name in served[:8])
+    message = f"The model '{shown}' does not exist; this edge serves {names}."
     return ApiError(404, "model_not_found", message, param="model")
 
 

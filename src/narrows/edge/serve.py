@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from narrows.coding.events import NoiseFamily
 from narrows.coding.link.options import LinkOptions
@@ -28,6 +29,7 @@ from narrows.edge.api.probe import StrongModelProbe
 from narrows.edge.api.service import Service
 from narrows.edge.books.drift import save_bounds
 from narrows.edge.books.keys_file import sync_keys
+from narrows.edge.books.standing import StandingFile
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.store import load_secret, open_database
 from narrows.edge.books.transcripts import TranscriptLog, transcripts_dir
@@ -35,7 +37,8 @@ from narrows.edge.config import EdgeConfig
 from narrows.edge.link.upkeep import LinkClient, MakeDecoder
 from narrows.edge.link.worker import Decoder
 from narrows.edge.local import LocalModel
-from narrows.edge.watch import AnswerWatch
+from narrows.edge.models import EdgeModel, EdgeModels, model_secret
+from narrows.edge.watch import EdgeAlarms
 from narrows.errors import InputError, NarrowsError
 from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Shelf
@@ -50,21 +53,17 @@ FLUSH_S = 1.0
 async def serve(
     config: EdgeConfig,
     state_dir: Path,
-    models: Sequence[TokenModel] | Shelf,
+    models: Sequence[TokenModel] | Shelf | Mapping[str, Shelf],
     ready: Callable[[int], None],
     make_decoder: MakeDecoder | None = None,
     wall_s: Callable[[], float] = time.time,
 ) -> None:
-    """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first,
-    or a shelf, which is watched; ``make_decoder``: the link codec, unless the real one. SIGHUP:
-    look now, at the API's certificate and the file of keys too. Raises NarrowsError where the edge
-    cannot start."""
+    """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first, or a
+    shelf, which is watched, or a shelf for each model's name; ``make_decoder``: the link codec,
+    unless the real one. SIGHUP: look now, at the API's certificate and the file of keys too.
+    Raises NarrowsError where the edge cannot start."""
     config.check()
-    shelf = models if isinstance(models, Shelf) else Shelf.of(models)
-    # Half: a link that has broken may hold its memory while the next one is in use already.
-    cache = {"max_cache_bytes": config.weak_kv_mib << 19}
-    noise = {"noise": int(max(NoiseFamily))}
-    options = LinkOptions.from_wire(cache | noise | dict(config.link_options))
+    shelves = _shelves(config, models)
     if config.keys_file is not None:
         log.info("%s", sync_keys(state_dir, config.keys_file, int(wall_s())))
     database = open_database(state_dir)
@@ -75,16 +74,23 @@ async def serve(
         access = Access(database, stats, config.cors_origins, config.keys_file is not None)
         access.check_listener(config.listen_host)
         listener = bind(config.listen_host, config.listen_port)
-        link = LinkClient(
-            config,
-            shelf,
-            make_decoder or _real_decoder,
-            options.to_wire(),
-            stats,
+        served: list[EdgeModel] = []
+        alarms = EdgeAlarms(
+            state_dir,
+            config.alarms,
+            lambda picked, reason: EdgeModels(served).fail_those(picked, reason),
+            wall_s,
+            {one.model_name if config.models else "": one.alarms for one in config.each()},
         )
-        watch = AnswerWatch(state_dir, config.alarms, link.fail_those, wall_s)
-        link.observer = watch
-        service = Service(config, link, access, stats, load_secret(state_dir), watch, wall_s)
+        secret = load_secret(state_dir)
+        for one, watch in zip(config.each(), alarms.watches.values(), strict=True):
+            shelf = shelves[one.model_name]
+            link = LinkClient(one, shelf, make_decoder or _real_decoder, _options(one), stats)
+            link.observer = watch
+            own = model_secret(secret, one.model_name) if config.models else secret
+            several = bool(config.models)
+            served.append(EdgeModel(one, link, shelf, watch, own, among=several))
+        service = Service(config, EdgeModels(served), access, stats, alarms, wall_s)
         if config.local.url:
             service.local = LocalModel(config.local)
         if config.transcripts.keep:
@@ -98,10 +104,10 @@ async def serve(
             log.warning("'narrows status' judges drift by older bounds: %s", error)
         server = HttpServer(make_front(make_app(service), config), config, listener)
         try:
-            await _run(service, server, shelf, state_dir, lambda: ready(listener.getsockname()[1]))
+            await _run(service, server, state_dir, lambda: ready(listener.getsockname()[1]))
         finally:
             stats.flush()
-            watch.close()
+            alarms.close()
             if service.local is not None:
                 service.local.close()
             if service.transcripts is not None:
@@ -113,6 +119,23 @@ async def serve(
         stats_database.close()
 
 
+def _shelves(
+    config: EdgeConfig, models: Sequence[TokenModel] | Shelf | Mapping[str, Shelf]
+) -> Mapping[str, Shelf]:
+    """Of each model, by its name."""
+    if isinstance(models, Mapping):
+        return models
+    shelf = models if isinstance(models, Shelf) else Shelf.of(models)
+    return {config.model_name: shelf}
+
+
+def _options(config: EdgeConfig) -> dict[str, int]:
+    # Half: a link that has broken may hold its memory while the next one is in use already.
+    cache = {"max_cache_bytes": config.weak_kv_mib << 19}
+    noise = {"noise": int(max(NoiseFamily))}
+    return LinkOptions.from_wire(cache | noise | dict(config.link_options)).to_wire()
+
+
 def _real_decoder(model: TokenModel, options: Mapping[str, int]) -> Decoder:
     from narrows.coding.link.watched import WatchedDecoder
 
@@ -122,15 +145,16 @@ def _real_decoder(model: TokenModel, options: Mapping[str, int]) -> Decoder:
 async def _run(
     service: Service,
     server: HttpServer,
-    shelf: Shelf,
     state_dir: Path,
     listening: Callable[[], None],
 ) -> None:
     loop = asyncio.get_running_loop()
-    stop, look, read_keys = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    stop, read_keys = asyncio.Event(), asyncio.Event()
+    looks: list[asyncio.Event] = []
 
     def look_again() -> None:
-        look.set()
+        for look in looks:
+            look.set()
         read_keys.set()
         server.reload()
 
@@ -138,48 +162,63 @@ async def _run(
     for number, handler in handlers:
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
             loop.add_signal_handler(number, handler)
-
-    def changed() -> None:
-        service.link.models_changed()
-        service.stats.models_seen(shelf.offers)
-
-    changed()
-    probe = StrongModelProbe(service)
-
-    def heard(answer: EdgeAnswer) -> None:
-        probe.heard(answer)
-        service.watch.ended(answer)
-
-    service.link.heard = heard
-    probing = asyncio.create_task(probe.run(), name="probe")
-    watching = asyncio.create_task(watch_shelf(shelf, look, changed), name="weak models")
-    keys = asyncio.create_task(_reread_keys(read_keys, service, state_dir), name="keys")
-    link = asyncio.create_task(service.link.run(), name="link")
+    own: set[asyncio.Task[Any]] = set()
+    links: set[asyncio.Task[None]] = set()
+    for model in service.models.all:
+        looks.append(asyncio.Event())
+        own |= _tend(service, model, looks[-1])
+        links.add(asyncio.create_task(model.link.run(), name=f"link of {model.name}"))
+    own.add(asyncio.create_task(_reread_keys(read_keys, service, state_dir), name="keys"))
     over = asyncio.Event()
-    flushing = asyncio.create_task(_flush_until(over, service), name="statistics")
+    file = StandingFile(state_dir)
+    flushing = asyncio.create_task(_flush_until(over, service, file), name="statistics")
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait())
     listening()
     try:
-        roles = {link, flushing, serving, watching, probing, keys}
+        roles = {*links, flushing, serving, *own}
         await asyncio.wait({*roles, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in roles:
             if task.done():
                 task.result()
     finally:
         service.stopping = True
-        service.link.fail_all(problems.shutting_down())
-        stopping.cancel()
-        watching.cancel()
-        probing.cancel()
-        keys.cancel()
+        service.models.fail_those(lambda answer: True, problems.shutting_down())
+        for task in (stopping, *own):
+            task.cancel()
         await asyncio.sleep(0.05)  # the errors are on their way before the sockets close
         server.stop()
         await asyncio.wait({serving}, timeout=2 * STOP_S)
-        for task in (link, serving):
+        for task in (*links, serving):
             task.cancel()
         over.set()  # not cancelled: a write under way is waited for
-        await asyncio.gather(link, flushing, serving, return_exceptions=True)
+        await asyncio.gather(*links, flushing, serving, return_exceptions=True)
+
+
+def _tend(service: Service, model: EdgeModel, look: asyncio.Event) -> set[asyncio.Task[Any]]:
+    """What runs beside a model's links: the eye on its weak models, and the question whether the
+    strong one answers."""
+
+    def changed() -> None:
+        model.link.models_changed()
+        service.stats.models_seen(
+            {model.weak_label(one.label): one.bits_per_byte for one in model.shelf.offers}
+        )
+
+    changed()
+    probe = StrongModelProbe(model, service.random_bytes)
+
+    def heard(answer: EdgeAnswer) -> None:
+        probe.heard(answer)
+        model.watch.ended(answer)
+
+    model.link.heard = heard
+    return {
+        asyncio.create_task(probe.run(), name=f"probe of {model.name}"),
+        asyncio.create_task(
+            watch_shelf(model.shelf, look, changed), name=f"weak models of {model.name}"
+        ),
+    }
 
 
 async def _reread_keys(wanted: asyncio.Event, service: Service, state_dir: Path) -> None:
@@ -200,12 +239,13 @@ async def _reread_keys(wanted: asyncio.Event, service: Service, state_dir: Path)
             log.error("the keys stay as they were: %s", error)
 
 
-async def _flush_until(over: asyncio.Event, service: Service) -> None:
+async def _flush_until(over: asyncio.Event, service: Service, file: StandingFile) -> None:
     while not over.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await over.wait()
         await service.stats.flush_aside()
-        await service.watch.flush_aside()
+        await service.alarms.flush_aside()
+        await asyncio.to_thread(file.write, service.models.standings())
         if service.transcripts is not None:
             await asyncio.to_thread(service.transcripts.flush)

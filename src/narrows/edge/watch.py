@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from narrows.alarms.book import AlarmBook
 from narrows.alarms.cost import BLOCK_TOKENS, CostReference, CostTest
 from narrows.alarms.courier import Courier
-from narrows.alarms.detector import Firing
+from narrows.alarms.detector import Detector, DetectorOfModel, Firing, of_model
 from narrows.alarms.noise import (
     LEAST_TEMPERATURE,
     LEAST_TOP_P,
@@ -46,90 +45,30 @@ _MAX_NULL_BYTES = 1 << 16
 StopAnswers = Callable[[Callable[[EdgeAnswer], bool], ApiError], None]
 
 
-class AnswerWatch:
-    """One edge's. ``stop``: ends the answers under way that a predicate picks. The loop's thread,
-    but for ``flush``."""
+class EdgeAlarms:
+    """One edge's: what was found, and what that does. ``stop``: ends the answers under way that a
+    predicate picks. The loop's thread, but for ``flush``."""
 
     def __init__(
         self,
         state_dir: Path,
         settings: AlarmSettings,
         stop: StopAnswers,
-        wall_s: Callable[[], float] = time.time,
+        wall_s: Callable[[], float],
+        models: Mapping[str, AlarmSettings],
     ) -> None:
-        """Raises NarrowsError: no null, no store."""
-        null = None
-        if settings.null:
-            path = Path(settings.null)
-            null = null_from_json(read_once(path, _MAX_NULL_BYTES, follow_links=True))
-        self.noise = NoiseTest(null)
-        self.uncoupled = UncoupledTest(settings.couples)
-        reference = CostReference()
-        self.cost = CostTest(reference)
+        """``models``: what is said of each, by its name; of a model without one, an edge's only
+        one, the detectors have their plain names. Raises NarrowsError: no null, no store."""
         self.share = ShareTest()
+        self.wall_s = wall_s
+        self.watches = {name: AnswerWatch(self, own, name) for name, own in models.items()}
         self._stop = stop
-        self._wall_s = wall_s
         self._loop = asyncio.get_running_loop()
         self._courier = Courier(settings, self._told)
         self._store = AlarmStore(state_dir)
-        detectors = (
-            self.noise,
-            self.uncoupled,
-            reference,
-            self.cost,
-            self.share,
-            self.share.reference,
-        )
+        own = [one for watch in self.watches.values() for one in watch.detectors()]
+        detectors = (*own, self.share, self.share.reference)
         self.book = AlarmBook(self._store, settings, detectors, self._courier.send, wall_s)
-
-    # -- what the link tells -----------------------------------------------------------------
-
-    def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None:
-        """How lucky some more of its tokens were."""
-        if not _is_tested(answer):
-            return
-        if answer.noise is None:
-            answer.noise = AnswerNoise()
-        sums = [(one.luck_bits, one.room_bits) for one in segments]
-        found = self.noise.observe(answer.noise, answer.request.scope, sums)
-        self._raise([found] if found else [])
-
-    def moved(self, answer: EdgeAnswer) -> None:
-        """More of an answer came."""
-        if not answer.judged and _tokens(answer):
-            answer.judged = True
-            self._judge(answer)
-        if not answer.ended and _tokens(answer) - answer.costed_tokens >= BLOCK_TOKENS:
-            self._cost(answer)
-
-    def ended(self, answer: EdgeAnswer) -> None:
-        """It is over inside, however it ended."""
-        key_id = answer.request.scope
-        if answer.noise is not None:
-            noise, answer.noise = answer.noise, None
-            self._raise(self.noise.end(noise, key_id))
-        if answer.opened:
-            self._cost(answer)
-        self._raise(self.share.observe(key_id, answer.bits, self._wall_s()))
-
-    def _judge(self, answer: EdgeAnswer) -> None:
-        """Whether it is coupled, once it has said anything: what fails before says nothing."""
-        if not answer.resumes and _can_couple(answer):
-            coupled = answer.coding is Coding.COUPLED
-            self._raise(self.uncoupled.observe(answer.request.scope, coupled))
-
-    def _cost(self, answer: EdgeAnswer) -> None:
-        tokens, bits = _tokens(answer) - answer.costed_tokens, answer.bits - answer.costed_bits
-        first = answer.costed_tokens == 0
-        answer.costed_tokens += tokens
-        answer.costed_bits += bits
-        if answer.resumes:
-            return  # its bits hold what came twice
-        hour = int(self._wall_s() // HOUR_S) % 24
-        found = self.cost.observe(answer.request.scope, _kind(answer), hour, bits, tokens, first)
-        self._raise([found] if found else [])
-
-    # -- what alarms do ----------------------------------------------------------------------
 
     def check(self, key_id: int) -> None:
         """Raises ApiError where an open alarm refuses this key's answers."""
@@ -138,7 +77,8 @@ class AnswerWatch:
                 alarm.alarm_id, alarm.detector, alarm.policy == "close" or alarm.subject < 0
             )
 
-    def _raise(self, firings: Sequence[Firing]) -> None:
+    def raise_(self, firings: Sequence[Firing]) -> None:
+        """File them, and do what their policies say."""
         for firing in firings:
             alarm = self.book.raise_(firing)
             if alarm.policy != "tell":
@@ -169,6 +109,79 @@ class AnswerWatch:
         self.book.collect()
         self.book.flush()
         self._store.close()
+
+
+class AnswerWatch:
+    """One model's answers past the detectors: what its links tell of them."""
+
+    def __init__(self, alarms: EdgeAlarms, settings: AlarmSettings, model: str) -> None:
+        """``model``: empty for an edge's only one. Raises NarrowsError: no null."""
+        null = None
+        if settings.null:
+            path = Path(settings.null)
+            null = null_from_json(read_once(path, _MAX_NULL_BYTES, follow_links=True))
+        self.noise = NoiseTest(null)
+        self.uncoupled = UncoupledTest(settings.couples)
+        self.reference = CostReference()
+        self.cost = CostTest(self.reference)
+        self._alarms = alarms
+        self._model = model
+
+    def detectors(self) -> list[Detector]:
+        """Under the names that the book has them by."""
+        own: list[Detector] = [self.noise, self.uncoupled, self.reference, self.cost]
+        return [DetectorOfModel(one, self._model) for one in own] if self._model else own
+
+    def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None:
+        """How lucky some more of its tokens were."""
+        if not _is_tested(answer):
+            return
+        if answer.noise is None:
+            answer.noise = AnswerNoise()
+        sums = [(one.luck_bits, one.room_bits) for one in segments]
+        found = self.noise.observe(answer.noise, answer.request.scope, sums)
+        self._raise([found] if found else [])
+
+    def moved(self, answer: EdgeAnswer) -> None:
+        """More of an answer came."""
+        if not answer.judged and _tokens(answer):
+            answer.judged = True
+            self._judge(answer)
+        if not answer.ended and _tokens(answer) - answer.costed_tokens >= BLOCK_TOKENS:
+            self._cost(answer)
+
+    def ended(self, answer: EdgeAnswer) -> None:
+        """It is over inside, however it ended."""
+        key_id = answer.request.scope
+        if answer.noise is not None:
+            noise, answer.noise = answer.noise, None
+            self._raise(self.noise.end(noise, key_id))
+        if answer.opened:
+            self._cost(answer)
+        share = self._alarms.share.observe(key_id, answer.bits, self._alarms.wall_s())
+        self._alarms.raise_(share)
+
+    def _judge(self, answer: EdgeAnswer) -> None:
+        """Whether it is coupled, once it has said anything: what fails before says nothing."""
+        if not answer.resumes and _can_couple(answer):
+            coupled = answer.coding is Coding.COUPLED
+            self._raise(self.uncoupled.observe(answer.request.scope, coupled))
+
+    def _cost(self, answer: EdgeAnswer) -> None:
+        tokens, bits = _tokens(answer) - answer.costed_tokens, answer.bits - answer.costed_bits
+        first = answer.costed_tokens == 0
+        answer.costed_tokens += tokens
+        answer.costed_bits += bits
+        if answer.resumes:
+            return  # its bits hold what came twice
+        hour = int(self._alarms.wall_s() // HOUR_S) % 24
+        found = self.cost.observe(answer.request.scope, _kind(answer), hour, bits, tokens, first)
+        self._raise([found] if found else [])
+
+    def _raise(self, firings: Sequence[Firing]) -> None:
+        if self._model:
+            firings = [of_model(firing, self._model) for firing in firings]
+        self._alarms.raise_(firings)
 
 
 def _is_free(answer: EdgeAnswer) -> bool:

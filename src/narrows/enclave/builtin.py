@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from narrows.coding.events import (
+    Channel,
     Coding,
     Event,
     Failed,
@@ -27,12 +28,14 @@ from narrows.coding.events import (
     Finish,
     Finished,
     Opened,
+    Switch,
     Tokens,
     Usage,
 )
 from narrows.coding.spec import fixed_q16, strong_prompt
 from narrows.coding.tokens.sampler import sample
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
+from narrows.enclave.draw.calling import ToolCalling
 from narrows.enclave.draw.forms import FORM_FIELDS, FormMaker
 from narrows.enclave.draw.shaping import Shaping, check_heeded
 from narrows.enclave.parameters import check_fields_of
@@ -44,7 +47,6 @@ from narrows.wire.stops import StopFinder
 log = logging.getLogger("narrows.enclave.builtin")
 
 READ_TOKENS = 128  # of a prompt between two steps of the running answers
-_UNSUPPORTED = ("tools", "tool_choice")
 
 
 @dataclass(eq=False)
@@ -61,6 +63,7 @@ class _Job:
     finder: StopFinder
     loop: asyncio.AbstractEventLoop
     shaping: Shaping
+    head: tuple[Channel, ...] = ()
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
     stream: Stream | None = None
@@ -95,6 +98,7 @@ class BuiltinBackend:
         self._running: list[_Job] = []
         self._reading: deque[_Job] = deque()  # whose prompts are not read yet
         self._forms = FormMaker(model.tokenizer)
+        self._calling = ToolCalling(model)
         self._thread = threading.Thread(target=self._run, name="strong-model", daemon=True)
         self._thread.start()
 
@@ -116,6 +120,8 @@ class BuiltinBackend:
             return
         try:
             yield Opened(Coding.COUPLED if job.temperature else Coding.PLAIN)
+            for channel in job.head:
+                yield Switch(channel)
             while True:
                 event = await job.events.get()
                 yield event
@@ -126,8 +132,6 @@ class BuiltinBackend:
 
     async def _admit(self, request: BackendRequest) -> _Job | Finished | Failed:
         """The job in its queue, or how the answer ends without one."""
-        if any(request.body.get(name) for name in _UNSUPPORTED):
-            return Failed(Failure.BAD_REQUEST)
         try:
             job = await asyncio.to_thread(self._job, request, asyncio.get_running_loop())
         except InputError as error:
@@ -147,6 +151,7 @@ class BuiltinBackend:
         check_heeded(body, FORM_FIELDS)
         check_parts(body.get("messages") or (), False)
         temperature = fixed_q16(body.get("temperature"), 1.0, 2.0)
+        markup = self._calling.markup(body)
         prompt = strong_prompt(self._model, body)
         shaping = Shaping(
             body,
@@ -154,7 +159,7 @@ class BuiltinBackend:
             self._model.vocab_size,
             self._model.tokenizer.eos_ids,
             temperature,
-            self._forms.form(body),
+            self._forms.form(body, self._calling.grammar(body)),
         )
         for token in request.resume:
             shaping.took(token)
@@ -170,6 +175,7 @@ class BuiltinBackend:
             finder=StopFinder(stop_strings(body)),
             loop=loop,
             shaping=shaping,
+            head=markup.head,
         )
 
     # Below: the engine thread.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from narrows.models.api import Logits, Stream, Tokenizer
 from narrows.models.text.chat import ChatRenderer
+from narrows.models.text.served import served_messages, served_tools
 
 if TYPE_CHECKING:
     from narrows.models.runtime.runtime import Runtime
@@ -17,7 +18,7 @@ class ServedModel:
 
     def __init__(self, runtime: Runtime, chat: ChatRenderer) -> None:
         self.runtime = runtime
-        self._chat = chat
+        self.chat = chat
         self.name = runtime.name
         self.digest = runtime.digest
         self.numerics = runtime.numerics
@@ -28,7 +29,13 @@ class ServedModel:
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of the conversation up to the assistant's next answer. Raises InputError."""
-        return self._chat.render(messages)
+        return self.chat.render(messages)
+
+    def render_tools(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> list[int]:
+        """The same, of a conversation with tools. Raises InputError."""
+        return self.chat.render(served_messages(messages), tools=served_tools(tools))
 
     def stream_bytes(self, tokens: int) -> int:
         return self.runtime.stream_bytes(tokens)

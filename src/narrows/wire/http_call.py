@@ -164,9 +164,11 @@ class Connection:
             if int(length) > max_bytes:
                 raise CallError("the answer is too long")
             return self._exactly(int(length), deadline), True
-        while self._fill(deadline):
-            if len(self._buffer) > max_bytes:
+        more = True
+        while more:
+            if len(self._buffer) > max_bytes:  # what came with the head, too
                 raise CallError("the answer is too long")
+            more = self._fill(deadline)
         return self._take(len(self._buffer)), False
 
     def _chunks(self, max_bytes: int, left_bytes: int, deadline: float) -> bytes:

@@ -30,6 +30,7 @@ from narrows.edge.api.service import Service
 from narrows.edge.cost import total_cost
 from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
 from narrows.edge.local import fits
+from narrows.edge.models import EdgeModel
 from narrows.errors import NarrowsError, PeerError
 from narrows.wire.messages import Request
 
@@ -54,12 +55,14 @@ class AnswerResponse:
     def __init__(
         self,
         service: Service,
+        model: EdgeModel,
         request: ChatRequest,
         dialect: Dialect,
         scope: int,
         body_bytes: int,
     ) -> None:
         self._service = service
+        self._model = model
         self._dialect = dialect
         self._request = request
         self._scope = scope
@@ -67,7 +70,7 @@ class AnswerResponse:
         self._changed = asyncio.Event()
         self._started = False
         limits = service.config.limits
-        noise = noise_keys(service.secret, scope, request, service.random_bytes)
+        noise = noise_keys(model.secret, scope, request, service.random_bytes)
         self._answers = [
             EdgeAnswer(
                 Request(
@@ -126,15 +129,15 @@ class AnswerResponse:
             leaving.cancel()
             serving.cancel()
             for answer in self._answers:
-                self._service.link.cancel(answer)
+                self._model.link.cancel(answer)
 
     async def _serve(self, send: Send) -> None:
         if not await self._answered_outside():
             # An alarm that was raised while this request was read, or waited, holds for it too: it
             # ends what is on a link, and this is on none until ``start`` returns.
-            self._service.watch.check(self._scope)
-            await self._service.link.start(self._answers)
-            self._service.watch.check(self._scope)
+            self._service.alarms.check(self._scope)
+            await self._model.link.start(self._answers)
+            self._service.alarms.check(self._scope)
         if self._request.stream:
             await self._serve_stream(send)
         else:
@@ -189,7 +192,7 @@ class AnswerResponse:
             self._completed(answer)
 
     def _completed(self, answer: EdgeAnswer) -> None:
-        self._service.count_answer(answer, _completion_tokens(answer))
+        self._service.count_answer(self._model, answer, _completion_tokens(answer))
         choice = self._answers.index(answer)
         self._service.keep(answer, self._dialect.reply_id, choice, self._created_s)
 

@@ -31,12 +31,10 @@ from narrows.edge.dialects.completions import CompletionsDialect
 from narrows.edge.dialects.dialect import Dialect
 from narrows.edge.dialects.responses import ResponsesDialect
 from narrows.edge.dialects.responses_request import responses_request
-from narrows.edge.local import AUTO, LOCAL, route_of
+from narrows.edge.models import EdgeModel
 from narrows.edge.problems import ApiError
 
 HEALTH_PATHS = ("/healthz", "/health", "/v1/health", "/ping")
-LATE_S = 10.0
-"""Bytes that wait longer for the decoder: an answer asked for now would come late or never."""
 
 
 def make_app(service: Service) -> Starlette:
@@ -74,41 +72,46 @@ class _Routes:
     async def chat(self, request: Request) -> ASGIApp:
         scope = self._scope(request)
         body = await self._body(request)
-        parsed = self._parsed(jsonio.parse_object(body))
-        dialect = ChatDialect(parsed.n, self._head(parsed))
-        return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+        model, parsed = self._parsed(jsonio.parse_object(body))
+        dialect = ChatDialect(parsed.n, self._head(model, parsed))
+        return AnswerResponse(self._service, model, parsed, dialect, scope, len(body))
 
     async def completions(self, request: Request) -> ASGIApp:
         scope = self._scope(request)
         body = await self._body(request)
         data = jsonio.parse_object(body)
-        config, service = self._service.config, self._service
+        limits, service = self._service.config.limits, self._service
+        model, route = service.models.pick(data.get("model"))
+        if route != "strong":
+            raise problems.unknown_model(data["model"], [model.name])
         with service.admit(1, len(body)):  # ids wait for the weak model
-            prompts = await completion_prompts(data.get("prompt"), config.limits, service.link)
-        parsed = parse_completion(data, prompts, config.model_name, config.limits)
-        dialect = CompletionsDialect(parsed.n, self._head(parsed))
-        return AnswerResponse(service, parsed, dialect, scope, -(-len(body) // len(prompts)))
+            prompts = await completion_prompts(data.get("prompt"), limits, model.link)
+        parsed = parse_completion(data | {"model": model.name}, prompts, model.name, limits)
+        dialect = CompletionsDialect(parsed.n, self._head(model, parsed))
+        size_bytes = -(-len(body) // len(prompts))
+        return AnswerResponse(service, model, parsed, dialect, scope, size_bytes)
 
     async def messages(self, request: Request) -> ASGIApp:
         scope = self._scope(request)
         body = await self._body(request)
         asked = anthropic_request(jsonio.parse_object(body), self._service.config.limits)
-        parsed = self._parsed(asked.chat)
+        model, parsed = self._parsed(asked.chat)
         dialect = AnthropicDialect(
-            model=self._service.config.model_name,
+            model=model.name,
             thinking=asked.thinking,
             random_bytes=self._service.random_bytes,
         )
-        return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+        return AnswerResponse(self._service, model, parsed, dialect, scope, len(body))
 
     async def count_tokens(self, request: Request) -> Response:
         """By the weak model's tokens, which are the strong one's where its answers cross as ids."""
         self._counted(request)
         body = await self._body(request)
         limits = self._service.config.limits
-        parsed = self._parsed(anthropic_request(jsonio.parse_object(body), limits, True).chat)
+        asked = anthropic_request(jsonio.parse_object(body), limits, True)
+        model, parsed = self._parsed(asked.chat)
         with self._service.admit(1, len(body)):
-            tokens = await self._service.link.count_tokens(parsed.body["messages"])
+            tokens = await model.link.count_tokens(parsed.body["messages"])
         return _reply({"input_tokens": tokens})
 
     async def responses(self, request: Request) -> ASGIApp:
@@ -122,7 +125,7 @@ class _Routes:
         if size_bytes > self._service.config.limits.body_bytes:
             raise problems.too_long("The conversation and this request are too large together.")
         before: list[dict[str, Any]] = json.loads(kept)
-        parsed = self._parsed(asked.joined(before))
+        model, parsed = self._parsed(asked.joined(before))
         spoken = before + asked.chat["messages"]
 
         def keep(reply: str, response: dict[str, Any], said: list[dict[str, Any]]) -> None:
@@ -130,13 +133,13 @@ class _Routes:
                 self._service.replies.put(scope, reply, spoken + said, response)
 
         dialect: Dialect = ResponsesDialect(
-            model=self._service.config.model_name,
+            model=model.name,
             created_s=int(self._service.wall_s()),
             said=asked.said,
             random_bytes=self._service.random_bytes,
             keep=keep,
         )
-        return AnswerResponse(self._service, parsed, dialect, scope, size_bytes)
+        return AnswerResponse(self._service, model, parsed, dialect, scope, size_bytes)
 
     async def response(self, request: Request) -> Response:
         scope = self._caller(request).key_id
@@ -146,12 +149,12 @@ class _Routes:
             return _reply({"id": reply, "object": "response", "deleted": True})
         return _reply(self._service.replies.response(scope, reply))
 
-    def _head(self, parsed: ChatRequest) -> ChoicesHead:
+    def _head(self, model: EdgeModel, parsed: ChatRequest) -> ChoicesHead:
         service = self._service
         return ChoicesHead(
-            service.config.model_name,
+            model.name,
             int(service.wall_s()),
-            service.fingerprint,
+            model.fingerprint,
             parsed.include_usage,
             service.random_bytes,
         )
@@ -172,71 +175,37 @@ class _Routes:
     def _scope(self, request: Request) -> int:
         """The caller's key, which may ask for an answer now."""
         found = self._counted(request)
-        self._service.watch.check(found.key_id)
+        self._service.alarms.check(found.key_id)
         self._service.access.check_share(found, self._service.wall_s())
         return found.key_id
 
-    def _parsed(self, chat: dict[str, Any]) -> ChatRequest:
+    def _parsed(self, chat: dict[str, Any]) -> tuple[EdgeModel, ChatRequest]:
+        """Raises ApiError."""
         config = self._service.config
-        route = route_of(chat.get("model"), config.model_name, config.local)
-        if route != "strong":
-            chat = chat | {"model": config.model_name}
-        parsed = parse_chat(chat, config.model_name, config.limits)
-        return replace(parsed.shortened(config.concise), route=route)
+        model, route = self._service.models.pick(chat.get("model"))
+        parsed = parse_chat(chat | {"model": model.name}, model.name, config.limits)
+        return model, replace(parsed.shortened(config.concise), route=route)
 
     async def models(self, request: Request) -> Response:
         self._caller(request)
-        return _reply({"object": "list", "data": list(map(self._model, self._names()))})
+        service = self._service
+        found = [service.models.entry(name, service.started_s) for name in service.models.names]
+        return _reply({"object": "list", "data": found})
 
     async def model(self, request: Request) -> Response:
         self._caller(request)
         name = request.path_params["name"]
-        if name not in self._names():
-            raise problems.unknown_model(name, self._service.config.model_name)
-        return _reply(self._model(name))
-
-    def _names(self) -> list[str]:
-        name = self._service.config.model_name
-        more = (LOCAL, AUTO) if self._service.config.local.url else ()
-        return [name, *(name + end for end in more)]
-
-    def _model(self, name: str) -> dict[str, Any]:
-        config = self._service.config
-        model = {
-            "id": name,
-            "object": "model",
-            "created": self._service.started_s,
-            "owned_by": "narrows",
-        }
-        if config.context_tokens and name == config.model_name:
-            size = config.context_tokens  # as vLLM's clients and OpenRouter's look for it
-            model |= {"max_model_len": size, "context_length": size}
-        return model
+        return _reply(self._service.models.entry(name, self._service.started_s))
 
     async def health(self, request: Request) -> Response:
         """200 where answers can be had, else 503; the body says why not."""
-        link = self._service.link
-        gate = link.gate_state.state
-        late_s = link.decoder_late_s()
-        good = link.up and gate == "ok" and not self._service.stopping and late_s <= LATE_S
-        closed = self._service.watch.book.closed
-        good = good and self._service.model == "ok" and not closed
-        refused = link.redial.refusal
-        refusal = refused.greeting.name if refused else None
-        body = {
-            "status": "ok" if good else "unavailable",
-            "link": "up" if link.up else "down",
-            "gate": gate,
-            "model": self._service.model,
-            "alarm": "closed" if closed else "none",
-            "decoder": "ok" if late_s <= LATE_S else "late",
-            "decoder_late_s": round(late_s, 1),
-            "refusal": refusal,
-            "weak_model": link.weak.name,
-            "weak_digest": link.weak.digest.hex(),
-            "draining": link.draining,
-        }
-        return _reply(body, 200 if good else 503)
+        name = request.query_params.get("model")
+        if name is not None and len(self._service.models.all) > 1:
+            model, _ = self._service.models.pick(name)
+            body = self._service.health([model])
+        else:
+            body = self._service.health(self._service.models.all)
+        return _reply(body, 503 if body["status"] == "unavailable" else 200)
 
     async def version(self, request: Request) -> Response:
         self._caller(request)

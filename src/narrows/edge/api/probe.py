@@ -1,4 +1,4 @@
-"""Whether the strong model answers: the edge asks it for one token when nothing else says so.
+"""Whether a strong model answers: the edge asks it for one token when nothing else says so.
 
 It asks when the first link is up, and after an answer that failed as it does when the model is
 gone, until one comes. So /healthz tells it, and becomes true again by itself: whoever balances
@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import parse_chat
-from narrows.edge.api.service import Service
+from narrows.edge.models import EdgeModel
 from narrows.edge.problems import ApiError
 from narrows.wire.messages import Request
 
@@ -43,24 +44,26 @@ _BUSY = "overloaded"
 class StrongModelProbe:
     """``run`` until cancelled; ``heard`` of every answer that is over inside."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, model: EdgeModel, coins: Callable[[int], bytes]) -> None:
+        """``coins``: as of ``Service.random_bytes``."""
+        self._model = model
+        self._coins = coins
         self._ask = asyncio.Event()
-        if service.config.probe:
+        if model.config.probe:
             self._ask.set()
-            service.model = "unknown"
+            model.answers = "unknown"
 
     def heard(self, answer: EdgeAnswer) -> None:
         if answer.finish is not None:
             self._answers()
-        elif self._service.config.probe and answer.error and answer.error.code in _GONE:
+        elif self._model.config.probe and answer.error and answer.error.code in _GONE:
             self._ask.set()
 
     async def run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             await self._ask.wait()
-            link = self._service.link
+            link = self._model.link
             if not link.up or link.gate_state.state != "ok":
                 await asyncio.sleep(LOOK_S)
                 continue
@@ -72,36 +75,36 @@ class StrongModelProbe:
 
     def _judge(self, code: str) -> None:
         """``code``: of the error that the question got; empty for an answer."""
-        if not code or code in _ALIVE or (code == _BUSY and self._service.model == "ok"):
+        if not code or code in _ALIVE or (code == _BUSY and self._model.answers == "ok"):
             self._answers()
         elif code in _GONE or code == _BUSY:
-            if self._service.model != "down":
-                log.warning("the strong model does not answer (%s)", code)
-            self._service.model = "down"
+            if self._model.answers != "down":
+                log.warning("the strong model %s does not answer (%s)", self._model.name, code)
+            self._model.answers = "down"
 
     def _answers(self) -> None:
-        if self._service.model == "down":
-            log.info("the strong model answers again")
-        self._service.model = "ok"
+        if self._model.answers == "down":
+            log.info("the strong model %s answers again", self._model.name)
+        self._model.answers = "ok"
         self._ask.clear()
 
     async def _code(self) -> str:
-        service = self._service
-        name, limits = service.config.model_name, service.config.limits
+        model = self._model
+        name, limits = model.name, model.config.limits
         body = {
             "model": name,
             "messages": [{"role": "user", "content": "Hi"}],
             "max_tokens": 1,
         }
         asked = parse_chat(body, name, limits)
-        (key,) = noise_keys(service.secret, SCOPE, asked, service.random_bytes)
-        uid = service.random_bytes(16).hex()
+        (key,) = noise_keys(model.secret, SCOPE, asked, self._coins)
+        uid = self._coins(16).hex()
         changed = asyncio.Event()
         request = Request(uid=uid, body=asked.body, noise_key=key, scope=SCOPE)
         size_bytes = limits.answer_bytes
         answer = EdgeAnswer(request, (), size_bytes, size_bytes, changed.set)
         try:
-            await service.link.start([answer])
+            await model.link.start([answer])
         except ApiError as error:
             return error.code
         try:
@@ -109,5 +112,5 @@ class StrongModelProbe:
                 changed.clear()
                 await changed.wait()
         finally:
-            service.link.cancel(answer)
+            model.link.cancel(answer)
         return answer.error.code if answer.error is not None else ""

@@ -217,7 +217,7 @@ def _check_model(model: object, model_name: str) -> None:
     if not isinstance(model, str):
         raise bad_request("model must be a string.", "model", "missing_required_parameter")
     if model != model_name:
-        raise unknown_model(model, model_name)
+        raise unknown_model(model, [model_name])
 
 
 def _max_tokens(fields: _Fields, limits: EdgeLimits) -> int:

@@ -12,13 +12,12 @@ import asyncio
 import datetime
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.coding.events import Coding
 from narrows.edge.books.store import has_table, reading, transaction
-from narrows.models.shelf.shelf import Offer
 
 log = logging.getLogger("narrows.edge.stats")
 
@@ -112,7 +111,7 @@ class StatsRecorder:
         return self._new.traffic.setdefault((self._today(), weak), Counts())
 
     def imitation(self, label: str) -> Imitation:
-        """The same of how it imitates; ``label``: name and digest (``Offer.label``)."""
+        """The same of how it imitates; ``label``: as of ``EdgeModel.weak_label``."""
         return self._new.imitation.setdefault((self._today(), label), Imitation())
 
     def coded(self, coding: Coding) -> None:
@@ -124,10 +123,10 @@ class StatsRecorder:
         """What a complete answer took. ``place``: its key, model and mode."""
         _add_to(self._new.costs, (self._today(), place), (1, bits, saved_bytes))
 
-    def models_seen(self, offers: Sequence[Offer]) -> None:
-        """Weak models that are there, with what their operators signed."""
-        for offer in offers:
-            self._new.stated[offer.label] = offer.bits_per_byte
+    def models_seen(self, stated: Mapping[str, float]) -> None:
+        """Weak models that are there, by label, with the bits per byte that their operators
+        signed; 0: not stated."""
+        self._new.stated |= stated
 
     def key_used(self, key_id: int, answers: int, bits: int) -> None:
         entry = self._new.keys.setdefault((key_id, self._today()), [0, 0])

@@ -20,6 +20,15 @@ from typing import Any, NamedTuple
 
 from narrows.edge.api import policy
 from narrows.edge.config import EdgeLimits
+from narrows.edge.dialects.content import (
+    Part,
+    contents,
+    document_block,
+    image_block,
+    joined,
+    media,
+    text_part,
+)
 from narrows.edge.dialects.fields import BodyFields, texts
 from narrows.edge.problems import ApiError, bad_request
 
@@ -36,7 +45,8 @@ _HINTS = (
     "user_profile_id",
     "workspace_id",
 )
-_WIDE = ("image", "document", "search_result", "container_upload")
+_WIDE = ("search_result", "container_upload")
+_MEDIA = {"image": image_block, "document": document_block}
 _MOVED = {
     "model": "model",
     "max_tokens": "max_tokens",
@@ -104,7 +114,7 @@ class _Turn:
             raise fields.bad("content", "must be a string or a list of blocks")
         self._blocks = content
         self._limits = limits
-        self._text: list[str] = []
+        self._parts: list[Part] = []
         self._thought: list[str] = []
         self._calls: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
@@ -113,17 +123,16 @@ class _Turn:
         for index, block in enumerate(self._blocks):
             self._take(BodyFields(block, f"{self._where}.content[{index}]"))
         if self._role != "assistant":
-            text = "".join(self._text)
-            rest = [{"role": self._role, "content": text}] if self._text else []
+            rest = [{"role": self._role, "content": joined(self._parts)}] if self._parts else []
             return self._results + rest
         message: dict[str, Any] = {"role": "assistant"}
-        if self._text:
-            message["content"] = "".join(self._text)
+        if self._parts:
+            message["content"] = joined(self._parts)
         if self._thought:
             message["reasoning_content"] = "".join(self._thought)
         if self._calls:
             message["tool_calls"] = self._calls
-        if not self._text and not self._calls:
+        if not self._parts and not self._calls:
             message["content"] = ""
         return [message]
 
@@ -140,8 +149,14 @@ class _Turn:
         block.finish()
 
     def text(self, block: BodyFields) -> None:
-        self._text.append(block.need_text("text"))
+        self._parts.append(text_part(block.need_text("text")))
         block.drop(("citations",))
+
+    def image(self, block: BodyFields) -> None:
+        self._parts.append(media(image_block(block), block.where, self._limits))
+
+    def document(self, block: BodyFields) -> None:
+        self._parts.append(media(document_block(block), block.where, self._limits))
 
     def thinking(self, block: BodyFields) -> None:
         self._thought.append(block.need_text("thinking"))
@@ -162,7 +177,7 @@ class _Turn:
             caller.finish()
 
     def tool_result(self, block: BodyFields) -> None:
-        if self._text:  # as in Anthropic's API: a chat would have it behind the user's words
+        if self._parts:  # as in Anthropic's API: a chat would have it behind the user's words
             raise block.bad("type", "must stand before the text of its message")
         call_id = block.need_text("tool_use_id")
         content = block.take("content")
@@ -170,14 +185,19 @@ class _Turn:
             isinstance(part, dict) and part.get("type") in _WIDE for part in content
         ):
             raise policy.refuse_image_input(0)
-        text = texts("" if content is None else content, block.path("content"), ("text",), 4096)
+        where = block.path("content")
+        content = "" if content is None else content
+        said = contents(content, where, ("text",), _MEDIA, self._limits, MAX_BLOCKS)
         if block.flag("is_error"):
-            text = f"Error: {text}"
-        self._results.append({"role": "tool", "tool_call_id": call_id, "content": text})
+            error = "Error: "
+            said = error + said if isinstance(said, str) else [text_part(error), *said]
+        self._results.append({"role": "tool", "tool_call_id": call_id, "content": said})
 
 
 _BLOCKS = {
     ("user", "text"): _Turn.text,
+    ("user", "image"): _Turn.image,
+    ("user", "document"): _Turn.document,
     ("system", "text"): _Turn.text,
     ("assistant", "text"): _Turn.text,
     ("assistant", "thinking"): _Turn.thinking,

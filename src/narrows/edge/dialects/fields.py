@@ -18,6 +18,11 @@ class BodyFields:
             raise bad_request(f"{where} must be an object.", where, "invalid_type")
         self._left = {name: field for name, field in value.items() if field is not None}
 
+    @property
+    def where(self) -> str:
+        """What the object is called in errors."""
+        return self._where
+
     def path(self, name: str) -> str:
         return f"{self._where}.{name}" if self._where else name
 

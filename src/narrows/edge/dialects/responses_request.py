@@ -3,7 +3,7 @@
 The checks of values are those of ``api/request.py``: what is made here is one of its bodies.
 Input items become messages: calls join the assistant's message before them, a call's output is a
 tool's message, reasoning goes with the assistant's next words. What a chat completion has no word
-for (built-in tools, files, conversations, background) is refused by name.
+for (built-in tools, kept files, conversations, background) is refused by name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from narrows.edge.api import policy
 from narrows.edge.config import EdgeLimits
+from narrows.edge.dialects.content import contents, input_audio, input_file, input_image
 from narrows.edge.dialects.fields import BodyFields, texts
 from narrows.edge.problems import bad_request
 
@@ -35,7 +36,7 @@ _HINTS = (
     "service_tier",
     "user",
 )
-_WIDE = ("input_image", "input_file", "input_audio")
+_MEDIA = {"input_image": input_image, "input_file": input_file, "input_audio": input_audio}
 _REASONED = "reasoning.encrypted_content"  # asked for by clients that keep nothing here
 
 
@@ -189,7 +190,7 @@ def _messages(value: object, limits: EdgeLimits) -> list[dict[str, Any]]:
         raise bad_request("input must be a string or a list of items.", "input")
     if len(value) > limits.messages:
         raise bad_request(f"input has more than {limits.messages} items.", "input")
-    turns = _Turns()
+    turns = _Turns(limits)
     for index, item in enumerate(value):
         turns.take(BodyFields(item, f"input[{index}]"))
     return turns.messages
@@ -198,7 +199,8 @@ def _messages(value: object, limits: EdgeLimits) -> list[dict[str, Any]]:
 class _Turns:
     """Items in order as the messages of a chat."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: EdgeLimits) -> None:
+        self._limits = limits
         self.messages: list[dict[str, Any]] = []
         self._joins = False  # whether the last message takes what an assistant does next
 
@@ -213,9 +215,14 @@ class _Turns:
             self._assistant().setdefault("tool_calls", []).append(call)
         elif kind == "function_call_output":
             call_id = item.need_text("call_id")
-            output = item.take("output")
-            self._refuse_wide(output)
-            content = texts(output, item.path("output"), ("input_text", "output_text"), MAX_PARTS)
+            content = contents(
+                item.take("output"),
+                item.path("output"),
+                ("input_text", "output_text"),
+                _MEDIA,
+                self._limits,
+                MAX_PARTS,
+            )
             self._add({"role": "tool", "tool_call_id": call_id, "content": content})
         elif kind == "reasoning":
             self._reasoning(item)
@@ -241,9 +248,9 @@ class _Turns:
         if isinstance(content, list) and len(content) > MAX_PARTS:
             raise item.bad("content", f"must hold {MAX_PARTS} parts at most")
         if role != "assistant":
-            self._refuse_wide(content)
-            text = texts(content, item.path("content"), ("input_text",), MAX_PARTS)
-            self._add({"role": role, "content": text})
+            where = item.path("content")
+            said = contents(content, where, ("input_text",), _MEDIA, self._limits, MAX_PARTS)
+            self._add({"role": role, "content": said})
             return
         refusals, rest = [], []
         for index, part in enumerate(content if isinstance(content, list) else []):
@@ -271,8 +278,3 @@ class _Turns:
             return
         self._joins = False
         self._assistant()["reasoning_content"] = text
-
-    def _refuse_wide(self, content: object) -> None:
-        for part in content if isinstance(content, list) else []:
-            if isinstance(part, Mapping) and part.get("type") in _WIDE:
-                raise policy.refuse_image_input(0)

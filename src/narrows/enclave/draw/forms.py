@@ -36,6 +36,8 @@ MAX_CHARS = 32_768
 MAX_VALUES = 4096
 """Of a schema here: the library's work grows with the square of an object's properties."""
 _COMPACT: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False}
+_CALL_MARKS = (b"<tool_call>", b"</tool_call>")
+"""Tokens that a forced call is written with, whether or not a vocabulary calls them special."""
 _ANY_OBJECT = {"type": "object"}
 
 
@@ -48,10 +50,13 @@ class FormMaker:
         self._lock = threading.Lock()
         self._words: llguidance.LLTokenizer | None = None
 
-    def form(self, body: Mapping[str, Any]) -> JsonOrWords | None:
-        """What a request forces on its answer; None where it forces nothing. InputError: what
-        it asks for is malformed, too large, or none that is known here."""
+    def form(self, body: Mapping[str, Any], calls: str | None = None) -> JsonOrWords | None:
+        """What a request forces on its answer; None where it forces nothing. ``calls``: what it
+        forces on calls of tools, as Lark (``calling.py``). InputError: what it asks for is
+        malformed, too large, or none that is known here."""
         grammar = _grammar(body)
+        if grammar is None and calls is not None:
+            grammar = llguidance.LLMatcher.grammar_from_lark(calls)
         if grammar is None:
             return None
         limits = llguidance.LLParserLimits(
@@ -108,7 +113,8 @@ class _Vocabulary:
         self._encode = tokenizer.encode
         self.eos_token_id = min(tokenizer.eos_ids)
         self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
-        self.special_token_ids = sorted(tokenizer.special_ids)
+        text = (id_ for id_ in tokenizer.special_ids if self.tokens[id_] in _CALL_MARKS)
+        self.special_token_ids = sorted(tokenizer.special_ids - set(text))
 
     def __call__(self, text: bytes | str) -> list[int]:
         return self._encode(text if isinstance(text, bytes) else text.encode())

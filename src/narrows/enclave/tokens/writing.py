@@ -13,9 +13,9 @@ from typing import Any
 
 from narrows.coding.markup import THINK, THOUGHT, CallForm, ReasoningForm
 from narrows.errors import ArtifactError, InputError
+from narrows.models.api import Tokenizer
 from narrows.models.text.chat import ChatRenderer
 from narrows.models.text.served import served_messages, served_tools
-from narrows.models.text.tokenizer import BpeTokenizer
 
 _NAME, _ARGUMENTS, _RESULT = "narrows_add", {"left": 20, "right": "twenty-two"}, "forty-two"
 _PARAMETERS = {"type": "object", "properties": {"left": {"type": "integer"}}}
@@ -53,7 +53,7 @@ def sample_prompt(chat: ChatRenderer) -> list[int]:
     return chat.render(served_messages(SAMPLE_CHAT), tools=served_tools(SAMPLE_TOOLS))
 
 
-def call_form(chat: ChatRenderer, tokenizer: BpeTokenizer) -> CallForm:
+def call_form(chat: ChatRenderer, tokenizer: Tokenizer) -> CallForm:
     """How the template writes a call; NONE where it is none of the known forms."""
     try:
         text = text_of(tokenizer, sample_prompt(chat))
@@ -69,7 +69,7 @@ def call_form(chat: ChatRenderer, tokenizer: BpeTokenizer) -> CallForm:
 
 
 def reasoning_form(
-    chat: ChatRenderer, tokenizer: BpeTokenizer, variables: Mapping[str, Any]
+    chat: ChatRenderer, tokenizer: Tokenizer, variables: Mapping[str, Any]
 ) -> ReasoningForm:
     """How an answer of a model that reasons between markers begins: what the template puts in
     front of it opens the reasoning, closes it, or leaves it open. InputError, ArtifactError: the
@@ -85,7 +85,7 @@ def reasoning_form(
     return ReasoningForm.NONE if closed >= 0 else ReasoningForm.MARKED
 
 
-def text_of(tokenizer: BpeTokenizer, ids: list[int]) -> str:
+def text_of(tokenizer: Tokenizer, ids: list[int]) -> str:
     """The text of ``ids``, control tokens included."""
     return b"".join(map(tokenizer.token_bytes, ids)).decode("utf-8", "replace")
 

@@ -59,7 +59,7 @@ def edge(
     kv_bytes = settings.weak_kv_mib << 20
 
     def load(name: str | Path, expect: bytes | None) -> TokenModel:
-        return load_model(name, kv_bytes=kv_bytes, expect=expect)
+        return load_model(name, kv_bytes=kv_bytes, expect=expect, engine=settings.engine)
 
     models = Shelf(Shelving(settings.weak, settings.weak_folder, operators, load))
 

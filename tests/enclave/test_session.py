@@ -121,7 +121,10 @@ def request(content: str) -> Request:
 
 
 def with_edge(test: Callable[[Edge, FakeBackend], Awaitable[None]]) -> None:
+    faults: list[object] = []
+
     async def go() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
         backend, model = FakeBackend(), ByteModel()
         config = EnclaveConfig(listen="127.0.0.1:0")
         server = EnclaveServer(config, backend, {model.digest: model})
@@ -130,10 +133,12 @@ def with_edge(test: Callable[[Edge, FakeBackend], Awaitable[None]]) -> None:
         try:
             await test(Edge(reader, writer), backend)
         finally:
+            await server.stop()  # under an open link
             writer.close()
-            await server.stop()
+            await asyncio.sleep(0)
 
     asyncio.run(go())
+    assert not faults
 
 
 def test_answers_come_whole_and_ended() -> None:
@@ -209,5 +214,18 @@ def test_a_lost_link_stops_its_answers() -> None:
         async with asyncio.timeout(120):
             while backend.running:
                 await asyncio.sleep(0.01)
+
+    with_edge(check)
+
+
+def test_a_body_that_no_edge_makes_ends_its_answer_alone() -> None:
+    async def check(edge: Edge, backend: FakeBackend) -> None:
+        odd = request("odd")
+        odd.body["stop"] = 5
+        edge.send(edge.hello(), odd, request("hello"))
+        await edge.reader.readexactly(2)
+        await edge.until(lambda: edge.ended(0) and edge.ended(1))
+        assert edge.events[0][-1] == Failed(Failure.INTERNAL)
+        assert edge.text(1) == "hello"
 
     with_edge(check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from narrows.models.runtime.conformance import conformance_digest
 from narrows.models.runtime.engine import Engine, tensor_table
 from narrows.models.runtime.fast import FastEngine
-from narrows.models.runtime.numerics import PRODUCTS, shape_from_header
+from narrows.models.runtime.numerics import PRODUCTS, Shape, shape_from_header
 from narrows.models.runtime.reference import ReferenceEngine
 from narrows.models.runtime.runtime import Runtime
 
@@ -68,7 +69,24 @@ def vector_tensors(part: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def engines(part: dict[str, Any]) -> list[Engine]:
     shape, tensors = shape_from_header({"numerics": part}), vector_tensors(part)
-    return [FastEngine(shape, tensors, PAGES, 2), ReferenceEngine(shape, tensors, PAGES)]
+    return [
+        FastEngine(shape, tensors, PAGES, 2),
+        ReferenceEngine(shape, tensors, PAGES),
+        *torch_engines(shape, tensors),
+    ]
+
+
+def torch_engines(shape: Shape, tensors: dict[str, np.ndarray]) -> list[Engine]:
+    """Both forms of its products; none where torch is not installed."""
+    if find_spec("torch") is None:
+        return []
+    import torch
+
+    from narrows.models.device.engine import TorchEngine
+    from narrows.models.device.products import Int8Products, Int32Products
+
+    forms = (Int8Products(), Int32Products())
+    return [TorchEngine(shape, tensors, PAGES, torch.device("cpu"), form) for form in forms]
 
 
 @pytest.mark.parametrize(("name", "wide"), [("narrow", ()), ("wide", PRODUCTS)])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from narrows.bench.runtime_exact import cut, exactness
+from narrows.bench.runtime_exact import cut, engine_matrix, exactness
 from narrows.bench.runtime_quality import RecordedAnswer, exact_bits, float_bits, read_answers
 from narrows.bench.runtime_speed import SLOTS, LlamaCpp, Ours
 from narrows.errors import PeerError
@@ -70,6 +70,44 @@ def run(answers_file: Path | None, *, quick: bool, threads: int, report: Report)
     result |= _quality(model, answers, threads, report)
     result |= _exact(model, answers, artifact, 2000 if quick else 20000, report)
     return result
+
+
+def run_engine(
+    engine: str, model: str, streams: list[int], *, quick: bool, threads: int, report: Report
+) -> dict[str, Any]:
+    """Another engine beside numba, in alternating rounds, on one model: speeds, their ratios,
+    and one digest each way of feeding. Raises InputError, ArtifactError, PeerError."""
+    threads = threads or min(16, len(os.sched_getaffinity(0)))
+    artifact = resolve(model)
+    pair: dict[str, ServedModel] = {}
+    for name in (engine, "numba"):
+        report(f"loading {name}")
+        loaded = load_model(artifact, threads=threads, engine=name)
+        if not isinstance(loaded, ServedModel):
+            raise PeerError(f"{model} is not a transformer here")
+        pair[name] = loaded
+    answers = read_answers(None, 20, pair["numba"])
+    sides = {name: Ours(one, answers) for name, one in pair.items()}
+    rounds: dict[str, dict[str, list[float]]] = {name: {} for name in pair}
+    for number in range(2 if quick else 3):
+        for name, side in sides.items():
+            for count in streams:
+                report(f"round {number + 1}, {name}, {count} streams")
+                steps = max(2, min(16, (64 if quick else 256) // count))
+                found = side.step(count, (100, 200), steps)
+                rounds[name].setdefault(f"streams{count}_tok_s", []).append(found)
+            report(f"round {number + 1}, {name}, prefill")
+            rounds[name].setdefault("prefill_tok_s", []).append(side.prefill())
+            rounds[name].setdefault("prompt_tok_s", []).append(side.prompt())
+    best = {name: {key: max(all_) for key, all_ in of.items()} for name, of in rounds.items()}
+    result: dict[str, Any] = {"threads": threads, "backend": pair[engine].runtime.backend}
+    result |= {"model_digest": pair[engine].digest.hex()} | best[engine]
+    result |= {f"numba_{key}": value for key, value in best["numba"].items()}
+    result |= {f"{key}_ratio": value / best["numba"][key] for key, value in best[engine].items()}
+    count = 2000 if quick else 20000
+    sequences = cut(_enough(answers, count))
+    digests = exactness(artifact, sequences, report, engine_matrix(engine))
+    return result | _compared(digests, count)
 
 
 def _speed(
@@ -157,14 +195,21 @@ def _quality(
 def _exact(
     model: ServedModel, answers: list[RecordedAnswer], artifact: Path, count: int, report: Report
 ) -> dict[str, Any]:
+    digests = exactness(artifact, cut(_enough(answers, count)), report)
+    return _compared(digests, count)
+
+
+def _enough(answers: list[RecordedAnswer], count: int) -> list[int]:
     tokens: list[int] = []
     while len(tokens) < count:
         for answer in answers:
             tokens += answer.prompt + answer.tokens
-    digests = exactness(artifact, cut(tokens[:count]), report)
-    values = set(digests.values())
+    return tokens[:count]
+
+
+def _compared(digests: dict[str, str], count: int) -> dict[str, Any]:
     return {
-        "exact": len(values) == 1,
+        "exact": len(set(digests.values())) == 1,
         "digest": next(iter(digests.values())),
         "exact_tokens": count,
         "exact_ways": digests,

@@ -113,13 +113,27 @@ MATRIX = {
 }
 
 
-def exactness(artifact: Path, sequences: Sequences, report: Report) -> dict[str, str]:
-    """Name of each entry of MATRIX to its digest; every one in a process of its own."""
+def engine_matrix(engine: str) -> dict[str, tuple[str, int, str, str]]:
+    """The ways of MATRIX for another engine, and the two that it has to equal."""
+    ways = ("prefill", "chunked", "fork", "batch:16")  # unequal lengths: batches of 16 down to 1
+    return {f"{engine}, {way}": (way, 0, engine, "") for way in ways} | {
+        "numba, prefill": ("prefill", 0, "numba", ""),
+        "reference, prefill": ("prefill", 0, "reference", ""),
+    }
+
+
+def exactness(
+    artifact: Path,
+    sequences: Sequences,
+    report: Report,
+    matrix: dict[str, tuple[str, int, str, str]] = MATRIX,
+) -> dict[str, str]:
+    """Name of each entry of ``matrix`` to its digest; every one in a process of its own."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sequences.json"
         file.write_text(json.dumps(sequences))
-        for name, (way, threads, backend, processor) in MATRIX.items():
+        for name, (way, threads, backend, processor) in matrix.items():
             report(f"exactness: {name}")
             environment = dict(os.environ)
             environment.pop("NUMBA_CPU_NAME", None)

@@ -66,7 +66,8 @@ def edge(
 
     def shelf(one: EdgeConfig) -> Shelf:
         def load(name: str | Path, expect: bytes | None) -> TokenModel:
-            return load_model(name, kv_bytes=one.weak_kv_mib << 20, expect=expect)
+            kv_bytes = one.weak_kv_mib << 20
+            return load_model(name, kv_bytes=kv_bytes, expect=expect, engine=one.engine)
 
         return Shelf(Shelving(one.weak, one.weak_folder, operators, load))
 

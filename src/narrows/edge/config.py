@@ -27,6 +27,7 @@ from narrows.edge.model_table import (
 )
 from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
+from narrows.models.engines import engine_problems
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
 from narrows.wire.http_call import is_web
@@ -150,13 +151,13 @@ class EdgeConfig:
     ones, all newer than these, watched while the edge runs. ``operators``: public keys, 64 hex
     digits; where there are any, only weak models that one of them signed are loaded
     (docs/weak-models.md). ``weak_kv_mib``: bound of each weak model's cache; an answer that finds
-    none left fails as overloaded. ``state_port`` 0: the gate's state
-    port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
-    ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
-    chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
-    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``link_max_s``: a
-    link of that age gets a successor and drains, by this clock alone (0: never): an auditor has to
-    decode a link from its start (docs/audit.md). ``probe``: the
+    none left fails as overloaded. ``engine``: what computes them (docs/torch.md). ``state_port``
+    0: the gate's state port is not asked. ``constant_bytes`` 0: the gate paces variably; else the
+    size of its ticks, as configured there. ``tick_ms``: text is released to clients on this grid,
+    so no chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link
+    that is down. ``resume_s``: how long an interrupted answer waits for a new link.
+    ``link_max_s``: a link of that age gets a successor and drains, by this clock alone (0:
+    never): an auditor has to decode a link from its start (docs/audit.md). ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
     so that /healthz tells whether it answers. ``context_tokens``: what prompt and answer of the
     strong model may have together, as the list of models says it; 0: it says nothing.
@@ -181,6 +182,7 @@ class EdgeConfig:
     weak_folder: Path | None = None
     operators: tuple[str, ...] = ()
     weak_kv_mib: int = 512
+    engine: str = "auto"
     model_name: str = "smollm2-135m-instruct"
     aliases: tuple[str, ...] = ()
     context_tokens: int = 0
@@ -243,6 +245,7 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
     problems += key_problems(config.operators)
+    problems += [f"engine: {problem}" for problem in engine_problems(config.engine)]
     problems += origin_problems(config.cors_origins)
     if not 1 <= config.weak_kv_mib <= 1 << 24:
         problems.append(f"weak_kv_mib {config.weak_kv_mib} is outside 1..{1 << 24}")

@@ -12,6 +12,7 @@ from pydantic import Field
 from narrows.config import out_of_range
 from narrows.enclave.parameters import parameter_problems
 from narrows.errors import InputError
+from narrows.models.engines import engine_problems
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import parse_address
 
@@ -84,6 +85,7 @@ class EnclaveConfig:
     name or path. ``weak_folder``: a folder of further ones, watched while the enclave runs.
     ``operators``: public keys, 64 hex digits; where there are any, only weak models that one of
     them signed are loaded (docs/weak-models.md).
+    ``engine``: what computes the built-in and the weak models (docs/torch.md).
     ``kv_mib``: bound of the strong model's cache, ``weak_kv_mib``: of each weak model's; an
     answer that finds none left fails as overloaded. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
@@ -98,6 +100,7 @@ class EnclaveConfig:
     weak_folder: Path | None = None
     operators: tuple[str, ...] = ()
     threads: int = 0
+    engine: str = "auto"
     kv_mib: int = 4096
     weak_kv_mib: int = 512
     max_batch: int = 64
@@ -171,6 +174,7 @@ def _enclave_problems(config: EnclaveConfig) -> list[str]:
     least = 0 if config.weak_folder is not None else 1
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
+    problems += [f"engine: {problem}" for problem in engine_problems(config.engine)]
     return problems + key_problems(config.operators)
 
 

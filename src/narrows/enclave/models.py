@@ -30,7 +30,12 @@ def make_backend(config: EnclaveConfig, weak: Shelf | None = None) -> Backend:
     if config.upstream is not None:
         rule = ReasoningRule(LEVELS[config.reasoning], config.reasoning_bytes)
         return _upstream(config.upstream, weak, rule)
-    model = load_model(config.model, threads=config.threads, kv_bytes=config.kv_mib << 20)
+    model = load_model(
+        config.model,
+        threads=config.threads,
+        kv_bytes=config.kv_mib << 20,
+        engine=config.engine,
+    )
     return BuiltinBackend(model, max_batch=config.max_batch)
 
 
@@ -96,6 +101,7 @@ def load_weak(config: EnclaveConfig) -> Shelf:
                 threads=config.threads,
                 kv_bytes=config.weak_kv_mib << 20,
                 expect=expect,
+                engine=config.engine,
             ),
         )
     )

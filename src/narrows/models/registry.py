@@ -38,11 +38,14 @@ def load_model(
     threads: int = 0,
     kv_bytes: int = DEFAULT_KV_BYTES,
     expect: bytes | None = None,
+    engine: str = "auto",
 ) -> TokenModel:
     """A model ready to serve. ``threads`` 0: all processors; ``kv_bytes`` bounds its cache;
-    ``expect``: the SHA-256 that the artifact must have.
+    ``expect``: the SHA-256 that the artifact must have; ``engine``: what computes it
+    (``models/engines.py``; the byte model has one alone).
 
-    Raises InputError (no such name or file), ArtifactError, PeerError (download failed).
+    Raises InputError (no such name, file, engine or device), ArtifactError, PeerError
+    (download failed).
     """
     if str(name) == "bytes" or (str(name) == "default" and not DEFAULT_ARTIFACT.exists()):
         from narrows.models.bytemodel import ByteModel
@@ -54,7 +57,7 @@ def load_model(
     from narrows.models.text.tokenizer import BpeTokenizer
 
     artifact = Artifact.open(resolve(name), expect=expect)
-    runtime = load_runtime(artifact, threads=threads, kv_bytes=kv_bytes)
+    runtime = load_runtime(artifact, threads=threads, kv_bytes=kv_bytes, backend=engine)
     tokenizer = runtime.tokenizer
     if not isinstance(tokenizer, BpeTokenizer):
         raise InputError(f"{artifact.path.name} has a tokenizer that cannot render chats")

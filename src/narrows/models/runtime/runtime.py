@@ -14,8 +14,6 @@ One lock: calls from several threads run one after the other.
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,20 +22,19 @@ import numpy as np
 
 from narrows.errors import ArtifactError, InputError
 from narrows.models.api import Logits, Stream
+from narrows.models.runtime.build import build_engine
 from narrows.models.runtime.conformance import conformance_digest
 from narrows.models.runtime.engine import Batch, Engine
 from narrows.models.runtime.history import History as _Stream
 from narrows.models.runtime.kv import PagePool, scope_root, window_start
 from narrows.models.runtime.locked import locked
-from narrows.models.runtime.numerics import NUMERICS_VERSION, PAGE_TOKENS, shape_from_header
+from narrows.models.runtime.numerics import NUMERICS_VERSION, PAGE_TOKENS
 
 if TYPE_CHECKING:
     from narrows.models.artifact import Artifact
     from narrows.models.text.tokenizer import BpeTokenizer
 
 __all__ = ["NUMERICS_VERSION", "Runtime", "conformance_digest", "load_runtime"]
-
-log = logging.getLogger("narrows.weak")
 
 MAX_STREAM_TOKENS = 1 << 20
 _CHUNK = 256
@@ -344,37 +341,12 @@ class Runtime:
             stream.node = self._pool.publish(stream.node, page_tokens, stream.pages[index])
 
 
-def _build(artifact: Artifact, threads: int, kv_bytes: int, backend: str) -> tuple[Engine, int]:
-    if backend not in ("auto", "numba", "reference"):
-        raise InputError(f"no backend {backend!r}", "auto, numba or reference")
-    if not 0 <= threads <= 256:
-        raise InputError(f"{threads} threads; 1 to 256, or 0 for every processor")
-    shape = shape_from_header(artifact.header)
-    tensors = {name: artifact.tensor(name) for name in artifact.tensor_names}
-    from narrows.models.runtime.fast import FastEngine, page_bytes
-    from narrows.models.runtime.matmul import probe
-
-    pages = kv_bytes // page_bytes(shape)
-    if pages < 2:
-        raise InputError(f"kv_bytes is {kv_bytes}; a page has {page_bytes(shape)} bytes")
-    if backend == "auto" and not probe():
-        log.warning("byte products are not exact on this processor: the slow reference runs")
-        backend = "reference"
-    if backend == "reference":
-        from narrows.models.runtime.reference import ReferenceEngine
-
-        return ReferenceEngine(shape, tensors, pages), pages
-    threads = threads or min(16, len(os.sched_getaffinity(0)))
-    return FastEngine(shape, tensors, pages, threads), pages
-
-
 def load_runtime(
     artifact: Artifact, *, threads: int = 0, kv_bytes: int = 512 << 20, backend: str = "auto"
 ) -> Runtime:
     """A model ready to serve. ``threads`` 0: one per processor this process may use.
 
-    ``backend``: ``numba``, ``reference``, or ``auto``: numba where a probe with the worst values
-    finds its products exact here, else the reference. The same integers either way.
+    ``backend``: an engine's name (``models/engines.py``). The same integers whichever it is.
     Computes the conformance digest and compares it with the header's ``conformance`` (hex),
     if it has one. Raises ArtifactError (malformed, wrong version, wrong integers) or
     InputError (impossible limits).
@@ -382,7 +354,7 @@ def load_runtime(
     from narrows.models.text.tokenizer import BpeTokenizer
 
     tokenizer = BpeTokenizer.from_artifact(artifact)
-    engine, pages = _build(artifact, threads, kv_bytes, backend)
+    engine, pages = build_engine(artifact, threads, kv_bytes, backend)
     model = Runtime(
         engine,
         pages,

@@ -76,12 +76,14 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     read from the gate; None before the first byte. ``codings_today``: complete answers by
     how they crossed the link. ``net``: by lineage with a net budget, what auditors explained;
     ``verdicts``: what came of the auditor's words, None where no poster has run here.
-    ``alarms``: those that are open."""
+    ``alarms``: those that are open. ``edge_figures``: counters and fresh gauges of the edge;
+    ``edge_runs``: whether it has written any lately."""
     import dataclasses
 
     from narrows.cli.alarms.listing import alarm_figures
     from narrows.deploy.state import ledger_place
     from narrows.edge.books.drift import read_drift
+    from narrows.edge.books.figures import read_figures
     from narrows.edge.books.stats import read_codings, read_stats
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances
@@ -98,6 +100,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
     balances = read_balances(place)
     stats = read_stats(folder, now_s)
+    edge_figures, edge_runs = read_figures(folder, now_s)
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share
     spent = balances.spent_bytes + balances.outstanding_bytes
@@ -131,6 +134,11 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
         "alarms": alarm_figures(folder, open_only=True),
+        "edge_runs": edge_runs,
+        "edge_figures": [
+            {"name": name, "labels": dict(labels), "value": value}
+            for (name, labels), value in sorted(edge_figures.items())
+        ],
         "gate_kernel": read_gate_kernel(folder),
         "gate_tape": read_gate_tape(folder),
         "gate_unwritten": read_gate_unwritten(folder),

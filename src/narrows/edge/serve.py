@@ -163,6 +163,7 @@ async def _flush_until(over: asyncio.Event, service: Service) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await over.wait()
+        service.put_gauges()
         await service.stats.flush_aside()
         await service.watch.flush_aside()
         if service.transcripts is not None:

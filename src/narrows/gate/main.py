@@ -17,6 +17,7 @@ from narrows.gate.backstop.netdev import other_devices
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.server import Gate
+from narrows.gate.stats_file import Latency
 from narrows.gate.tape.tap import Tap
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.stores.place import LedgerPlace
@@ -51,15 +52,18 @@ def facts(gate: Gate) -> Facts:
 
 
 def open_ledger(
-    config: GateConfig, state_dir: Path, announce: Callable[[int], None] = lambda size_bytes: None
+    config: GateConfig,
+    state_dir: Path,
+    announce: Callable[[int], None] = lambda size_bytes: None,
+    heard: Callable[[float], None] = lambda seconds: None,
 ) -> Ledger:
     """The ledger of ``state_dir``, after counting as spent what a gate that died had leased.
-    ``announce`` hears what is about to be sent to its store.
+    ``announce`` hears what is about to be sent to its store, ``heard`` how long a witness took.
     ``BudgetError`` where it cannot be trusted to be the newest one."""
     witness = None
     if config.witness:
         verifier = witness_verifier(bytes.fromhex(config.witness_key))
-        witness = HttpWitness(*parse_address(config.witness), verifier)
+        witness = HttpWitness(*parse_address(config.witness), verifier, heard=heard)
     place = LedgerPlace(state_dir, config.etcd)
     ledger = Ledger.open(place, witness=witness, gate=config.name, announce=announce)
     try:
@@ -116,8 +120,10 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
         stack.callback(surroundings.close)
         surroundings.start()
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ledger"))
-        heard = (backstop.announce,) if backstop is not None else ()
-        ledger = executor.submit(open_ledger, config, state_dir, *heard).result()
+        announce = backstop.announce if backstop is not None else lambda size_bytes: None
+        took = Latency()
+        opened = executor.submit(open_ledger, config, state_dir, announce, took.add)
+        ledger = opened.result()
         stack.callback(lambda: executor.submit(ledger.close).result())
         source = backstop.guard(ledger) if backstop is not None else ledger
         accounts = audited_accounts(config)
@@ -135,6 +141,7 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
             _log,
             tap,
             lambda: ledger.credited(accounts)[0],
+            took,
         )
         try:
             asyncio.run(gate.run(lambda ready: say(facts(ready))))

@@ -33,7 +33,7 @@ LATE_S = 10.0
 def make_app(service: Service) -> Starlette:
     """The ASGI application of one edge."""
     routes = _Routes(service)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/messages", routes.messages, methods=["POST"]),
@@ -52,6 +52,8 @@ def make_app(service: Service) -> Starlette:
             Exception: _on_bug,
         },
     )
+    app.state.refused = service.refused
+    return app
 
 
 class _Routes:
@@ -214,7 +216,8 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 
 def _problem(request: Request, problem: ApiError) -> Response:
-    """In the shape that the clients of its path read."""
+    """In the shape that the clients of its path read, and counted."""
+    request.app.state.refused(problem)
     ours = request.url.path.startswith("/v1/messages")
     body = error_body(problem) if ours else problem.body()
     return _reply(body, problem.status, problem.headers())

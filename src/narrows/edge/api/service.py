@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
+from narrows.edge.books.figures import series
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
 from narrows.edge.dialects.chat import fingerprint
 from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.link.upkeep import LinkClient
+from narrows.edge.problems import ApiError
 from narrows.edge.watch import AnswerWatch
 
 
@@ -79,8 +81,46 @@ class Service:
         counts.answers += 1
         counts.tokens += tokens
         self.stats.coded(answer.coding)
+        self._measure(answer, tokens)
         if not answer.resumes:  # else its bits hold what came twice, under another model perhaps
             self.stats.imitation(answer.weak.label).add(1, answer.text_bytes, round(answer.bits))
+
+    def _measure(self, answer: EdgeAnswer, tokens: int) -> None:
+        figures, coding = self.stats.figures, answer.coding.name.lower()
+        mode = "sampled" if answer.temperature else "greedy"
+        labels = {"coding": coding, "mode": mode, "weak": answer.weak.label}
+        figures.add("narrows_answers_total", 1, **labels)
+        figures.add("narrows_answer_text_bytes_total", answer.text_bytes, **labels)
+        figures.add("narrows_answer_link_bytes_total", answer.bits / 8, **labels)
+        figures.add("narrows_answer_tokens_total", tokens, **labels)
+        if answer.first_text_s:
+            first_s = answer.first_text_s - answer.asked_s
+            figures.observe("narrows_first_token_seconds", first_s, coding=coding)
+            if tokens > 1:
+                between_s = (answer.last_text_s - answer.first_text_s) / (tokens - 1)
+                figures.observe("narrows_inter_token_seconds", between_s, coding=coding)
+
+    def refused(self, error: ApiError) -> None:
+        """A request that ended so."""
+        status = str(error.status)
+        self.stats.figures.add("narrows_request_errors_total", code=error.code, status=status)
+
+    def put_gauges(self) -> None:
+        """How the edge stands now, for metrics."""
+        link = self.link
+        gauges = {
+            "narrows_edge_open_answers": self.answers,
+            "narrows_edge_waiting_requests": link.waiting,
+            "narrows_edge_open_body_bytes": self.bodies_bytes,
+            "narrows_edge_links": len(link.links),
+            "narrows_edge_link_up": link.up,
+            "narrows_edge_decoder_late_seconds": link.decoder_late_s(),
+            "narrows_edge_strong_model_up": self.model == "ok",
+        }
+        self.stats.put_gauges(
+            {series(name): float(value) for name, value in gauges.items()}
+            | {series("narrows_edge_gate_state", state=link.gate_state.state): 1.0}
+        )
 
     def keep(self, answer: EdgeAnswer, completion_id: str, choice: int, created_s: int) -> None:
         """A complete answer with its prompt, where transcripts are wanted."""

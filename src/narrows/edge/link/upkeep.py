@@ -85,7 +85,7 @@ class LinkClient:
         self._turns: dict[bytes, Turn] = {}  # by weak model, see DecodeWorker
         self._patience = Patience()
         self._up = asyncio.Event()
-        self._waiting = 0  # requests that wait for a link
+        self.waiting = 0  # requests that wait for a link
         self._wanted = asyncio.Event()  # set while there are any
         self._counting = asyncio.Semaphore(1)
         self._free_dial = False  # the last dial cost nothing
@@ -102,11 +102,14 @@ class LinkClient:
         return self._up.is_set()
 
     @property
+    def links(self) -> list[EdgeLink]:
+        """Open ones; all but the current one drain."""
+        return [link for task, link in self._serving.items() if not task.done()]
+
+    @property
     def draining(self) -> bool:
         """Whether a retired link still has answers."""
-        return any(
-            link is not self._link for task, link in self._serving.items() if not task.done()
-        )
+        return any(link is not self._link for link in self.links)
 
     def decoder_late_s(self) -> float:
         """How far the current link's decoder is behind; a hostile link may ask much of it."""
@@ -156,7 +159,7 @@ class LinkClient:
             self.gate_state = await self._gate.state()
         if self.gate_state.state != "ok" and not self._window_opens_soon():
             raise problems.budget_error(self.gate_state.state, self.gate_state.retry_after_s)
-        self._waiting += 1
+        self.waiting += 1
         self._wanted.set()
         try:
             async with asyncio.timeout(self._config.link_wait_s):
@@ -164,8 +167,8 @@ class LinkClient:
         except TimeoutError as error:
             raise self._why_down() from error
         finally:
-            self._waiting -= 1
-            if not self._waiting:
+            self.waiting -= 1
+            if not self.waiting:
                 self._wanted.clear()
 
     def _why_down(self) -> ApiError:

@@ -8,11 +8,12 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip --disable-pip-version
 # A worker waits for processes, ticks and leases most of the time: two to a core.
 WORKERS ?= 4
 
-.PHONY: release lock up test engines-test kernels lint format bench torture check-model weak-default clean help
+.PHONY: release lock up test clients engines-test kernels lint format bench torture check-model weak-default clean help
 
 help:
 	@echo "make up            serve a model at http://127.0.0.1:8400/v1 (ARGS='--port 9000')"
 	@echo "make test          run every test"
+	@echo "make clients       drive real client packages, write the table of docs/clients.md"
 	@echo "make kernels       compile the numeric kernels"
 	@echo "make lint          ruff and mypy --strict"
 	@echo "make format        what ruff mends by itself"
@@ -42,14 +43,23 @@ $(VENV)/.test-ready: $(VENV)/.run-ready
 	@$(PIP) install --no-compile --editable '.[all,dev,bench,train,plots]'
 	@touch $@
 
-up: $(VENV)/.run-ready
+up: $(VENV)/.run-ready $(VENV)/.kernels-fresh
 	@$(BIN)/narrows up $(ARGS)
 
 test: kernels
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
+# numba keeps machine code by the file of the function alone: what a function of another file that
+# it has compiled in says now, it never asks. So code that changed takes all that was kept along.
+$(VENV)/.kernels-fresh: $(shell grep -rl numba src/narrows --include=*.py)
+	@find src -name '*.nb[ic]' -delete
+	@mkdir -p $(VENV) && touch $@
+
+clients: kernels
+	$(BIN)/python tests/clients/drive.py --write
+
 # Compiled once, not by every process of a test at the same time; numba keeps what it has.
-kernels: $(VENV)/.test-ready
+kernels: $(VENV)/.test-ready $(VENV)/.kernels-fresh
 	@$(BIN)/python tests/compile_kernels.py
 
 lint: $(VENV)/.test-ready
@@ -61,7 +71,7 @@ format: $(VENV)/.test-ready
 	$(BIN)/ruff check --fix src tests spin engines
 	$(BIN)/ruff format src tests spin engines
 
-torture: $(VENV)/.test-ready
+torture: $(VENV)/.test-ready $(VENV)/.kernels-fresh
 	$(BIN)/python -m pytest -m torture -p no:xdist --timeout 0 $(ARGS)
 
 # Its torch pins numba and brings packages that do not import; the command asks for a
@@ -83,7 +93,7 @@ $(ENGINES)/.ready:
 check-model:
 	$(PYTHON) spin/check.py $(ARGS)
 
-bench: $(VENV)/.test-ready
+bench: $(VENV)/.test-ready $(VENV)/.kernels-fresh
 	$(BIN)/narrows bench ledger
 	$(BIN)/narrows bench gate
 	$(BIN)/narrows bench serve

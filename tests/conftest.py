@@ -29,6 +29,7 @@ PACKAGES = {
     "bubblewrap": "bubblewrap",
     "bwrap": "bubblewrap",
     "Chromium": "chromium",
+    "nginx": "nginx-light",
     "spin": "spin gcc",
     "gcc": "gcc",
     "systemd": "systemd",

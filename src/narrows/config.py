@@ -193,7 +193,9 @@ def _names(kind: Any, path: tuple[str | int, ...]) -> list[str]:
                 kind = candidate
                 break
     return (
-        [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        [field.name.rstrip("_") for field in dataclasses.fields(kind)]
+        if dataclasses.is_dataclass(kind)
+        else []
     )
 
 

@@ -51,14 +51,20 @@ def open_once(path: Path, *, follow_links: bool = False) -> Iterator[io.Buffered
 
 def read_once(path: Path, max_bytes: int, *, follow_links: bool = False) -> bytes:
     """All bytes of a regular file of at most ``max_bytes``. Raises InputError, saying why."""
+    return read_with_mode(path, max_bytes, follow_links=follow_links)[0]
+
+
+def read_with_mode(path: Path, max_bytes: int, *, follow_links: bool = False) -> tuple[bytes, int]:
+    """The same, and the permissions of the file that was read."""
     try:
         with open_once(path, follow_links=follow_links) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > max_bytes:
         raise InputError(f"{path} is larger than {max_bytes} bytes")
-    return data
+    return data, mode
 
 
 def copy_once(path: Path, out: BinaryIO, *, follow_links: bool = False) -> str:

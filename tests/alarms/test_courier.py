@@ -49,10 +49,11 @@ def server(*replies: bytes, hold: bool = False) -> Iterator[tuple[str, list[byte
         (b"HTTP/1.0 204\r\n\r\n", ""),
         (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n", "status 302"),
         (b"HTTP/1.1 500 No\r\n\r\n", "status 500"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", "status 100"),
-        (b"\xff" * 10_000, "no HTTP answer"),
-        (b"HTTP/1.1 2000000000\r\n", "status 200"),
-        (b"", "no HTTP answer"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "the connection ended within an answer"),
+        (b"HTTP/1.1 100 x\r\n\r\n" * 99, "interim answers, and no final one"),
+        (b"\xff" * 20_000, "the answer's head is too long"),
+        (b"HTTP/1.1 2000000000\r\n", "the answer is no HTTP"),
+        (b"", "the connection ended within an answer"),
     ],
 )
 def test_what_a_webhook_answers(reply: bytes, why: str) -> None:
@@ -60,9 +61,9 @@ def test_what_a_webhook_answers(reply: bytes, why: str) -> None:
         assert post(address, b"{}", 20.0) == why
 
 
-def test_a_webhook_that_says_nothing_is_left(tmp_path: object) -> None:
+def test_a_webhook_that_says_nothing_is_left() -> None:
     with server(b"HTTP/1.1 2", hold=True) as (address, _):
-        assert "timed out" in post(address, b"{}", 0.3) or "slow" in post(address, b"{}", 0.3)
+        assert post(address, b"{}", 0.3) in ("timed out", "no answer in time")
 
 
 def test_one_that_fails_is_tried_again_and_the_body_is_whole_json() -> None:

@@ -109,6 +109,15 @@ def test_cost_follows_topics_and_hears_what_is_dear() -> None:
         assert heard < 40
 
 
+def test_an_answer_without_a_token_has_its_fixed_bits_alone() -> None:
+    reference = CostReference()
+    test = CostTest(reference)
+    for _ in range(200):
+        assert test.observe(1, 0, 3, 64 + 5 * 100, 100, True) is None
+    assert [test.observe(1, 0, 3, 60.0, 0, True) for _ in range(100)] == [None] * 100
+    assert any(test.observe(1, 0, 3, 5000.0, 0, True) for _ in range(20))
+
+
 def test_an_edge_without_a_past_says_nothing_and_an_alarm_teaches_nothing() -> None:
     reference = CostReference()
     test = CostTest(reference)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -265,9 +266,58 @@ def test_what_is_no_token_of_the_content_counts_in_full() -> None:
     assert one.tally.tokens == 4
 
 
+def test_tokens_behind_a_head_are_the_models_own() -> None:
+    answer = played(1, 30)[0]
+    for marked, late in ((True, False), (True, True), (False, False)):
+        recorder = TapeRecorder(weak())
+        body = answer.request.body | ({"markup": 1} if marked else {})
+        key = answer.request.noise_key
+        number = recorder.request(Request(uid="0" * 32, body=body, noise_key=key))
+        recorder.encoder.open(number, Coding.COUPLED)
+        first = int(late)  # tokens ahead of the switch
+        for event in (
+            Tokens(answer.tokens[:first]),
+            Switch(Channel.REASONING),
+            Tokens(answer.tokens[first:4]),
+        ):
+            recorder.encoder.put(number, event)
+        recorder.encoder.put(number, Finished(Finish.LENGTH))
+        one = audited(recorder.finish())
+        refused = {"another channel than the content": 1}
+        assert one.tally.not_scored == ({} if marked and not late else refused)
+        assert one.tally.tokens == (4 if marked and not late else int(late))
+
+
+def test_answers_behind_kept_reasoning_count_in_full() -> None:
+    answer = played(1, 30)[0]
+    for head, refused in (
+        ([Channel.REFUSAL], True),
+        ([Channel.REFUSAL, Channel.TOOL_NAME], True),
+        ([Channel.REASONING, Channel.REFUSAL], False),
+    ):
+        recorder = TapeRecorder(weak())
+        body = answer.request.body | {"markup": 1, "reasoning": "keep"}
+        key = answer.request.noise_key
+        number = recorder.request(Request(uid="0" * 32, body=body, noise_key=key))
+        recorder.encoder.open(number, Coding.COUPLED)
+        for event in (*map(Switch, head), Tokens(answer.tokens[:9]), Finished(Finish.LENGTH)):
+            recorder.encoder.put(number, event)
+        one = audited(recorder.finish())
+        why = "reasoning that stayed inside decides the tokens"
+        assert one.tally.not_scored == ({why: 1} if refused else {})
+        if refused:
+            assert one.credit_bytes <= one.replay.checked_bits / 8
+
+
 def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
-    answers = list(played(2, 30))
-    for number, change in enumerate(({"tools": [{}]}, {"messages": [{"role": "user", "content": "x" * 2000}]})):  # fmt: skip  # noqa: E501
+    answers = list(played(4, 30))
+    changes: tuple[dict[str, Any], ...] = (
+        {"tools": [{}]},
+        {"messages": [{"role": "user", "content": "x" * 2000}]},
+        {"top_k": 5},
+        {"logit_bias": {"1": 100}},
+    )
+    for number, change in enumerate(changes):
         request = answers[number].request
         body = request.body | change
         answers[number] = replace(
@@ -275,8 +325,8 @@ def test_requests_that_the_scorer_cannot_follow_count_in_full() -> None:
             request=Request(uid=request.uid, body=body, noise_key=request.noise_key),
         )
     one = audited(tape_of(weak(), answers))
-    assert one.tally.not_scored["the scorer cannot apply a field of the request"] == 1
-    assert sum(one.tally.not_scored.values()) == 2
+    assert one.tally.not_scored["the scorer cannot apply a field of the request"] == 3
+    assert sum(one.tally.not_scored.values()) == 4
     assert one.credit_bytes <= one.replay.checked_bits / 8
 
 

@@ -18,6 +18,7 @@ from narrows.audit.scorer import RuntimeScorer
 from narrows.audit.torch_scorer import TorchScorer, digest_of, to_q16
 from narrows.bench.audit.server import serve_torch
 from narrows.bench.audit.tape import make_requests, tape_of
+from narrows.errors import InputError
 from narrows.models.text.chat import ChatRenderer
 from narrows.models.text.tokenizer import BpeTokenizer
 from narrows.training.base import hf_model
@@ -51,6 +52,16 @@ def test_rows_follow_the_same_tokens_as_the_runtime(scorer: TorchScorer) -> None
         assert a.dtype == np.int32
         apart = (a - a.max()) - (b - b.max())
         assert np.abs(apart).max() < 0.3 * 65536  # eight-bit weights in the runtime
+
+
+def test_a_prompt_is_what_a_model_server_makes_of_it(scorer: TorchScorer) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    whole = {"messages": [{"role": "user", "content": "a\nb"}]}
+    tool = {"type": "function", "function": {"name": "f"}}
+    assert scorer.prompt({"messages": [{"role": "user", "content": parts}]}) == scorer.prompt(whole)
+    assert scorer.prompt(whole | {"tools": [tool], "reasoning_effort": "low"})
+    with pytest.raises(InputError):
+        scorer.prompt(whole | {"tools": [tool], "tool_choice": "required"})
 
 
 def test_logits_become_log2_units() -> None:

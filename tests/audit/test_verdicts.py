@@ -129,6 +129,10 @@ def test_what_is_explained_is_booked_until_no_grain_is_left(tmp_path: Path) -> N
     assert totals % GRAIN_BYTES == 0
     book = read_book(desk.state)
     assert (book.credited_bytes, book.refused, book.alarms) == (totals, 0, 0)
+    assert (book.lineage, book.day_credited_bytes) == ("demo", totals)
+    assert book.day_spent_bytes == desk.now().lineages["demo"].spent_bytes
+    assert 0 < book.credit_bytes <= totals
+    assert book.day * 86_400 <= book.credit_s <= book.time_s
     explained = role._follower.auditor.credit_bytes
     assert explained - GRAIN_BYTES - 40 <= totals <= explained
     again = role.compose({})

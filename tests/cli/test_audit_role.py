@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from narrows.audit.role.config import AuditConfig
 from narrows.cli.main import main
@@ -17,6 +21,7 @@ from narrows.deploy.supervise import Role, Supervisor
 from narrows.deploy.verdicts import VerdictBook, read_book, write_book
 from narrows.errors import InputError
 from narrows.ledger.keys import load_private, public_of
+from narrows.ledger.office import balances
 from narrows.ledger.office.demo import audit_demo, create_demo
 from narrows.wire.spool.file import public_of as tape_public_of
 
@@ -73,8 +78,10 @@ def test_up_refuses_an_auditor_where_it_cannot_run(
     said = run(capsys, "up", "--audit", "--state", tmp_path / "s", *url, code=2)
     assert "an upstream server answers here" in said
     monkeypatch.setattr("narrows.deploy.isolated._check_host", lambda: None)
-    said = run(capsys, "up", "--audit", "--isolated", "--state", tmp_path / "s", code=2)
-    assert "does not run under --isolated yet" in said
+    config = tmp_path / "narrows.toml"
+    config.write_text('[enclave.isolated]\ncommand = ["server"]\n')
+    words = ("up", "--audit", "--isolated", "--state", tmp_path / "s", "--config", config)
+    assert "an upstream server answers here" in run(capsys, *words, *url, code=2)
     assert not (tmp_path / "s").exists()
 
 
@@ -91,13 +98,55 @@ def test_status_shows_net_and_what_the_auditor_said(tmp_path: Path) -> None:
     assert found["net"][0]["granted_bytes"] == found["net"][0]["left_bytes"] == 1_000_000
     assert found["verdicts"]["closed"]
     assert found["verdicts"]["alarms"] == ["alarm"]
+    assert found["verdicts"]["credit_age_s"] is None
+    assert found["verdicts"]["explained_today"] is None
+    assert found["tape_age_s"] is None
     table(found)
+
+
+def test_status_says_how_old_what_is_and_what_share_was_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_demo(tmp_path, 1_000_000)
+    now_s = 20_000 * 86_400 + 7200.0
+    book = VerdictBook("e", 3, int(now_s) - 4, credited_bytes=900, credits=2)
+    book = replace(book, credit_s=int(now_s) - 60, credit_bytes=512, lineage="demo")
+    write_book(tmp_path, replace(book, day=20_000, day_credited_bytes=600))
+    gate = {"tape": {"state": "copying", "spool_bytes": 5, "oldest_ms": int(now_s - 90) * 1000}}
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "gate" / "stats.json").write_text(json.dumps({"ports": {}} | gate))
+    real = balances.balances_of
+
+    def spent(*words: Any) -> Any:
+        found = real(*words)
+        lineages = tuple(replace(line, spent_bytes=1200) for line in found.lineages)
+        return replace(found, lineages=lineages)
+
+    monkeypatch.setattr(balances, "balances_of", spent)
+    found = collect(tmp_path, now_s)
+    verdicts = found["verdicts"]
+    assert found["tape_age_s"] == 90
+    assert (verdicts["silent_s"], verdicts["credit_age_s"], verdicts["credit_bytes"]) == (
+        4,
+        60,
+        512,
+    )
+    assert (verdicts["explained_today"], verdicts["credited_today_bytes"]) == (0.5, 600)
+    said = io.StringIO()
+    Console(file=said, width=200).print(table(found))
+    for words in ("last credit 60 s ago, 512 B", "explained today: 50.0%", "since 90 s"):
+        assert words in said.getvalue()
+    tomorrow = collect(tmp_path, now_s + 86_400)["verdicts"]
+    assert (tomorrow["explained_today"], tomorrow["credited_today_bytes"]) == (None, 0)
 
 
 def test_a_damaged_book_of_verdicts_is_said(tmp_path: Path) -> None:
     assert read_book(tmp_path) == VerdictBook()
     write_book(tmp_path, VerdictBook(epoch="e", sequence=9))
     assert read_book(tmp_path).sequence == 9
+    first_form = dict(list(asdict(VerdictBook(sequence=7)).items())[:9])
+    (tmp_path / "audit-post" / "verdicts.json").write_text(json.dumps(first_form))
+    assert read_book(tmp_path).sequence == 7
     for text in ("", "{}", "[]", '{"epoch": 5}', "nul"):
         (tmp_path / "audit-post" / "verdicts.json").write_text(text)
         with pytest.raises(InputError, match="no book of verdicts"):

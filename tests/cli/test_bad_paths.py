@@ -74,6 +74,7 @@ plan sweep BAD --over cap=1..2GB/day:2
 plan weights BAD
 bench serve --config BAD
 bench codec --answers BAD
+bench less --answers BAD
 bench engines http://127.0.0.1:1/v1 --folder BAD
 bench detect --answers BAD
 bench detect --answers {answers} --null BAD
@@ -123,6 +124,7 @@ status --state BAD
 status --json --state BAD
 witness --state BAD
 key list --state BAD
+key limit 1 --rpm 5 --state BAD
 key revoke 1 --state BAD
 key operator list --state BAD
 key operator add {key} --out {new} --state BAD

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Any
 
 from narrows.coding.events import (
@@ -33,6 +33,7 @@ from narrows.coding.events import (
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
+from narrows.coding.tokens.choice import CodingChoice
 from narrows.measure.replay import ReplayCode, ReplayModel
 
 Vector = dict[str, Any]
@@ -95,10 +96,16 @@ def specs(vector: Vector) -> list[AnswerSpec]:
     return [AnswerSpec((r[0],), r[1]) for name, *r in steps(vector["steps"]) if name == "request"]
 
 
+def every_32nd() -> CodingChoice:
+    """A choice that tries the other coding for each 32nd answer: it rests for 16 of them."""
+    draws = cycle([0.5] * 15 + [0.0])
+    return CodingChoice(lambda: next(draws))
+
+
 def replay(vector: Vector) -> tuple[bytes, list[str]]:
     """The encoder's bytes, and what the decoder makes of them."""
     options = LinkOptions.from_wire(vector["options"])
-    encoder = LinkEncoder(ReplayModel(costs(vector)), options, ReplayCode)
+    encoder = LinkEncoder(ReplayModel(costs(vector)), options, ReplayCode, choice=every_32nd())
     decoder = LinkDecoder(ReplayModel(costs(vector)), options, ReplayCode)
     sent, events, now_ms, requested = b"", [], 0.0, 0
     for name, *rest in steps(vector["steps"]):

@@ -36,8 +36,10 @@ def ids_of(number: int) -> tuple[int, ...]:
     return tuple(rnd.randrange(250) for _ in range(rnd.randrange(20, 400)))
 
 
-def crowd(encoder: LinkEncoder, decoder: LinkDecoder, seed: int) -> dict[int, list[Event]]:
-    """Many answers at once, their tokens bit by bit; what came of each."""
+def crowd(
+    encoder: LinkEncoder, decoder: LinkDecoder, seed: int, most: int = 30
+) -> dict[int, list[Event]]:
+    """Many answers at once, their tokens in parts shorter than ``most``; what came of each."""
     rnd = random.Random(seed)
     prompt = tuple(range(40))
     left: dict[int, list[int]] = {}
@@ -54,7 +56,7 @@ def crowd(encoder: LinkEncoder, decoder: LinkDecoder, seed: int) -> dict[int, li
             encoder.open(number, Coding.PLAIN)
             opened.append(number)
         for number in list(opened):
-            part = [left[number].pop(0) for _ in range(min(len(left[number]), rnd.randrange(30)))]
+            part = [left[number].pop(0) for _ in range(min(len(left[number]), rnd.randrange(most)))]
             if part:
                 encoder.put(number, Tokens(tuple(part)))
             if not left[number]:
@@ -69,11 +71,12 @@ def crowd(encoder: LinkEncoder, decoder: LinkDecoder, seed: int) -> dict[int, li
     return {number: merge(own) for number, own in events.items()}
 
 
+@pytest.mark.parametrize("most", [30, 200])  # the longer ones are read ahead
 @pytest.mark.parametrize(("near", "far"), [(120, 120), (120, 4000), (4000, 120), (4000, 4000)])
-def test_every_answer_is_right_or_overloaded(near: int, far: int) -> None:
+def test_every_answer_is_right_or_overloaded(near: int, far: int, most: int) -> None:
     models = TinyModel(pages=near), TinyModel(pages=far)
     encoder = LinkEncoder(models[0], options(far))
-    came = crowd(encoder, LinkDecoder(models[1], options(far)), seed=near + far)
+    came = crowd(encoder, LinkDecoder(models[1], options(far)), seed=near + far, most=most)
     right = overloaded = 0
     for number, events in came.items():
         opened, *tokens, end = events

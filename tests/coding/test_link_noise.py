@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coding.link_fakes import TinyModel
+from coding.link_scripts import every_32nd
 from narrows.coding.events import (
     OWN_NOISE,
     AnswerSpec,
@@ -45,7 +46,7 @@ def drawn(spec: AnswerSpec, noise: Noise) -> list[int]:
 
 def coded(noises: list[Noise], options: LinkOptions, told: list[Noise] | None = None) -> bytes:
     """Answers one after the other, drawn with ``noises``; ``told``: what the encoder is told."""
-    encoder, all_ = LinkEncoder(TinyModel(), options), specs(len(noises))
+    encoder, all_ = LinkEncoder(TinyModel(), options, choice=every_32nd()), specs(len(noises))
     for spec in all_:
         encoder.request(spec)
     data, now_ms = b"", 0.0

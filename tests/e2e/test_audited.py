@@ -25,9 +25,10 @@ from ports import free_port
 
 
 class Up:
-    """``up --audit`` on tiny models, with credits of 16 bytes and a verdict every half second."""
+    """``up --audit`` on tiny models, with credits of 16 bytes and a verdict every half second.
+    ``more``: further words of the command."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         self.state, self.port = folder / "state", free_port()
         create_demo(self.state, 10_000_000)
         private_folder(self.state, "audit")
@@ -42,7 +43,7 @@ class Up:
         words = f"up --audit --config {config} --state {self.state} --port {self.port}"
         with (folder / "said").open("wb") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "narrows.cli.main", *words.split()],
+                [sys.executable, "-m", "narrows.cli.main", *words.split(), *more],
                 stdout=said,
                 stderr=said,
                 stdin=subprocess.DEVNULL,

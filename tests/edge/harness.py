@@ -209,7 +209,8 @@ class Rig:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if self._settings.get("https") else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     def client(self, **options: object) -> openai.OpenAI:
         options = {"api_key": "none", "max_retries": 0, "timeout": 60} | options

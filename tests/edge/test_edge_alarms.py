@@ -20,7 +20,7 @@ from edge.real_enclave import RealEnclave
 from edge.standin import FlatModel
 from narrows.alarms.settings import AlarmSettings
 from narrows.alarms.store import read_alarms
-from narrows.coding.events import Coding, Finish, Finished, Opened, Tokens
+from narrows.coding.events import Coding, Failed, Failure, Finish, Finished, Opened, Tokens
 from narrows.coding.tokens.sampler import sample
 from narrows.edge.books.keys import create_key
 from narrows.edge.books.store import open_database
@@ -58,9 +58,10 @@ def honest(request):
 
 
 def thief(request):
-    """Weights, say: bytes that follow no noise."""
+    """Weights, say: bytes that follow no noise. Its end comes later: an answer that has arrived
+    whole in one step is over before anything can ring."""
     secret = random.Random(request.uid).randbytes(LENGTH)
-    return [Opened(Coding.COUPLED), Tokens(tuple(secret)), Finished(Finish.LENGTH)]
+    return [Opened(Coding.COUPLED), Tokens(tuple(secret)), 5.0, Finished(Finish.LENGTH)]
 
 
 def plain(request):
@@ -167,6 +168,17 @@ def test_greedy_answers_are_plain_and_no_alarm(tmp_path):
     with rig_with(tmp_path, plain, couples="always") as rig:
         for _ in range(12):
             assert rig.post(chat(temperature=0)).status_code == 200
+    assert read_alarms(tmp_path) == []
+
+
+def test_what_cannot_be_coupled_is_no_alarm(tmp_path):
+    """A parameter of the draw, and an answer that fails: it is opened plain by who ends it."""
+    with rig_with(tmp_path, plain, couples="always", uncoupled="close") as rig:
+        for _ in range(12):
+            assert rig.post(chat(top_k=5)).status_code == 200
+        rig.enclave.script = lambda request: [Opened(Coding.PLAIN), Failed(Failure.OVERLOADED)]
+        for _ in range(12):
+            assert rig.post(chat()).status_code == 429
     assert read_alarms(tmp_path) == []
 
 

@@ -89,6 +89,8 @@ def test_whole(rig):
         "max_tokens": 50,
         "temperature": 0.5,
         "stop": ["END"],
+        "markup": 1,
+        "reasoning": "keep",
     }
 
 

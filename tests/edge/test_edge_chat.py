@@ -41,6 +41,8 @@ def test_whole(rig):
         "messages": [{"role": "user", "content": "hi"}],
         "max_tokens": 9,
         "temperature": 0.5,
+        "markup": 1,
+        "reasoning": "send",
     }
     assert request.scope == 0
     assert len(bytes.fromhex(request.noise_key)) == 32

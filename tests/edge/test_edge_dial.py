@@ -194,7 +194,7 @@ def test_a_waiting_request_shortens_the_back_off_where_dialling_is_free(error, e
             None,
         )
         client._gate = NoGate()
-        client._back_off = lambda error, limit_s: setattr(client, "_backoff_s", 3600.0)
+        client.redial._back_off = lambda error, limit_s: setattr(client.redial, "wait_s", 3600.0)
         running = asyncio.create_task(client.run())
         await dials.get()
         asking = asyncio.create_task(client.start([]))

@@ -12,6 +12,7 @@ import pytest
 import narrows.edge.api.probe as probe_module
 from narrows.edge.api.app import LATE_S, _Routes
 from narrows.edge.api.probe import StrongModelProbe
+from narrows.edge.link.redial import Redial
 
 
 def health(
@@ -21,7 +22,7 @@ def health(
         up=True,
         gate_state=SimpleNamespace(state="ok"),
         decoder_late_s=lambda: late_s,
-        refusal=None,
+        redial=Redial(),
         weak=SimpleNamespace(name="w", digest=b"x" * 32),
         draining=False,
     )

@@ -12,7 +12,15 @@ from typer.testing import CliRunner
 from edge.harness import MODEL, Hang, Rig, chat, native, wait_until
 from narrows.cli.key_api import key_list, key_new, key_revoke
 from narrows.edge.books.drift import read_drift
-from narrows.edge.books.keys import any_key, bits_used, create_key, find_key, list_keys, revoke_key
+from narrows.edge.books.keys import (
+    FoundKey,
+    any_key,
+    bits_used,
+    create_key,
+    find_key,
+    list_keys,
+    revoke_key,
+)
 from narrows.edge.books.stats import Counts, StatsRecorder, read_codings, read_stats, utc_day
 from narrows.edge.books.store import SCHEMA_VERSION, database_path, load_secret, open_database
 from narrows.errors import InputError, NarrowsError
@@ -27,7 +35,7 @@ def database(tmp_path):
 
 def test_a_key_is_stored_as_a_hash_only(tmp_path, database):
     key_id, text = create_key(database, "laptop", 1000)
-    assert find_key(database, text) == (key_id, None)
+    assert find_key(database, text) == FoundKey(key_id)
     assert text.startswith("nk-")
     for path in database_path(tmp_path).parent.iterdir():
         assert text.encode() not in path.read_bytes()

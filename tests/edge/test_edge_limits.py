@@ -204,6 +204,8 @@ def check_parsed(data):
     assert 1 <= parsed.n <= 8
     assert set(parsed.body) <= {
         "messages",
+        "markup",
+        "reasoning",
         "max_tokens",
         "temperature",
         "top_p",

@@ -38,10 +38,10 @@ def enclave():
 
 
 class Process:
-    def __init__(self, popen, port):
+    def __init__(self, popen, port, scheme):
         self.popen = popen
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{scheme}://127.0.0.1:{port}"
 
     def post(self, body, path="/v1/chat/completions", **options):
         return httpx2.post(self.url + path, json=body, timeout=20, **options)
@@ -60,9 +60,10 @@ class Process:
 
 
 @contextmanager
-def edge(state, gate_port, listen_port=0):
+def edge(state, gate_port, listen_port=0, pair=()):
     environment = os.environ | {"PYTHONPATH": str(TESTS)}
     arguments = [str(TESTS / "edge" / "run_edge.py"), str(state), str(listen_port), str(gate_port)]
+    arguments += map(str, pair)
     popen = subprocess.Popen(
         [sys.executable, *arguments],
         env=environment,
@@ -76,7 +77,7 @@ def edge(state, gate_port, listen_port=0):
             raise RuntimeError(popen.stderr.read())
         facts = json.loads(line)
         assert facts["ready"] is True
-        yield Process(popen, facts["port"])
+        yield Process(popen, facts["port"], "https" if pair else "http")
     finally:
         popen.kill()
         popen.wait(10)

@@ -44,13 +44,23 @@ def test_what_is_known_is_passed_as_it_is() -> None:
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "seed": -5,
     }
-    assert parse(**fields) == fields
+    assert parse(**fields) == fields | {"markup": 1, "reasoning": "send"}
     for kept in (
         {"type": "json_object"},
         {"type": "json_object", "schema": SCHEMA},
         {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}},
     ):
         assert parse(response_format=kept)["response_format"] == kept
+
+
+def test_how_much_the_model_thinks() -> None:
+    for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max"):
+        assert parse(reasoning_effort=effort)["reasoning_effort"] == effort
+    for thinks in (True, False):
+        kwargs = {"enable_thinking": thinks}
+        assert parse(chat_template_kwargs=kwargs)["chat_template_kwargs"] == kwargs
+    for nothing in ({}, {"enable_thinking": None}, None):
+        assert "chat_template_kwargs" not in parse(chat_template_kwargs=nothing)
 
 
 def test_what_says_nothing_is_left_out() -> None:
@@ -75,6 +85,7 @@ def assistant(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
         (message(cache_control={}), "messages[0].cache_control"),
         (message(tool_calls=[CALL]), "messages[0].tool_calls"),
         (message(reasoning_content="x"), "messages[0].reasoning_content"),
@@ -127,6 +138,10 @@ def test_what_is_unknown_is_refused_by_name(fields: dict[str, Any], param: str) 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"reasoning_effort": "Very much"}, "reasoning_effort"),
+        ({"reasoning_effort": 1}, "reasoning_effort"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"enable_thinking": 1}}, "chat_template_kwargs.enable_thinking"),
         (assistant(refusal=5), "messages[0].refusal"),
         (assistant(reasoning_content=["x"]), "messages[0].reasoning_content"),
         (assistant(tool_calls={}), "messages[0].tool_calls"),

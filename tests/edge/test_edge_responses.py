@@ -54,6 +54,8 @@ def test_whole(rig):
             {"role": "user", "content": "hi"},
         ],
         "max_tokens": 50,
+        "markup": 1,
+        "reasoning": "send",
     }
 
 

@@ -141,6 +141,26 @@ def test_a_model_that_only_the_edge_has_costs_greetings_and_nothing_else(tmp_pat
         assert streamed(rig, 1) == before
 
 
+def test_a_link_that_is_old_gets_a_successor_and_answers_stay_the_same(tmp_path, folders):
+    """An auditor decodes links from their start, so none lives for ever. By the edge's clock
+    alone; the answers of the old one end where they are."""
+    inside, outside = folders
+    shelf = Shelf(Shelving((), outside, frozenset(), load))
+    rig = Rig(tmp_path / "state", real=True, models=shelf, link_max_s=1.0)
+    rig.enclave = ShelfEnclave(inside)
+    with rig:
+        before = streamed(rig, 1)
+        served = rig.enclave.server.figures()["links_served"]
+        got = []
+        while rig.enclave.server.figures()["links_served"] < served + 2:
+            got.append(streamed(rig, 1))
+            assert len(got) < 10_000
+        assert set(got) <= {before}
+        wait_until(lambda: rig.enclave.server.figures()["links"] <= 2)
+        assert health(rig)["weak_model"] == "llama"
+        assert streamed(rig, 1) == before
+
+
 class OtherFlat(FlatModel):
     name = "other"
     digest = b"o" * 32

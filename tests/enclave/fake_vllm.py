@@ -1,35 +1,53 @@
 """A model server as vLLM is one, in a process of its own, drawing with narrows-vllm.
 
-    python fake_vllm.py TOKENIZER_JSON VOCAB_SIZE     says its port
+    python fake_vllm.py FOLDER VOCAB_SIZE     says its port
 
 The ``model`` of a request says how the server behaves (``MODES``); the model called ``switch``
 behaves as the last ``POST /switch`` said, the one called ``holds`` couples and waits behind its
 ``HELD`` th token for the client to go. Its logits follow from the last three tokens, so that
-a test knows them too (``logits_of``). ``GET /seen``: every request so far, and how it ended.
+a test knows them too (``logits_of``); where the prompt holds a script (``templates.scripted``), it
+says that. ``GET /seen``: every request so far, and how it ended. ``POST /tokenize`` renders with
+jinja2 alone, on another day than narrows.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import codecs
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import numpy as np
 from aiohttp import web
+from tokenizers import Tokenizer
 
 from narrows.models.text.tokenizer import BpeTokenizer
 from narrows_vllm.fields import coupling
 from narrows_vllm.pick import Shape, pick
 
-MODES = ("coupled", "ignores", "wrong-key", "no-ids", "other-words", "refuses-key", "other-prompt")
+MODES = (
+    "coupled",
+    "ignores",
+    "wrong-key",
+    "no-ids",
+    "other-words",
+    "refuses-key",
+    "other-prompt",
+    "other-template",
+    "no-formats",
+)
 EOS = (0, 2)
 HELD = 100  # more than a probe asks for
 CONTEXT = 512
+LONG = ("m", "hermes", "qwen3", "begun", "llama3", "other-template", "no-formats")
+LONG_CONTEXT = 8192
 _random = np.random.default_rng()
 
 
@@ -42,14 +60,30 @@ def logits_of(history: list[int], vocab_size: int, eos: float = 4.0) -> np.ndarr
     return row
 
 
+def context(model: str) -> int:
+    """Tokens of a prompt and its answer."""
+    return LONG_CONTEXT if model in LONG else CONTEXT
+
+
+def script_in(text: str) -> list[Any] | None:
+    """The last script in a text: what is said as a completion, and the deltas of a chat."""
+    found = re.findall(r"\[\[([A-Za-z0-9+/=]+)\]\]", text)
+    return json.loads(base64.b64decode(found[-1])) if found else None
+
+
 class Server:
-    def __init__(self, tokenizer: BpeTokenizer) -> None:
+    def __init__(self, tokenizer: BpeTokenizer, folder: Path) -> None:
         self.tokenizer = tokenizer
+        self.whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.folder = folder
         self.mode = "coupled"
         self.seen: list[dict[str, Any]] = []
 
     async def models(self, request: web.Request) -> web.Response:
-        rows = [{"id": name, "max_model_len": CONTEXT} for name in (*MODES, "switch", "holds")]
+        rows = [
+            {"id": name, "max_model_len": context(name)}
+            for name in (*MODES, *LONG, "switch", "holds")
+        ]
         return web.json_response({"data": rows})
 
     async def switch(self, request: web.Request) -> web.Response:
@@ -59,12 +93,56 @@ class Server:
     async def told(self, request: web.Request) -> web.Response:
         return web.json_response(self.seen)
 
+    def template(self, model: str) -> jinja2.Template:
+        """Of the folder beside the server's own that is called as the model; its own else."""
+        beside = self.folder.parent / model / "tokenizer_config.json"
+        own = self.folder / "tokenizer_config.json"
+        said = json.loads((beside if beside.exists() else own).read_text())
+        env = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+        env.filters["tojson"] = lambda value, indent=None: json.dumps(
+            value, ensure_ascii=False, indent=indent
+        )
+        env.globals["strftime_now"] = lambda pattern: "28 Nov 2026"
+        return env.from_string(said["chat_template"])
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        messages = []
+        for message in body["messages"]:
+            one = {"role": message["role"], "content": message.get("content") or ""}
+            for call in message.get("tool_calls", []):
+                function = call["function"]
+                arguments = json.loads(function["arguments"])
+                call = call | {"function": function | {"arguments": arguments}}
+                one.setdefault("tool_calls", []).append(call)
+            messages.append(message | one)
+        tools = []
+        for tool in body.get("tools", []):
+            function = {name: tool["function"].get(name) for name in ("name", "description")}
+            function["parameters"] = tool["function"].get("parameters")
+            tools.append({"type": "function", "function": function})
+        text = self.template(body["model"]).render(
+            messages=messages,
+            tools=tools or None,
+            add_generation_prompt=True,
+            **body.get("chat_template_kwargs", {}),
+        )
+        if body["model"] == "other-template":
+            text = text.replace("You may call", "Call")
+        ids = self.whole.encode(text, add_special_tokens=False).ids
+        return web.json_response({"tokens": ids, "count": len(ids), "max_model_len": CONTEXT})
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.seen.append({"path": "chat", "tools": "tools" in body, "end": ""})
+        row = {"path": "chat", "tools": "tools" in body, "end": ""}
+        self.seen.append(row | {"kwargs": body.get("chat_template_kwargs"), "body": body})
         response = await stream(request)
-        for part in ({"content": "as text"}, {}):
-            choice = {"index": 0, "delta": part, "finish_reason": None if part else "stop"}
+        script = script_in(json.dumps(body["messages"]))
+        deltas = script[1] if script else [{"content": "as text"}]
+        called = any("tool_calls" in delta for delta in deltas)
+        for part in (*deltas, {}):
+            reason = None if part else "tool_calls" if called else "stop"
+            choice = {"index": 0, "delta": part, "finish_reason": reason}
             await say(response, {"choices": [choice]})
         await response.write(b"data: [DONE]\n\n")
         return response
@@ -82,8 +160,8 @@ class Server:
             return web.json_response({"error": {"message": "it starts"}}, status=502)
         if mode == "refuses-key" and "vllm_xargs" in body:
             return web.json_response({"error": {"message": "no such field"}}, status=400)
-        if len(body["prompt"]) + body["max_tokens"] > CONTEXT:
-            words = f"This model's maximum context length is {CONTEXT} tokens."
+        if len(body["prompt"]) + body["max_tokens"] > context(mode):
+            words = f"This model's maximum context length is {context(mode)} tokens."
             return web.json_response({"error": {"message": words}}, status=400)
         response = await stream(request)
         try:
@@ -102,9 +180,14 @@ class Server:
         )
         asked = coupling(params)
         prompt, out = body["prompt"], []
+        script = self.script(body, mode)
+        begun = 0 if script is None else spoken(prompt, script)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while len(out) < body["max_tokens"]:
             row = logits_of([*prompt, *out], self.tokenizer.vocab_size, body.get("eos", 4.0))
+            if script is not None:
+                row[:] = -1000.0
+                row[script[begun + len(out)]] = 0.0
             if body["temperature"] == 0:
                 token = int(row.argmax())
             elif asked is None or mode in ("ignores", "refuses-key"):
@@ -134,6 +217,25 @@ class Server:
                 await asyncio.sleep(0.001)
         return "length"
 
+    def script(self, body: dict[str, Any], mode: str) -> list[int] | None:
+        """The ids that are said, whatever the logits."""
+        form = body.get("response_format")
+        text = b"".join(map(self.tokenizer.token_bytes, body["prompt"])).decode("utf-8", "replace")
+        found = script_in(text)
+        said = None if found is None else found[0]
+        if form is not None and mode != "no-formats":
+            schema = form.get("json_schema", {}).get("schema", {})
+            said = json.dumps(schema["enum"][0]) if "enum" in schema else '{"forced": true}'
+        if said is None:
+            return None
+        return [*self.whole.encode(said, add_special_tokens=False).ids, EOS[1]]
+
+
+def spoken(prompt: list[int], script: list[int]) -> int:
+    """How much of a script the prompt ends with: who goes on has said it already."""
+    sizes = range(min(len(prompt), len(script) - 1), 0, -1)
+    return next((size for size in sizes if prompt[-size:] == script[:size]), 0)
+
 
 async def stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -155,12 +257,14 @@ async def run(app: web.Application) -> None:
     await asyncio.Event().wait()
 
 
-async def main(path: Path, vocab_size: int) -> None:
-    server = Server(BpeTokenizer(path.read_text(), vocab_size=vocab_size, eos_ids=EOS))
+async def main(folder: Path, vocab_size: int) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    server = Server(BpeTokenizer(text, vocab_size=vocab_size, eos_ids=EOS), folder)
     app = web.Application()
     app.router.add_get("/v1/models", server.models)
     app.router.add_post("/v1/completions", server.completions)
     app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_post("/tokenize", server.tokenize)
     app.router.add_post("/switch", server.switch)
     app.router.add_get("/seen", server.told)
     await run(app)

@@ -47,7 +47,7 @@ def serving(folder: Path, name: str = "fake_vllm.py") -> Iterator[str]:
     """A fake model server in a process of its own; its URL."""
     script = Path(__file__).parent / name
     process = subprocess.Popen(
-        [sys.executable, str(script), str(folder / "tokenizer.json"), str(VOCAB)],
+        [sys.executable, str(script), str(folder), str(VOCAB)],
         stdout=subprocess.PIPE,
         text=True,
         env={

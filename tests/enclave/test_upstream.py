@@ -35,9 +35,9 @@ BODY = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
 
 
 @asynccontextmanager
-async def server(handler: Handler) -> AsyncIterator[str]:
+async def server(handler: Handler, path: str = "/v1/chat/completions") -> AsyncIterator[str]:
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", handler)
+    app.router.add_post(path, handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

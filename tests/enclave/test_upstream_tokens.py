@@ -171,12 +171,11 @@ def test_the_probe_says_what_a_server_can(
 def test_what_ids_cannot_carry_goes_as_text(url: str, strong: StrongText) -> None:
     async def check(case: Case) -> None:
         tool = {"type": "function", "function": {"name": "f"}}
-        image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}, 5]}
+        url_ = "data:image/png;base64,AAAA"
+        image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url_}}]}
         used = [*MESSAGES, {"role": "tool", "content": "4", "tool_call_id": "1"}]
         for body in (
             {"tools": [tool]},
-            {"response_format": {"type": "json_object"}},
-            {"reasoning_effort": "low"},
             {"messages": [image]},
             {"messages": used},
         ):
@@ -185,9 +184,28 @@ def test_what_ids_cannot_carry_goes_as_text(url: str, strong: StrongText) -> Non
         foreign = replace(case.request(), tokenizer=ByteModel().tokenizer.digest)
         events = [event async for event in case.backend.generate(foreign)]
         assert events[0] == Opened(Coding.TEXT)
-        assert case.backend.figures()["answers_text"] == 6
+        assert case.backend.figures()["answers_text"] == 4
 
-    run(Case(url, "coupled", strong), check)
+    run(Case(url, "coupled", strong, images=True), check)
+
+
+def test_parameters_of_the_draw_go_by_ids_and_others_as_text(url: str, strong: StrongText) -> None:
+    async def check(case: Case) -> None:
+        shaped = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2}
+        shaped |= {"logit_bias": {"5": 1.0}, "presence_penalty": 0.5}
+        events = await case.answer(**shaped, ignore_eos=False)
+        assert events[0] == Opened(Coding.COUPLED)
+        row = seen(url)[-1]
+        assert {name: row[name] for name in shaped} == shaped
+        assert row["priority"] == 1, "the operator's own words"
+        for body in ({"ignore_eos": True}, {"stop_token_ids": [5]}, {"guided_regex": "a+"}):
+            assert (await case.answer(**body))[0] == Opened(Coding.TEXT), body
+        assert seen(url)[-1]["body"]["structured_outputs"] == {"regex": "a+"}
+        assert seen(url)[-1]["body"]["priority"] == 1
+        refused = await case.answer(typical_p=0.5)
+        assert refused[-1] == Failed(Failure.BAD_REQUEST)
+
+    run(Case(url, "coupled", strong, server="vllm", extra_body={"priority": 1}), check)
 
 
 def test_the_servers_prefix_cache_is_each_scopes_own(url: str, strong: StrongText) -> None:
@@ -372,12 +390,12 @@ def test_what_keeps_a_model_on_text_is_said(
     tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "narrows.enclave.upstream")
-    thinks = write_folder(tmp_path / "thinks", template="{{ '<think>' }}")
+    thinks = write_folder(tmp_path / "thinks", template="{{ '[THINK]' }}")
     bare = write_folder(tmp_path / "bare", template="")
     shelf = Shelf.of([ByteModel()])
     for where, weak, words in (
         (None, None, "folder does not say"),
-        (thinks, None, "writes <think>"),
+        (thinks, None, "writes [THINK]"),
         (bare, None, "no chat template"),
         (tmp_path / "nowhere", None, "cannot read config.json"),
         (folder, shelf, "no weak model has the tokenizer"),

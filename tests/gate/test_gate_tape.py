@@ -160,9 +160,12 @@ class Held(SpoolWriter):
     """A disk that takes nothing while ``held``, and refuses while ``full``."""
 
     free = threading.Event()
+    hangs = threading.Event()
     full = False
 
     def append(self, data: bytes) -> None:
+        if not self.free.is_set():
+            self.hangs.set()
         self.free.wait(WAIT_S)
         if Held.full:
             self.end()
@@ -173,7 +176,7 @@ class Held(SpoolWriter):
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> type[Held]:
     monkeypatch.setattr(tap_module, "SpoolWriter", Held)
-    Held.free, Held.full = threading.Event(), False
+    Held.free, Held.hangs, Held.full = threading.Event(), threading.Event(), False
     Held.free.set()
     return Held
 
@@ -217,6 +220,10 @@ def test_a_blocked_spool_changes_nothing_that_leaves(
         until(lambda: tap.stats()["queued_bytes"] == 0)
         await copying(tap)
         held.free.clear()
+        first = tap.copy("answers")
+        assert first is not None
+        first.inward(b"z")  # the writer takes it and hangs; else it could meet the overrun first
+        until(held.hangs.is_set)
         assert await story(tap) == alone
         stats = tap.stats()
         assert (stats["state"], stats["why"]) == ("stopped", OVERRUN)

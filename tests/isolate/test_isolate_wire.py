@@ -18,17 +18,24 @@ from pathlib import Path
 
 import pytest
 
-from isolate.frames import ACK, SYN, TCP, arp, echo, ethernet, forged, ipv4, tcp
+from isolate.frames import ACK, SYN, TCP, arp, echo, ethernet, forged, ipv4, mac, tcp
 from isolate.ground import Listener, Sniffer, needs_isolation, new_tag, wait_for
 from isolate.test_isolate_sandbox import counters
 from narrows.errors import PeerError
 from narrows.isolate.namespaces import run_tool
 from narrows.isolate.network import (
+    AUDIT_MAC,
+    AUDITOR,
+    AUDITOR_MAC,
+    AUDITOR_PORT,
     ENCLAVE,
+    ENCLAVE_MAC,
     ENCLAVE_PORTS,
     FRAMES_BURST,
     FRAMES_PER_S,
+    GATE_AUDIT,
     GATE_INNER,
+    GATE_MAC,
     Network,
     wired,
 )
@@ -284,3 +291,37 @@ def test_a_device_that_a_dead_one_left_is_replaced() -> None:
         assert network.device == device
         links = json.loads(run_tool(["ip", "-json", "link"]))
         assert not [one for one in links if one["ifname"] == f"old{tag:07x}"]
+
+
+def test_the_auditors_cable_takes_answers_alone() -> None:
+    """The same frames from an auditor that has taken over its namespace, under its addresses and
+    under the enclave's; and the one kind that is let in."""
+    names = {ENCLAVE_MAC: AUDITOR_MAC, GATE_MAC: AUDIT_MAC}
+    with wired(new_tag(), audited=True) as network:
+        assert network.auditor is not None
+        sender = network.auditor.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+        with sender:
+            sender.bind(("gate0", 0))
+            sent = 0
+            for frame in forged(TOKEN, network.host, network.gate_outer).values():
+                mine = frame
+                for old, new in names.items():
+                    mine = mine.replace(mac(old), mac(new))
+                for old, new in ((ENCLAVE, AUDITOR), (GATE_INNER, GATE_AUDIT)):
+                    mine = mine.replace(socket.inet_aton(old), socket.inet_aton(new))
+                for port in ENCLAVE_PORTS:
+                    mine = mine.replace(port.to_bytes(2), AUDITOR_PORT.to_bytes(2))
+                for one in (frame, mine):
+                    sender.send(one)
+                    sent += 1
+            wait_for(lambda: counters(network)["audit_dropped"] >= sent, "the drops")
+            found = counters(network)
+            assert (found["audit_dropped"], found["audit_relayed"], found["relayed"]) == (
+                sent,
+                0,
+                0,
+            )
+            answer = tcp(AUDITOR_PORT, 9, ACK, source=AUDITOR, to=GATE_AUDIT)
+            packet = ipv4(answer, TCP, source=AUDITOR, to=GATE_AUDIT)
+            sender.send(ethernet(packet, to=AUDIT_MAC, source=AUDITOR_MAC))
+            wait_for(lambda: counters(network)["audit_relayed"], "the answer")

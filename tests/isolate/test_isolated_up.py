@@ -378,7 +378,7 @@ def test_what_must_not_be_inside_is_refused(tmp_path: Path, what: str) -> None:
     deployment = IsolatedDeployment.prepare(config, state, Flags(budget_bytes=1000))
     with pytest.raises(InputError) as caught:
         deployment.run()
-    assert "isolated enclave" in str(caught.value)
+    assert "isolated sandbox" in str(caught.value)
     assert paths[what] in "".join(caught.value.problems)
     assert device_name(deployment_tag(state)) not in run_tool(["ip", "link"])
 

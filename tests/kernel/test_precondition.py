@@ -221,19 +221,20 @@ def test_only_a_filter_that_lets_in_answers_alone_counts(rules: str, good: bool)
 
 def test_the_rules_of_the_isolated_start_count() -> None:
     from isolate.ground import new_tag
-    from narrows.isolate.network import ENCLAVE, ENCLAVE_PORTS, wired
+    from narrows.isolate.network import AUDITOR, AUDITOR_PORT, ENCLAVE, ENCLAVE_PORTS, wired
 
     def look() -> tuple[str, bool]:
         nft = Nft()
         try:
             dialled = frozenset((ENCLAVE, port) for port in ENCLAVE_PORTS)
+            dialled |= {(AUDITOR, AUDITOR_PORT)}
             rules = list_rules(nft)
-            fault = machine_fault(["inner"], ["outer"], dialled, Roots(), lambda: rules)
-            return fault, is_filtered("inner", rules, dialled)
+            fault = machine_fault(["inner", "audit"], ["outer"], dialled, Roots(), lambda: rules)
+            return fault, all(is_filtered(name, rules, dialled) for name in ("inner", "audit"))
         finally:
             nft.close()
 
-    with wired(new_tag()) as network:
+    with wired(new_tag(), audited=True) as network:
         assert network.gate.run(look) == ("", True)
 
 

@@ -20,7 +20,6 @@ from ledger.ledger_helpers import Deployment
 from ledger.peers import listening
 from narrows.errors import BudgetError, InputError, PeerError
 from narrows.ledger.api import Denied
-from narrows.ledger.http_call import CallError, HttpReply
 from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.limits import Limits
 from narrows.ledger.log import note
@@ -32,6 +31,7 @@ from narrows.ledger.stores.store import Head, Snapshot, StoreError
 from narrows.ledger.witness.witness import ANSWER_TITLE, WitnessError, parse_latest
 from narrows.wire.gatestate import GateState, PortState, decode_state, encode_state, fetch_state
 from narrows.wire.gatestats import read_gate_kernel, read_gate_ports
+from narrows.wire.http_call import CallError, HttpReply
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()

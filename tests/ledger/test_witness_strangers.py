@@ -19,10 +19,10 @@ from ledger.ledger_helpers import Deployment, make_keys, served
 from ledger.peers import listening, read_request
 from ledger.test_witness import Log
 from narrows.bench.gate_peers import Counter, deployment, enclave_process
-from narrows.ledger.http_call import Connection
 from narrows.ledger.log.note import format_hashes
 from narrows.ledger.witness import server as witness_http
 from narrows.ledger.witness.slots import MAX_CONNECTIONS, Slots
+from narrows.wire.http_call import Connection
 
 PATIENCE_S = 60.0
 BUDGET_BYTES = 1 << 40

@@ -5,11 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +12,12 @@ import aiohttp
 import pytest
 
 from audit.test_audit_page import found
+from browser import CHROMIUM, WITHOUT, Page, chromium, tab
 from narrows.audit.page.html import render_html as render_audit
 from narrows.plan.analysis import analyse
 from narrows.plan.report.html import render_html
 from narrows.plan.scenario import load
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
-    "--remote-debugging-port=0",
-]  # fmt: skip
 SEEN = """JSON.stringify({
   wide: document.documentElement.scrollWidth, window: innerWidth,
   charts: [...document.querySelectorAll("figure > div")].filter(
@@ -36,29 +26,6 @@ SEEN = """JSON.stringify({
   beyond: [...document.querySelectorAll("section, figure, .tile, .verdict, .codings td")].filter(
     (e) => e.getBoundingClientRect().right > innerWidth + 1).length,
 })"""
-
-
-class Page:
-    """One tab over Chromium's debugging protocol. ``events``: what went wrong, what was asked."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._number = 0
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
-        while True:
-            message = json.loads((await self._socket.receive()).data)
-            if message.get("id") == self._number:
-                assert "error" not in message, message
-                return dict(message["result"])
-            self.events.append((message["method"], message["params"]))
-
-    async def value(self, expression: str) -> Any:
-        found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        return found["result"].get("value")
 
 
 async def _look(
@@ -86,46 +53,19 @@ async def _look(
         return json.loads(await page.value(SEEN)), page
 
 
-def _port(file: Path, browser: subprocess.Popen[bytes]) -> str:
-    """The port that Chromium chose, once it has written it down."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and browser.poll() is None:
-        if file.exists() and (lines := file.read_text().splitlines()):
-            return lines[0]
-        time.sleep(0.05)
-    raise AssertionError("Chromium did not start")
-
-
-async def _tab(port: str) -> str:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://127.0.0.1:{port}/json") as answer,
-    ):
-        tabs = await answer.json()
-    return str(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt-get install chromium)")
+@pytest.mark.skipif(not CHROMIUM, reason=WITHOUT)
 def test_the_reports_in_a_browser(tmp_path: Path) -> None:
     """Name to its last chart, and how many there are."""
     pages = {"forecast": ("tornado", 4), "audit": ("bound", 5)}
     plan = analyse(load(None, "frontier-lab"), 2_000)
     (tmp_path / "forecast.html").write_text(render_html(plan), encoding="utf-8")
     (tmp_path / "audit.html").write_text(render_audit(found()), encoding="utf-8")
-    profile = tmp_path / "profile"
-    browser = subprocess.Popen(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # it has children
-    )
-    try:
-        port = _port(profile / "DevToolsActivePort", browser)
+    with chromium(tmp_path / "profile") as port:
         for name, (last, charts) in pages.items():
             url = (tmp_path / f"{name}.html").as_uri()
             colors = set()
             for width, scheme in ((390, "light"), (390, "dark"), (1200, "light")):
-                look = _look(asyncio.run(_tab(port)), url, width, scheme, last)
+                look = _look(asyncio.run(tab(port)), url, width, scheme, last)
                 seen, page = asyncio.run(look)
                 assert seen["wide"] <= seen["window"] == width
                 assert seen["charts"] == charts
@@ -137,6 +77,3 @@ def test_the_reports_in_a_browser(tmp_path: Path) -> None:
                         asked = what["request"]["url"]
                         assert asked.startswith(("file:", "data:", "blob:")), what
             assert len(colors) == 2, "light and dark"
-    finally:
-        os.killpg(browser.pid, signal.SIGKILL)
-        browser.wait()

@@ -14,7 +14,6 @@ from narrows.cli.main import app
 from narrows.errors import InputError
 from narrows.redteam.attack import ATTACKS, Effort, attack
 from narrows.redteam.catalogue import chosen, every_attack
-from narrows.redteam.linkforms import HostileEncoder
 from narrows.redteam.payload import Decoded, symbols, threshold
 from narrows.redteam.report.html import render_html
 from narrows.redteam.report.text import closing, verdict
@@ -32,6 +31,7 @@ EXACT = {
     "finish-reason": 64,
     "usage-counts": 480,
     "tool-calls": 80,
+    "markup-head": 24,
     "error-codes": 72,
     "pushes": 40,
     "pads": 48,
@@ -55,6 +55,9 @@ def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
     assert not campaign.skipped
     assert not campaign.vulnerabilities, closing(campaign).plain
     assert not campaign.failures, closing(campaign).plain
+    net = {name: one.net_charged_bits for name, one in found.items()}
+    assert all(bits is not None for bits in net.values())
+    assert net["share-0.1"] < 0.6 * found["share-0.1"].charged_bits, "honest tokens are explained"
     for name, bits in EXACT.items():
         assert found[name].payload_bits == bits, found[name]
     for name in NO_BIT:
@@ -65,11 +68,12 @@ def test_no_attack_beats_its_charge(campaign: Campaign) -> None:
     assert not rang["share-0.1"], "six bits in a thousand tokens"
 
 
-@pytest.mark.slow
-def test_the_report_says_all_of_it(campaign: Campaign) -> None:
+def test_the_report_says_all_of_it() -> None:
+    results = [result(name="one", title="<script>"), result(name="two", failed="TimeoutError")]
+    campaign = Campaign(SEED, 1.0, False, "2030-01-01", results=results)
     page = render_html(campaign)
-    for result in campaign.results:
-        assert f'id="{result.name}"' in page
+    for one in results:
+        assert f'id="{one.name}"' in page
     assert f"Seed {SEED}" in page
     assert "<script" not in page
     told = json.loads(json.dumps(campaign.as_json()))
@@ -162,7 +166,20 @@ def test_what_was_received_without_error() -> None:
     assert Decoded(sent, []).bits == 0
     assert Decoded(sent, [1 - bit for bit in sent]).bits == 0, "an inverted guess is no receiver"
     half = Decoded(sent, [*sent[:500], *[None] * 500])
-    assert 150 < half.bits < 250, "as a channel that guesses every second bit"
+    assert half.bits == 500, "he knows which ones he lacks"
+    guessed = Decoded(sent, [*sent[:500], *[0] * 500])
+    assert 150 < guessed.bits < 250, "a quarter of them wrong, and he cannot say which"
+    two = Decoded([0, 1, 1, 0] * 250, [0, 0, 1, 1] * 250, widths=(1, 1))
+    assert two.bits == 500, "one part of a symbol is right, of the other every bit is wrong"
+
+
+def test_a_channel_that_carries_nothing_is_held_to_it() -> None:
+    sent = [0, 1] * 500
+    assert "1000 bits" in Decoded(sent, sent).silent("the clock").broken
+    for seed in range(50):
+        rng = random.Random(seed)
+        sent, got = ([rng.getrandbits(1) for _ in range(48)] for _ in range(2))
+        assert not Decoded(sent, got).silent("the clock").broken
 
 
 def test_noise_is_no_payload_beyond_its_error() -> None:
@@ -191,4 +208,3 @@ def test_receivers_invert_their_thieves() -> None:
         number = rng.randrange(40_320)
         assert order_number(nth_order(number)) == number
     assert symbols([5, None], 3) == [1, 0, 1, None, None, None]
-    assert HostileEncoder.__doc__

@@ -199,6 +199,7 @@ print(run.dev_bits()[0])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_run_resumes_to_the_same_loss(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     script = _RUN.format(here=str(Path(__file__).parent))

@@ -12,6 +12,7 @@ import pytest
 
 from coding.link_fakes import TinyModel, TinyTokenizer
 from models.tiny import tiny_tokenizer_data
+from narrows.coding.events import AnswerSpec
 from narrows.coding.spec import MAX_ANSWER_TOKENS, answer_spec, render_prompt
 from narrows.errors import ArtifactError, InputError, LinkError
 from narrows.models.text.chat import ChatRenderer
@@ -95,6 +96,22 @@ def test_bytes_that_the_vocabulary_lacks_are_left_out() -> None:
 def test_a_request_without_max_tokens_is_limited_by_the_server() -> None:
     one = Request("00" * 16, {"messages": SYSTEM}, "22" * 32)
     assert answer_spec(one, TinyModel()).max_tokens == MAX_ANSWER_TOKENS
+
+
+def test_a_raw_prompt_is_its_text_cut_to_its_end() -> None:
+    def spec(**body: Any) -> AnswerSpec:
+        return answer_spec(Request("00" * 16, body, "22" * 32), TinyModel())
+
+    model = TinyModel()
+    assert spec(prompt="hi").prompt == tuple(model.tokenizer.encode(b"hi"))
+    assert spec(prompt="").prompt == ()
+    assert spec(prompt="ab" * 5000).prompt == tuple(
+        model.tokenizer.encode(b"ab" * 5000)[-(model.max_context // 2) :]
+    )
+    assert spec(prompt=f"a{chr(TinyTokenizer.unknown)}b").prompt == spec(prompt="ab").prompt
+    for body in ({}, {"prompt": 5}, {"prompt": [1]}, {"prompt": "a", "messages": SYSTEM}):
+        with pytest.raises(LinkError):
+            spec(**body)
 
 
 def test_tokens_that_the_model_lacks_are_no_context() -> None:

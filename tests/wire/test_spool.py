@@ -104,6 +104,15 @@ def test_only_the_owner_may_look(tmp_path: Path) -> None:
         SpoolReader(tmp_path / "s", new_key()[0]).read(FIRST, 0)
 
 
+def test_a_shown_spool_can_be_read_by_others(tmp_path: Path) -> None:
+    """It is sealed; the folder says who gets there."""
+    spool = SpoolWriter(tmp_path / "s", PUBLIC, max_bytes=1 << 30, max_age_s=3600, shown=True)
+    spool.begin(bytes(32))
+    spool.close()
+    [path] = files(tmp_path / "s")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
 def test_chapters_go_on_behind_each_other_over_restarts(tmp_path: Path) -> None:
     spool = writer(tmp_path / "s")
     spool.begin(FIRST)

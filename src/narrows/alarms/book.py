@@ -58,19 +58,19 @@ class AlarmBook:
         self._evidence: dict[Place, Sequence[float] | None] = {}
         self._sent_s: dict[Place, float] = {}
         self._hour: deque[float] = deque()
-        self._raised = 0
-        self._unsent = 0
         self._ended: list[FiledAlarm] = []
+        self._untold: list[FiledAlarm] = []  # filed by an edge that ended before they were sent
         self._load()
 
     def _load(self) -> None:
+        self._store.changed()  # first: what is acknowledged from here on is seen as a change
         for alarm in self._store.alarms(open_only=True):
             self._open.setdefault((alarm.detector, alarm.subject), alarm)
         self._note_closing()
         for name, subject, bits in self._store.evidence():
             if name in self._detectors:
                 self._detectors[name].restore(subject, bits)
-        self._store.changed()
+        self._untold = [alarm for alarm in self._open.values() if not alarm.sent]
 
     def raise_(self, firing: Firing) -> FiledAlarm:
         """File an alarm; its policy holds from here on."""
@@ -98,7 +98,6 @@ class AlarmBook:
             )
             self._open[place] = alarm
             self._close_for(alarm)
-            self._raised += 1
             log.warning("alarm %s, %s: %s", firing.detector, _who(firing.subject), firing.note)
             self._send_once(place, alarm, now_s)
         with self._guard:
@@ -111,7 +110,6 @@ class AlarmBook:
         quiet = now_s - self._sent_s.get(place, -_HOUR_S * 24.0) < self._settings.quiet_s
         if quiet or len(self._hour) >= self._settings.per_hour:
             alarm.sent = "held back: too soon behind others"
-            self._unsent += 1
             return
         self._hour.append(now_s)
         if len(self._sent_s) >= MAX_OPEN:
@@ -128,10 +126,6 @@ class AlarmBook:
         """Whether all answers are refused."""
         return EVERYONE in self._closing
 
-    @property
-    def open_alarms(self) -> list[FiledAlarm]:
-        return list(self._open.values())
-
     def collect(self) -> None:
         """Take the evidence that changed, for the next ``flush``; and end, here too, what was
         acknowledged. The loop's thread."""
@@ -140,6 +134,9 @@ class AlarmBook:
                 for subject, bits in detector.take_changed():
                     self._evidence[name, subject] = bits
             ended, self._ended = self._ended, []
+        untold, self._untold = self._untold, []
+        for alarm in untold:
+            self._send_once((alarm.detector, alarm.subject), alarm, self._wall_s())
         for alarm in ended:
             self._open.pop((alarm.detector, alarm.subject), None)
             if alarm.kind in self._detectors:
@@ -171,6 +168,7 @@ class AlarmBook:
                 self._look_for_ends()
         except sqlite3.Error as error:
             log.error("alarms are not written, kept for the next try: %s", error)
+            self._store.look_again()
             with self._guard:
                 self._dirty = dirty | self._dirty
                 self._evidence = evidence | self._evidence
@@ -193,16 +191,6 @@ class AlarmBook:
             own.sent = outcome[:200]
             with self._guard:
                 self._dirty[alarm.detector, alarm.subject] = own
-
-    def snapshot(self) -> dict[str, float]:
-        """Figures for who exports metrics: no text, nothing by key."""
-        policies = [alarm.policy for alarm in self._open.values()]
-        return {
-            "alarms_open": len(policies),
-            "alarms_raised": self._raised,
-            "alarms_unsent": self._unsent,
-            "alarms_refusing": sum(policy != "tell" for policy in policies),
-        }
 
 
 def _who(subject: int) -> str:

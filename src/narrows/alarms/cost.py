@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from narrows.alarms.detector import Firing
-from narrows.alarms.evidence import MAX_SUBJECTS, Evidence
+from narrows.alarms.evidence import MAX_SUBJECTS, Evidence, SummedTest
 
 DEFAULT_ALPHA = 1e-6
 DRIFT = 1.5
@@ -85,47 +85,36 @@ class CostReference:
             self._rows[subject] = (values[0], values[1])
 
 
-class CostTest:
+class CostTest(SummedTest):
     """``alpha``: false alarms an observation."""
 
     name = "cost"
 
     def __init__(self, reference: CostReference, alpha: float = DEFAULT_ALPHA) -> None:
         self._reference = reference
-        self._sums = Evidence(len(_BETS), alpha)
+        super().__init__(Evidence(len(_BETS), alpha))
 
     def observe(
         self, key_id: int, kind: int, hour: int, bits: float, tokens: int, first: bool
     ) -> Firing | None:
         """At most ``BLOCK_TOKENS`` or so of an answer. ``kind``: 0..15; ``hour``: 0..23;
-        ``first``: the answer's fixed bits are in ``bits``."""
-        if tokens <= 0:
-            return None
+        ``first``: the answer's fixed bits are in ``bits``. An answer of no tokens has but these."""
         rate = self._reference.predicted(key_id, kind, hour)
-        fixed = FIXED_BITS if first else 0.0
+        fixed = FIXED_BITS if first or not tokens else 0.0
         if rate <= 0:
-            self._reference.learn(key_id, kind, hour, max(bits - fixed, 0.0), tokens)
+            if tokens:
+                self._reference.learn(key_id, kind, hour, max(bits - fixed, 0.0), tokens)
             return None
         ratio = min(bits / (rate * tokens + fixed), _CAP)
         factors = [math.log2(1 + bet * (ratio / DRIFT - 1)) for bet in _BETS]
         if self._sums.observe(key_id, factors):
             note = "answers cost more bits a token than this key's did"
             return Firing("cost", self.name, key_id, self._sums.limit_bits, note)
+        if not tokens:
+            return None
         plausible = min(max(bits - fixed, rate * tokens / 2), 2 * rate * tokens)
         self._reference.learn(key_id, kind, hour, plausible, tokens)
         return None
-
-    def forget(self, subject: int) -> None:
-        """As of ``Detector``."""
-        self._sums.forget(subject)
-
-    def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
-        """As of ``Detector``."""
-        return self._sums.take_changed()
-
-    def restore(self, subject: int, values: Sequence[float]) -> None:
-        """As of ``Detector``."""
-        self._sums.restore(subject, values)
 
 
 def _class_row(kind: int) -> int:

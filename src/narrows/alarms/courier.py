@@ -10,26 +10,25 @@ import contextlib
 import json
 import logging
 import queue
-import socket
-import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 from narrows.alarms.settings import AlarmSettings
 from narrows.alarms.store import FiledAlarm
+from narrows.wire.http_call import CallError, post_json, printable
 
 log = logging.getLogger("narrows.alarms")
 
 MAX_WAITING = 256
 RETRY_S = 2.0
-_HEAD_BYTES = 4096
+_REPLY_BYTES = 1 << 20
 
 
 class Courier:
-    """``told``: hears, in the courier's thread, what became of each alarm."""
+    """``told``: hears what became of each alarm, in the courier's thread, or in the sender's
+    where too many wait."""
 
     def __init__(
         self,
@@ -117,52 +116,9 @@ def call(command: Sequence[str], body: bytes, timeout_s: float) -> str:
 def post(address: str, body: bytes, timeout_s: float) -> str:
     """POST JSON; why it was not taken, or nothing where the status is 2xx. The deadline is one for
     all of it, but for a name's resolver."""
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    tls = parts.scheme == "https"
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    shown = f"[{host}]" if ":" in host else host
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {shown}{f':{parts.port}' if parts.port else ''}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        "User-Agent: narrows\r\nConnection: close\r\n\r\n"
-    ).encode("ascii")
-    end_s = time.monotonic() + timeout_s
+    headers = {"User-Agent": "narrows", "Connection": "close"}
     try:
-        with socket.create_connection((host, parts.port or (443 if tls else 80)), timeout_s) as raw:
-            raw.settimeout(_left_s(end_s))
-            with _wrapped(raw, host, tls) as connection:
-                connection.settimeout(_left_s(end_s))
-                connection.sendall(head + body)
-                line = _status_line(connection, end_s)
-    except (OSError, ValueError) as error:
-        return str(error)[:100] or type(error).__name__
-    words = line.split(b" ", 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-        return "no HTTP answer"
-    return "" if words[1][:1] == b"2" and len(words[1]) == 3 else f"status {int(words[1][:3])}"
-
-
-def _wrapped(raw: socket.socket, host: str, tls: bool) -> socket.socket:
-    if not tls:
-        return raw
-    return ssl.create_default_context().wrap_socket(raw, server_hostname=host)
-
-
-def _status_line(connection: socket.socket, end_s: float) -> bytes:
-    """The answer's first line; what has no end within ``_HEAD_BYTES`` is cut there."""
-    data = b""
-    while b"\n" not in data and len(data) < _HEAD_BYTES:
-        connection.settimeout(_left_s(end_s))
-        more = connection.recv(_HEAD_BYTES - len(data))
-        if not more:
-            break
-        data += more
-    return data.split(b"\r\n", 1)[0].split(b"\n", 1)[0]
-
-
-def _left_s(end_s: float) -> float:
-    left_s = end_s - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError("too slow")
-    return left_s
+        reply = post_json(address, body, _REPLY_BYTES, time.monotonic() + timeout_s, headers)
+    except CallError as error:
+        return printable(str(error), 100)
+    return "" if 200 <= reply.status < 300 else f"status {reply.status}"

@@ -91,6 +91,25 @@ class Evidence:
             self._changed.add(subject)
 
 
+class SummedTest:
+    """A detector whose rows in the book are its evidence."""
+
+    def __init__(self, sums: Evidence) -> None:
+        self._sums = sums
+
+    def forget(self, subject: int) -> None:
+        """As of ``Detector``."""
+        self._sums.forget(subject)
+
+    def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
+        """As of ``Detector``."""
+        return self._sums.take_changed()
+
+    def restore(self, subject: int, values: Sequence[float]) -> None:
+        """As of ``Detector``."""
+        self._sums.restore(subject, values)
+
+
 def mean_bits(logs: Sequence[float]) -> float:
     """log2 of the mean of 2**log."""
     best = max(logs)

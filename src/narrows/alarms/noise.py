@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from narrows.alarms.detector import EVERYONE, Firing
-from narrows.alarms.evidence import Evidence, mean_bits
+from narrows.alarms.evidence import Evidence, SummedTest, mean_bits
+from narrows.alarms.sequential import upper
 from narrows.errors import InputError
 
 NOISE_RATES = (0.75, 1.0)
@@ -62,11 +63,10 @@ class AnswerNoise:
     """What is known of one answer under way. ``fired``: its alarm was raised."""
 
     logs: list[float] = field(default_factory=lambda: [0.0] * len(NOISE_RATES))
-    tokens: int = 0
     fired: bool = False
 
 
-class NoiseTest:
+class NoiseTest(SummedTest):
     """``alpha``: false alarms an answer, at most, all three tests together."""
 
     name = "noise"
@@ -74,7 +74,7 @@ class NoiseTest:
     def __init__(self, null: NoiseNull | None = None, alpha: float = DEFAULT_ALPHA) -> None:
         self.null = null or NoiseNull()
         self._answer_bits = -math.log2(0.75 * alpha)
-        self._sums = Evidence(len(NOISE_RATES), alpha / 8)
+        super().__init__(Evidence(len(NOISE_RATES), alpha / 8))
 
     def observe(self, answer: AnswerNoise, key_id: int, segments: Sequence[Sums]) -> Firing | None:
         """Whole segments of an answer, as they come."""
@@ -102,18 +102,6 @@ class NoiseTest:
                 note = f"{whose} together do not follow the shared noise"
                 found.append(Firing("noise", name, subject, self._sums.limit_bits, note))
         return found
-
-    def forget(self, subject: int) -> None:
-        """As of ``Detector``."""
-        self._sums.forget(subject)
-
-    def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
-        """As of ``Detector``."""
-        return self._sums.take_changed()
-
-    def restore(self, subject: int, values: Sequence[float]) -> None:
-        """As of ``Detector``."""
-        self._sums.restore(subject, values)
 
 
 def calibrate_noise(
@@ -152,12 +140,7 @@ def _holds(rows: Sequence[Sums], rate: float, share: float, confidence: float) -
     if max(powers) > 500:
         return False
     values = [2.0**power for power in powers]
-    count, mean = len(values), sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    log_term = math.log(4 * len(NOISE_RATES) / confidence)
-    tail = 7 * max(values) * log_term / (3 * (count - 1))
-    upper: float = mean + math.sqrt(2 * variance * log_term / count) + tail
-    return upper <= 1
+    return upper(values, confidence / (2 * len(NOISE_RATES))) <= 1
 
 
 def null_to_json(null: NoiseNull, answers: int) -> str:

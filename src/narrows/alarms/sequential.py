@@ -15,8 +15,10 @@ Whoever runs n tests side by side (a key, an hour each) gives each alpha / n.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from narrows.alarms.evidence import mean_bits
 
 RATES = (1 / 64, 1 / 16, 1 / 4)
 DEFAULT_ALPHA = 1e-6
@@ -54,18 +56,19 @@ def calibrate(
             middle = (low + high) / 2
             powers = [rate * c - middle * n for c, n in rows]
             fits = max(powers) <= _FITS_BELOW
-            fits = fits and _upper([2.0**power for power in powers], confidence) <= 1
+            fits = fits and upper([2.0**power for power in powers], confidence / len(RATES)) <= 1
             low, high = (low, middle) if fits else (middle, high)
         slacks.append(min(margin * high, rate * COST_CAP_BITS))  # which nothing exceeds
     return Null(RATES, tuple(slacks))
 
 
-def _upper(values: list[float], confidence: float) -> float:
-    """With that much confidence, no less than the mean that ``values`` came from."""
+def upper(values: Sequence[float], confidence: float) -> float:
+    """No less than the mean that ``values`` (two or more, none negative) came from, but with a
+    chance of ``confidence``: the empirical Bernstein bound, with twice the highest as the range."""
     count = len(values)
     mean = sum(values) / count
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    log_term = math.log(2 * len(RATES) / confidence)
+    log_term = math.log(2 / confidence)
     tail = 7 * 2 * max(values) * log_term / (3 * (count - 1))
     return mean + math.sqrt(2 * variance * log_term / count) + tail
 
@@ -93,8 +96,4 @@ class Alarm:
 
     def evidence_bits(self) -> float:
         """log2 of the supermartingale; an alarm at log2(1 / alpha)."""
-        if not self.logs:
-            return 0.0
-        best = max(self.logs)
-        total = sum(2.0 ** max(log - best, -1000.0) for log in self.logs)
-        return best + math.log2(total / len(self.logs))
+        return mean_bits(self.logs) if self.logs else 0.0

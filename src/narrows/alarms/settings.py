@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from narrows.config import out_of_range
+from narrows.wire.http_call import is_web
 
 Policy = Literal["tell", "refuse-key", "close"]
 
@@ -44,7 +44,7 @@ class AlarmSettings:
                 ("alarms.per_hour", self.per_hour, 1, 3600),
             ]
         )
-        if self.webhook and not _is_web(self.webhook):
+        if self.webhook and not is_web(self.webhook):
             problems.append("alarms.webhook must be an http or https address without a password")
         if self.command and not self.command[0]:
             problems.append("alarms.command must begin with a program")
@@ -63,13 +63,3 @@ class AlarmSettings:
         if kind in own:
             return own[kind]
         return "tell" if set(own.values()) == {"tell"} else "close"
-
-
-def _is_web(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname)
-        fits = fits and parts.port != 0 and parts.username is None
-    except ValueError:
-        return False
-    return fits and address.isascii() and address.isprintable() and " " not in address

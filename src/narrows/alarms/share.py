@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from narrows.alarms.detector import Firing
-from narrows.alarms.evidence import Evidence
+from narrows.alarms.evidence import Evidence, SummedTest
 
 DEFAULT_ALPHA = 1e-6
 HOUR_S = 3600
@@ -28,13 +28,13 @@ _BETS = (0.1, 0.5)
 _MEMORY_HOURS = 168
 
 
-class ShareTest:
+class ShareTest(SummedTest):
     """``alpha``: false alarms an hour and key."""
 
     name = "share"
 
     def __init__(self, alpha: float = DEFAULT_ALPHA) -> None:
-        self._sums = Evidence(len(_BETS), alpha, MAX_KEYS)
+        super().__init__(Evidence(len(_BETS), alpha, MAX_KEYS))
         self._hour = -1
         self._bits: dict[int, float] = {}
         self._usual: dict[int, float] = {}
@@ -83,18 +83,6 @@ class ShareTest:
         else:
             self._usual[key] = usual
         self._changed.add(key)
-
-    def forget(self, subject: int) -> None:
-        """As of ``Detector``."""
-        self._sums.forget(subject)
-
-    def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
-        """As of ``Detector``."""
-        return self._sums.take_changed()
-
-    def restore(self, subject: int, values: Sequence[float]) -> None:
-        """As of ``Detector``."""
-        self._sums.restore(subject, values)
 
     def take_usual(self) -> Iterator[tuple[int, Sequence[float] | None]]:
         """The usual shares that changed, for the book."""

@@ -185,6 +185,10 @@ class AlarmStore:
         before, self._version = self._version, version
         return version != before
 
+    def look_again(self) -> None:
+        """``changed`` is true next: what was found to have changed could not be read."""
+        self._version = -1
+
     def alarms(self, open_only: bool = False) -> list[FiledAlarm]:
         """Newest first."""
         return _alarms(self._database, open_only)

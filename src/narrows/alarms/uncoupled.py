@@ -1,7 +1,11 @@
 """Answers that were not coupled where the upstream couples.
 
-The null: whatever came before, an answer at T > 0 is opened uncoupled with a chance of at most
-1 in 16. (An honest encoder tries the dearer coding for every 32nd one.) The bets of
+The null: whatever came before, an answer that can be coupled is not with a chance of at most 1 in
+16. (So an honest encoder tries the dearer coding: ``coding/tokens/choice.py``.) Which can be is
+``edge/watch.py``'s affair: at T > 0, with a conversation, whose draw no parameter shapes, and only
+once it has said anything. The null is false where an upstream stops coupling, where PLAIN has
+become the cheaper coding, and for messages that the strong model's template does not take, which
+go as text: such a client rings for himself, and for all. The bets of
 ``Evidence`` are 1 + b (16 x - 1) for x = 1 where it was uncoupled, else 0: of each key and of all,
 with alpha / 2 each. Eight such answers in a row are an alarm.
 
@@ -15,7 +19,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from narrows.alarms.detector import EVERYONE, Firing
-from narrows.alarms.evidence import Evidence
+from narrows.alarms.evidence import Evidence, SummedTest
 
 DEFAULT_ALPHA = 1e-6
 _MOST_SHARE = 1 / 16
@@ -24,21 +28,20 @@ _LEARN = 1 / 64
 _SEEN = -2  # the row of what was learned, no subject
 
 
-class UncoupledTest:
+class UncoupledTest(SummedTest):
     """``couples``: ``auto``, ``always`` or ``never`` (then nothing is tested)."""
 
     name = "uncoupled"
 
     def __init__(self, couples: str = "auto", alpha: float = DEFAULT_ALPHA) -> None:
         self._couples = couples
-        self._sums = Evidence(len(_BETS), alpha / 2)
+        super().__init__(Evidence(len(_BETS), alpha / 2))
         self._share = 0.0  # of answers that coupled, lately
         self._latched = couples == "always"
         self._changed = False
-        self.count = 0
 
     def observe(self, key_id: int, coupled: bool) -> list[Firing]:
-        """An answer at T > 0 was opened."""
+        """An answer that can be coupled has begun."""
         if self._couples == "never":
             return []
         if not self._latched:
@@ -46,7 +49,6 @@ class UncoupledTest:
             self._latched = self._share > 0.75
             self._changed = True
             return []
-        self.count += not coupled
         factors = [math.log2(1 + bet * (16 * (not coupled) - 1)) for bet in _BETS]
         found = []
         for subject, whose in ((key_id, "this key's"), (EVERYONE, "the edge's")):
@@ -55,21 +57,17 @@ class UncoupledTest:
                 found.append(Firing("uncoupled", self.name, subject, self._sums.limit_bits, note))
         return found
 
-    def forget(self, subject: int) -> None:
-        """As of ``Detector``."""
-        self._sums.forget(subject)
-
     def take_changed(self) -> Iterator[tuple[int, Sequence[float] | None]]:
         """As of ``Detector``."""
         if self._changed:
             self._changed = False
             yield _SEEN, [float(self._share), float(self._latched)]
-        yield from self._sums.take_changed()
+        yield from super().take_changed()
 
     def restore(self, subject: int, values: Sequence[float]) -> None:
         """As of ``Detector``."""
         if subject != _SEEN:
-            self._sums.restore(subject, values)
+            super().restore(subject, values)
         elif len(values) == 2 and all(0 <= one <= 1 for one in values):
             self._share = values[0]
             self._latched = self._latched or values[1] == 1.0

@@ -283,6 +283,9 @@ class TapeAuditor:
 
 
 def _prompt_text(segment: Segment) -> str:
-    messages = segment.request.body.get("messages")
+    body = segment.request.body
+    if isinstance(body.get("prompt"), str):
+        return str(body["prompt"])[-200:]
+    messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else {}
     return message_text(last)[:200] if isinstance(last, dict) else ""

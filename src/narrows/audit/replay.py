@@ -15,9 +15,11 @@ from narrows.audit import reasons
 from narrows.audit.keybook import KeyBook
 from narrows.audit.port import AuditPort
 from narrows.audit.segments import Answering, Segment, coding_fault
+from narrows.coding.events import Channel
 from narrows.coding.link.answer import Answer, Item, Kind
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.options import LinkLimits, LinkOptions
+from narrows.coding.markup import reads_markup
 from narrows.coding.spec import answer_spec
 from narrows.errors import NarrowsError
 from narrows.models.api import TokenModel
@@ -27,6 +29,7 @@ from narrows.wire.tape import Begin, Inward, LinkEnd, Outward, Record, TapeReade
 GREETING_BYTES = 2
 MAX_WAITING = 4096
 """Requests of one link that no answer has been opened for."""
+KEPT = "reasoning that stayed inside decides the tokens"
 LATE = "request after its answer was opened"
 
 
@@ -201,7 +204,12 @@ class LinkReplay:
             self._keys.token(mine.use, item.value)
             mine.take(item.value, token_q16 if item.kind is Kind.TOKEN else 0)
         elif item.kind is Kind.SWITCH:
-            mine.refuse("another channel than the content")
+            # A head says how the text is written; the tokens behind it are still the model's.
+            if answer.token_count or not reads_markup(mine.request.body):
+                mine.refuse("another channel than the content")
+            elif item.value == Channel.REFUSAL and not mine.head:
+                mine.refuse(KEPT)
+            mine.head = True
         elif item.end is not None:
             mine.cut()
             self._keys.close(mine.use)

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from narrows.coding.spec import ChatModel
+from narrows.coding.spec import ChatModel, strong_prompt
 from narrows.errors import InputError
 from narrows.models.api import Logits, TokenModel
 
-PLAIN_FIELDS = frozenset({"messages", "max_tokens", "temperature", "top_p", "stop", "seed"})
+PLAIN_FIELDS = frozenset(
+    {"messages", "max_tokens", "temperature", "top_p", "stop", "seed", "markup", "reasoning"}
+)
 """Fields of a request that decide a token in no way but those that the audit code applies."""
 CHUNK_TOKENS = 128
 
@@ -61,7 +63,6 @@ class RuntimeScorer:
         if not isinstance(model, ChatModel):
             raise InputError(f"{model.name} has no chat template")
         self._model: TokenModel = model
-        self._render = model.render_chat
         self.name = model.name
         self.digest = model.digest
         self.vocabulary = model.tokenizer.digest
@@ -69,8 +70,8 @@ class RuntimeScorer:
         self.max_context = model.max_context
 
     def prompt(self, body: Mapping[str, Any]) -> list[int]:
-        check_fields(body)
-        return self._render(body["messages"])
+        check_fields({name: said for name, said in body.items() if name != "prompt"})
+        return strong_prompt(self._model, body)
 
     def rows(self, context: Sequence[int], tokens: Sequence[int]) -> Iterator[Logits]:
         stream = self._model.open(context)

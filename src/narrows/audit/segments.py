@@ -57,7 +57,7 @@ Emit = Callable[[Segment], None]
 class Answering:
     """An open answer: collects tokens, cuts segments. ``digest`` names the tape so far,
     ``position`` is the link's data ahead of the present record. ``said``: all its tokens up to
-    the last cut."""
+    the last cut. ``head``: a switch has come."""
 
     link: int
     number: int
@@ -71,6 +71,7 @@ class Answering:
     position: Callable[[], int]
     index: int = 0
     since: int = 0
+    head: bool = False
     said: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     costs_q16: list[int] = field(default_factory=list)

@@ -19,6 +19,12 @@ from narrows.errors import InputError
 from narrows.models.api import Logits
 from narrows.models.checkpoint.source import SourceModel
 from narrows.models.text.chat import ChatRenderer
+from narrows.models.text.served import (
+    PROMPT_FIELDS,
+    served_messages,
+    served_tools,
+    template_variables,
+)
 from narrows.models.text.tokenizer import BpeTokenizer
 from narrows.training.base import hf_model, load_base
 
@@ -51,8 +57,14 @@ class TorchScorer:
         self.max_context = int(module.config.max_position_embeddings)
 
     def prompt(self, body: Mapping[str, Any]) -> list[int]:
-        check_fields(body)
-        return self._renderer.render(body["messages"])
+        check_fields({name: body[name] for name in body if name not in PROMPT_FIELDS})
+        if "messages" not in body:
+            raise InputError("what a server puts before a prompt that is no chat is not known")
+        return self._renderer.render(
+            served_messages(body["messages"]),
+            tools=served_tools(body.get("tools") or ()),
+            variables=template_variables(body),
+        )
 
     def rows(self, context: Sequence[int], tokens: Sequence[int]) -> Iterator[Logits]:
         ids = torch.tensor([[*context, *tokens[:-1]]], device=self.module.device)

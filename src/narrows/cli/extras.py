@@ -6,7 +6,7 @@ from narrows.errors import InputError
 
 _EXTRAS = {
     "edge": ("granian", "starlette"),
-    "enclave": ("aiohttp",),
+    "enclave": ("aiohttp", "llguidance"),
     "models": ("jinja2", "msgspec", "numba", "numpy", "safetensors", "tokenizers", "tomli_w"),
     "plan": ("plotly", "zstandard"),
     "plots": ("matplotlib",),

@@ -14,5 +14,8 @@ app = typer.Typer(
 )
 app.command("new", epilog="Example: narrows key new alice --share 1000000")(key_api.key_new)
 app.command("list", epilog="Example: narrows key list --json")(key_api.key_list)
+app.command("limit", epilog="Example: narrows key limit alice --rpm 60 --tpm none")(
+    key_api.key_limit
+)
 app.command("revoke", epilog="Example: narrows key revoke alice")(key_api.key_revoke)
 app.add_typer(key_operator.app, name="operator")

@@ -74,8 +74,12 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     ``gate_silent_s``: since when no gate has written its figures; None where none ever has.
     ``days_left``: None where nothing has left today. ``ratio``: UTF-8 bytes of answers to bytes
     read from the gate; None before the first byte. ``codings_today``: complete answers by
-    how they crossed the link. ``net``: by lineage with a net budget, what auditors explained;
-    ``verdicts``: what came of the auditor's words, None where no poster has run here.
+    how they crossed the link. ``costs_today``: the same by key, model and mode, with the bytes of
+    their code length (``link_bytes``) and what that saved. ``net``: by lineage with a net budget,
+    what auditors explained; ``verdicts``: what came of the auditor's words, None where no poster
+    has run here; ``explained_today``: credited since the UTC day's first verdict, of what was
+    spent since, None where nothing was. ``tape_age_s``: of the oldest file in the spool, None
+    without one.
     ``alarms``: those that are open. ``edge_figures``: counters and fresh gauges of the edge;
     ``edge_runs``: whether it has written any lately."""
     import dataclasses
@@ -84,7 +88,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     from narrows.deploy.state import ledger_place
     from narrows.edge.books.drift import read_drift
     from narrows.edge.books.figures import read_figures
-    from narrows.edge.books.stats import read_codings, read_stats
+    from narrows.edge.books.stats import read_codings, read_costs, read_stats
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances
     from narrows.wire.gatestats import (
@@ -104,6 +108,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share
     spent = balances.spent_bytes + balances.outstanding_bytes
+    tape = read_gate_tape(folder)
     return {
         "granted_bytes": balances.granted_bytes,
         "spent_bytes": spent,
@@ -113,6 +118,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "days_left": balances.left_bytes / per_day if per_day else None,
         "answers": stats.total.answers,
         "codings_today": read_codings(folder, now_s),
+        "costs_today": read_costs(folder, now_s),
         "answer_bytes": stats.total.answer_bytes,
         "link_bytes": stats.total.link_bytes,
         "ratio": stats.total.answer_bytes / stats.total.link_bytes
@@ -129,7 +135,9 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for window in line.windows
         ],
         "net": [_net(line.lineage, line.net) for line in balances.lineages if line.net],
-        "verdicts": _verdicts(folder, now_s),
+        "verdicts": _verdicts(
+            folder, now_s, {line.lineage: line.spent_bytes for line in balances.lineages}
+        ),
         "gate_silent_s": gate_silent_s(folder, now_s),
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
@@ -140,7 +148,8 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
             for (name, labels), value in sorted(edge_figures.items())
         ],
         "gate_kernel": read_gate_kernel(folder),
-        "gate_tape": read_gate_tape(folder),
+        "gate_tape": tape,
+        "tape_age_s": _tape_age_s(tape, now_s),
         "gate_unwritten": read_gate_unwritten(folder),
     }
 
@@ -157,19 +166,33 @@ def _net(lineage: str, net: NetBalance) -> dict[str, Any]:
     }
 
 
-def _verdicts(folder: Path, now_s: float) -> dict[str, Any] | None:
+def _tape_age_s(tape: dict[str, Any], now_s: float) -> float | None:
+    oldest_ms = tape.get("oldest_ms", 0)
+    return max(0.0, now_s - oldest_ms / 1000) if oldest_ms else None
+
+
+def _verdicts(folder: Path, now_s: float, spent: dict[str, int]) -> dict[str, Any] | None:
     from narrows.deploy.verdicts import read_book
     from narrows.wire.verdict import alarm_words
 
     book = read_book(folder)
     if not book.sequence:
         return None
+    today = book.day == now_s // DAY_S
+    spent_bytes = spent.get(book.lineage, 0) - book.day_spent_bytes
     return {
         "silent_s": max(0.0, now_s - book.time_s),
         "alarms": alarm_words(book.alarms),
         "credits": book.credits,
         "refused": book.refused,
         "last_refusal": book.last_refusal,
+        "credit_age_s": max(0.0, now_s - book.credit_s) if book.credit_s else None,
+        "credit_bytes": book.credit_bytes,
+        "credited_bytes": book.credited_bytes,
+        "credited_today_bytes": book.day_credited_bytes if today else 0,
+        "explained_today": book.day_credited_bytes / spent_bytes
+        if today and spent_bytes > 0
+        else None,
         "closed": bool(book.closed) and book.closed == book.epoch,
     }
 
@@ -236,6 +259,8 @@ def table(figures: dict[str, Any]) -> Any:
     tape = figures["gate_tape"]
     if tape and tape["state"] != "off":
         spool = f"{tape.get('spool_bytes', 0):,} of {tape.get('max_bytes', 0):,} B in the spool"
+        if (age_s := figures["tape_age_s"]) is not None:
+            spool += f" since {age_s:,.0f} s"
         note = escape(tape.get("why", "")) or f"chapter {tape.get('chapters', 0)}; {spool}"
         grid.add_row("tape", tape["state"], note)
     if kernel := figures["gate_kernel"]:
@@ -251,6 +276,10 @@ def _auditor(verdicts: dict[str, Any]) -> tuple[str, str]:
     from rich.markup import escape
 
     note = f"last verdict {verdicts['silent_s']:,.0f} s ago"
+    if (age_s := verdicts["credit_age_s"]) is not None:
+        note += f", last credit {age_s:,.0f} s ago, {verdicts['credit_bytes']:,} B"
+    if (share := verdicts["explained_today"]) is not None:
+        note += f"; explained today: {share:.1%}"
     if verdicts["refused"]:
         note += f"; {verdicts['refused']:,} credits refused, last: {verdicts['last_refusal']}"
     alarms = verdicts["alarms"]

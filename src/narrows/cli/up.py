@@ -67,7 +67,8 @@ def up(
 
     With --audit, the demonstration's ledger gets a net budget and an enrolled auditor, which
     recomputes every answer (docs/audit.md). It shares this machine with the enclave, so it shows
-    what an audit does and protects nothing. It does not run under --isolated yet.
+    what an audit does and protects nothing. With --isolated it is another user in a sandbox of its
+    own, and its only neighbour is the gate, too.
     """
     from narrows.sizes import size_bytes
 

@@ -36,6 +36,13 @@ class ChatModel(Protocol):
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
 
 
+@runtime_checkable
+class MarkedText(Protocol):
+    """A tokenizer that knows control tokens by their text."""
+
+    def encode_chat(self, text: str) -> list[int]: ...
+
+
 def message_text(message: Mapping[str, Any]) -> str:
     """The text of a message's content: a string, or its text parts joined."""
     content = message.get("content")
@@ -49,6 +56,28 @@ def message_text(message: Mapping[str, Any]) -> str:
 def render_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Weak-model ids of the prompt, cut to the last ``max_context // 2``; at least one id."""
     return whole_prompt(model, messages)[-(model.max_context // 2) :]
+
+
+def raw_prompt(model: TokenModel, text: str) -> list[int]:
+    """Weak-model ids of a prompt that is no conversation, cut as ``render_prompt``."""
+    ids = _known_ids(model.tokenizer, text.encode("utf-8", "surrogatepass"))
+    return ids[-(model.max_context // 2) :]
+
+
+def strong_prompt(model: TokenModel, body: Mapping[str, Any]) -> list[int]:
+    """What a strong model of ours reads before its answer: its chat template over all messages,
+    or ``prompt`` as it is, in which control tokens are what they are called. InputError."""
+    text = body.get("prompt")
+    if isinstance(text, str):
+        tokenizer = model.tokenizer
+        if isinstance(tokenizer, MarkedText):
+            ids = tokenizer.encode_chat(text)
+        else:
+            ids = tokenizer.encode(text.encode("utf-8", "surrogatepass"))
+        return ids or [min(tokenizer.eos_ids, default=0)]
+    if not isinstance(model, ChatModel):
+        raise InputError(f"{model.name} has no chat template")
+    return model.render_chat(body["messages"])
 
 
 def whole_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -87,8 +116,11 @@ def fixed_q16(value: object, default: float, upper: float) -> int:
 def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
     """What both coders know of the answer. Raises LinkError where the request is malformed."""
     body = request.body
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+    messages, text = body.get("messages"), body.get("prompt")
+    if text is not None:
+        if not isinstance(text, str) or messages is not None:
+            raise LinkError("a prompt that is no text, or beside messages")
+    elif not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise LinkError("a request without messages")
     max_tokens = body.get("max_tokens", MAX_ANSWER_TOKENS)
     if not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_ANSWER_TOKENS:
@@ -97,7 +129,8 @@ def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
         noise_key = bytes.fromhex(request.noise_key)
         temperature = fixed_q16(body.get("temperature"), 1.0, 2.0)
         top_p = fixed_q16(body.get("top_p"), 1.0, 1.0)
-        prompt = tuple(render_prompt(model, messages))
+        read = render_prompt(model, messages or []) if text is None else raw_prompt(model, text)
+        prompt = tuple(read)
     except (TypeError, ValueError, InputError, ArtifactError) as error:
         raise LinkError(f"malformed request: {error}") from error
     resume = tuple(request.resume)

@@ -1,7 +1,8 @@
 """``narrows up --audit``: the demonstration's auditor, its mandate, the gate's copy and port.
 
-Keys, journal, mandate and spool lie in ``STATE/audit``: one machine, one user, so what the
-auditor's zone is for (docs/audit.md) is not there. It is to see what an audit does.
+Keys, journal, mandate and spool lie in ``STATE/audit``: one machine, and without ``--isolated``
+one user, so what the auditor's zone is for (docs/audit.md) is not there. It is to see what an
+audit does.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from narrows.private import private_folder
 MANDATE = "enrolment.json"
 
 
-def with_auditor(state: Path, config: Config) -> Config:
+def with_auditor(state: Path, config: Config, apart: bool = False) -> Config:
     """``config`` with an auditor of the built-in model, enrolled in the demonstration's ledger;
-    what is missing is made. Errors: ``NarrowsError``."""
-    folder = private_folder(state, "audit")
+    what is missing is made. ``apart``: the auditor is another user of this machine, who reads the
+    spool, and whose journal is its own affair. Errors: ``NarrowsError``."""
     keys = _keys(private_folder(state, "audit", "keys"))
+    folder = state / "audit"
+    spool = private_folder(state, "audit", "spool", shown=apart)
+    journal = folder / "journal" if apart else private_folder(state, "audit", "journal")
     name, weak = config.enclave.model, tuple(dict.fromkeys((*config.edge.weak, *config.audit.weak)))
     pins = scorer_named("runtime", name).digest.hex()
     document = audit_demo(state, config.gate.name, keys.public.hex(), pins)
@@ -34,16 +38,16 @@ def with_auditor(state: Path, config: Config) -> Config:
     audit = dataclasses.replace(
         config.audit,
         listen=f"127.0.0.1:{free_port()}",
-        spool=private_folder(state, "audit", "spool"),
+        spool=spool,
         keys=folder / "keys",
         enrolment=folder / MANDATE,
-        journal=private_folder(state, "audit", "journal"),
+        journal=journal,
         gate=config.gate.name,
         model=name,
         scorer="runtime",
         weak=weak,
     )
-    tape = TapeConfig(private_folder(state, "audit", "spool"), keys.tape_public.hex(), ("answers",))
+    tape = TapeConfig(spool, keys.tape_public.hex(), ("answers",), shown=apart)
     gate = dataclasses.replace(config.gate, tape=tape)
     return dataclasses.replace(config, audit=audit, gate=gate)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,8 @@ class Awaited:
         self._said = ""
 
     def look(self) -> bool:
-        health = read_health(self._config.edge.listen_host, self._port)
+        edge = self._config.edge
+        health = read_health(edge.listen_host, self._port, edge.https is not None)
         if health.get("status") == "ok":
             return True
         why = self._why(health)
@@ -65,9 +67,16 @@ class Awaited:
         )
 
 
-def read_health(host: str, port: int) -> dict[str, Any]:
+def read_health(host: str, port: int, tls: bool = False) -> dict[str, Any]:
     """What /healthz says; empty where the edge does not answer in time."""
-    connection = http.client.HTTPConnection(reached(host).strip("[]"), port, timeout=TIMEOUT_S)
+    address = reached(host).strip("[]")
+    connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT_S)
+    if tls:
+        # Its certificate names the host that clients know, not this address; no secret is sent.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(address, port, timeout=TIMEOUT_S, context=context)
     try:
         connection.request("GET", "/healthz")
         health = json.loads(connection.getresponse().read(MAX_HEALTH_BYTES))

@@ -10,12 +10,14 @@ from typing import TypeVar
 from narrows.audit.role.config import AuditConfig
 from narrows.config import fill_sections, toml_or_defaults
 from narrows.deploy.gate_section import files_in, tls_in
-from narrows.edge.config import EdgeConfig
+from narrows.edge.config import EdgeConfig, HttpsFiles
 from narrows.enclave.config import EnclaveConfig, UpstreamFlags
 from narrows.gate.config import GateConfig
 from narrows.homes import expanded
 
 _Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig)
+
+MEDIA = 16
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     the configuration names lie relative to it. ``upstream``: flags that go before the file.
 
     An edge that is told no ``model_name`` goes by the upstream server's, where the same file or
-    the flags name one."""
+    the flags name one; one that is told no number of pictures takes ``MEDIA`` where the same
+    file's server takes them."""
     kinds = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig, "audit": AuditConfig}
     file = toml_or_defaults(path)
     config = Config(**fill_sections(file, kinds))
@@ -41,13 +44,17 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     if named is None and config.enclave.upstream is not None:
         edge = dataclasses.replace(config.edge, model_name=config.enclave.upstream.model)
         config = dataclasses.replace(config, edge=edge)
+    limited = file.data.get("edge", {}).get("limits", {}).get("media")
+    if limited is None and config.enclave.upstream is not None and config.enclave.upstream.images:
+        limits = dataclasses.replace(config.edge.limits, media=MEDIA)
+        config = dataclasses.replace(config, edge=dataclasses.replace(config.edge, limits=limits))
     if path is None:
         return config
     folder = path.parent.resolve()
     return dataclasses.replace(
         config,
         gate=files_in(config.gate, folder),
-        edge=_null_in(_weak_in(tls_in(config.edge, folder), folder), folder),
+        edge=_edge_in(_weak_in(tls_in(config.edge, folder), folder), folder),
         enclave=_enclave_in(config.enclave, folder),
         audit=_audit_in(config.audit, folder),
     )
@@ -75,7 +82,13 @@ def _enclave_in(section: EnclaveConfig, folder: Path) -> EnclaveConfig:
     return dataclasses.replace(placed, upstream=upstream)
 
 
-def _null_in(section: EdgeConfig, folder: Path) -> EdgeConfig:
+def _edge_in(section: EdgeConfig, folder: Path) -> EdgeConfig:
+    if section.https is not None:
+        files = (section.https.cert_file, section.https.key_file)
+        placed = HttpsFiles(*(folder / expanded(file) for file in files))
+        section = dataclasses.replace(section, https=placed)
+    if section.keys_file is not None:
+        section = dataclasses.replace(section, keys_file=folder / expanded(section.keys_file))
     if not section.alarms.null:
         return section
     null = str(folder / expanded(Path(section.alarms.null)))

@@ -3,12 +3,13 @@
     witness, gate    in the gate's network namespace (see narrows.isolate.network)
     enclave          in a sandbox and a network namespace of its own (narrows.isolate.sandbox)
     upstream server  in another sandbox, in the enclave's network namespace
+    auditor          with --audit, in a sandbox and a namespace of its own (deploy/audit_box.py)
     edge             on the host, as ever
 
 Order: remove what a killed predecessor left; namespaces, cables and rules; witness; enclave;
-gate; edge. What was made is undone in reverse when a start fails half-way, at Ctrl-C, and, since
-the kernel keeps namespaces for processes and descriptors only, after kill -9: what then still
-runs under the enclave's user is found by that user at the next start.
+auditor; gate; edge; poster. What was made is undone in reverse when a start fails half-way, at
+Ctrl-C, and, since the kernel keeps namespaces for processes and descriptors only, after kill -9:
+what then still runs under the enclave's user is found by that user at the next start.
 
 Gate and edge speak TLS with pinned keys, made once in STATE/isolated, since the cable between
 them is not loopback.
@@ -19,14 +20,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import socket
+import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from narrows.deploy.audit_box import audit_box, with_isolated_verdicts
+from narrows.deploy.audited import with_auditor
 from narrows.deploy.config import Config
+from narrows.deploy.inside_role import InsideRole, await_listening
 from narrows.deploy.local import (
     CHILD_TIMEOUT_S,
     LocalDeployment,
@@ -34,14 +38,14 @@ from narrows.deploy.local import (
     to_toml_section,
     with_witness,
 )
-from narrows.deploy.supervise import Role, Supervisor, die_with
+from narrows.deploy.supervise import Supervisor, die_with
 from narrows.enclave.config import EnclaveConfig
-from narrows.errors import InputError, PeerError
+from narrows.errors import InputError
 from narrows.gate.backstop.kernel import unavailable
 from narrows.isolate import network as net
-from narrows.isolate.namespaces import TOOL_PATH
+from narrows.isolate.namespaces import TOOL_PATH, NetNamespace
 from narrows.isolate.sandbox import Sandbox, compiled_kernels
-from narrows.isolate.user import deployment_tag, enclave_uid, end_processes
+from narrows.isolate.user import auditor_tag, deployment_tag, enclave_uid, end_processes
 from narrows.ledger.office.demo import demo_witness_key
 from narrows.private import private_folder
 from narrows.wire.address import is_loopback
@@ -50,7 +54,6 @@ from narrows.wire.pins import TlsFiles, make_identity
 TOOLS = ("bwrap", "ip", "nft")
 ENCLAVE_FILE, WEAK_FOLDER = "/run/narrows/enclave.toml", "/run/narrows/weak"
 _PASSED_ON = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_CACHE_DIR")
-_PROBE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,6 @@ class IsolatedDeployment(LocalDeployment):
         super().check(config)
         _check_host()
         _check_upstream(config.enclave)
-
-    @classmethod
-    def check_audit(cls, config: Config) -> None:
-        raise InputError(
-            "--audit does not run under --isolated yet: the auditor has no sandbox of its own",
-            "leave one of the two out, or run narrows audit serve on a machine of its own",
-        )
 
     @property
     def weak_folder(self) -> Path:
@@ -80,18 +76,36 @@ class IsolatedDeployment(LocalDeployment):
         boxes = self._sandboxes(config.enclave, uid)
         end_processes(uid)
         supervisor.leftovers.callback(end_processes, uid)
-        network = supervisor.leftovers.enter_context(net.wired(tag))
+        auditor = None
+        if self.audit:
+            config = with_auditor(self.state, config, apart=True)
+            auditor = self._audit_sandbox(config, supervisor)
+        network = supervisor.leftovers.enter_context(net.wired(tag, self.audit))
         witness = supervisor.start(
             "witness",
             ["witness", "--state", str(self.state), "--listen", "127.0.0.1:0"],
             enter=network.gate.enter,
         )
         for name, (box, words) in boxes.items():
-            self._start_inside(supervisor, name, box, words, network)
+            role = self._start_inside(supervisor, name, box, words, network.enclave)
+            if name == "enclave":
+                for port in net.ENCLAVE_PORTS:
+                    await_listening(role, network, (net.ENCLAVE, port), CHILD_TIMEOUT_S)
+        if auditor is not None and network.auditor is not None:
+            role = self._start_inside(supervisor, "audit", *auditor, network.auditor, spared=True)
+            place = (net.AUDITOR, net.AUDITOR_PORT)
+            await_listening(role, network, place, CHILD_TIMEOUT_S)
         config = with_witness(config, witness.facts["port"], demo_witness_key(self.state).hex())
         config = outside(config, network, identities(self.state))
+        if self.audit:
+            config = with_isolated_verdicts(config, network.gate_outer)
         supervisor.start("gate", self._arguments("gate", config), enter=network.enter_gate)
         edge = supervisor.start("edge", self._arguments("edge", config), timeout_s=CHILD_TIMEOUT_S)
+        if self.audit:
+            at = f"{network.gate_outer}:{net.VERDICTS_PORT}"
+            words = [*self._arguments("poster", config), "--gate", at]
+            words += ["--witness", config.gate.witness]
+            supervisor.start("poster", words, enter=network.enter_gate, spared=True)
         err.print(
             "\nThe enclave is isolated: its own user, processes, mounts, IPC and network; its "
             "only neighbour is the gate.\nWhat it logs leaves through the gate, counted:\n\n"
@@ -104,7 +118,7 @@ class IsolatedDeployment(LocalDeployment):
 
     def _sandboxes(self, enclave: EnclaveConfig, uid: int) -> dict[str, tuple[Sandbox, list[str]]]:
         """What runs inside, in the order of starting."""
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment = _passed_on()
         key = os.environ.get("NARROWS_UPSTREAM_KEY")
         if enclave.upstream is not None and key:
             environment["NARROWS_UPSTREAM_KEY"] = key
@@ -127,8 +141,15 @@ class IsolatedDeployment(LocalDeployment):
         words = [sys.executable, "-m", "narrows.cli.main", "enclave", "--config", ENCLAVE_FILE]
         boxes["enclave"] = (box, words)
         for box, _ in boxes.values():
-            box.check(self.state, shown=self.weak_folder)
+            box.check(self.state, shown=(self.weak_folder,))
         return boxes
+
+    def _audit_sandbox(self, config: Config, supervisor: Supervisor) -> tuple[Sandbox, list[str]]:
+        uid = enclave_uid(auditor_tag(self.state))
+        end_processes(uid)
+        supervisor.leftovers.callback(end_processes, uid)
+        files, variables = _artifacts([config.audit.model, *config.audit.weak])
+        return audit_box(self.state, config, uid, files, _passed_on() | variables)
 
     def _start_inside(
         self,
@@ -136,47 +157,20 @@ class IsolatedDeployment(LocalDeployment):
         name: str,
         box: Sandbox,
         words: list[str],
-        network: net.Network,
-    ) -> None:
+        namespace: NetNamespace,
+        spared: bool = False,
+    ) -> InsideRole:
+        """``spared``: as of ``Supervisor.start``."""
         log_path = self.state / "log" / f"{name}.log"
-        with log_path.open("wb") as log:
-            enter = die_with(os.getpid(), network.enclave.enter)
-            role = InsideRole(name, box.prepare(words).start(enter, log), log_path)
+
+        def run() -> subprocess.Popen[bytes]:
+            with log_path.open("wb") as log:
+                enter = die_with(os.getpid(), namespace.enter)
+                return box.prepare(words).start(enter, log)
+
+        role = InsideRole(name, run(), log_path, again=run if spared else None)
         supervisor.add(role)
-        if name == "enclave":
-            for port in net.ENCLAVE_PORTS:
-                await_listening(role, network, port, CHILD_TIMEOUT_S)
-
-
-class InsideRole(Role):
-    """A role of which nothing is told but that it has ended: its exit code and its words are
-    the attacker's, and not counted."""
-
-    def log_tail(self) -> str:
-        if not self.log_path.stat().st_size:
-            return "what it says stays inside; run without --isolated to see why"
-        return super().log_tail()  # bubblewrap's words, and inside.py's, if it came no further
-
-    def death(self) -> str | None:
-        return None if self.process.poll() is None else "has ended"
-
-
-def await_listening(role: Role, network: net.Network, port: int, timeout_s: float) -> None:
-    """Until the enclave takes a connection from the gate's side. PeerError when it ends
-    first."""
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            return probe.connect_ex((net.ENCLAVE, port)) == 0
-
-    deadline = time.monotonic() + timeout_s
-    while not network.gate.run(listens):
-        if (how := role.death()) is not None:
-            raise PeerError(f"the {role.name} {how}; {role.log_tail()}")
-        if time.monotonic() > deadline:
-            raise PeerError(f"the {role.name} was not ready within {timeout_s:.0f} s")
-        time.sleep(_PROBE_S)
+        return role
 
 
 def identities(state: Path) -> Path:
@@ -227,19 +221,29 @@ def _check_upstream(enclave: EnclaveConfig) -> None:
 
 
 def _models(enclave: EnclaveConfig) -> tuple[tuple[Path, ...], dict[str, str]]:
-    """The artifacts that this configuration needs, and how they are found inside."""
-    from narrows.models.checkpoint.fetch import cache_dir
+    """What an enclave needs of this host's, and how it is found inside."""
     from narrows.models.checkpoint.hf_tokenizer import text_files
+
+    files, variables = _artifacts([*enclave.weak, *enclave.strong_models])
+    if enclave.upstream is not None and enclave.upstream.folder is not None:
+        files = (*files, *text_files(enclave.upstream.folder))
+    return files, variables
+
+
+def _artifacts(names: Sequence[str]) -> tuple[tuple[Path, ...], dict[str, str]]:
+    """The models' files, and how they are found inside."""
+    from narrows.models.checkpoint.fetch import cache_dir
     from narrows.models.registry import DEFAULT_ARTIFACT, resolve
     from narrows.models.shelf.signed import signed_path
 
-    names = [*enclave.weak, *enclave.strong_models]
     files = [resolve(name).absolute() for name in names if name != "bytes"]
     inside = [path for path in files if path != DEFAULT_ARTIFACT]
     inside += [path for one in inside if (path := signed_path(one)).exists()]
-    if enclave.upstream is not None and enclave.upstream.folder is not None:
-        inside += text_files(enclave.upstream.folder)
     return tuple(inside), {"NARROWS_CACHE": str(cache_dir().absolute())}
+
+
+def _passed_on() -> dict[str, str]:
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 def _inside(config: Config) -> Config:

@@ -178,7 +178,8 @@ class LocalDeployment:
 
     def _greet(self, port: int) -> None:
         model = self.config.edge.model_name
-        url = f"http://{reached(self.config.edge.listen_host)}:{port}/v1"
+        scheme = "https" if self.config.edge.https else "http"
+        url = f"{scheme}://{reached(self.config.edge.listen_host)}:{port}/v1"
         if self.created_budget_bytes is not None:
             err.print(
                 f"[bold]New ledger[/bold] with a demonstration budget of "
@@ -248,7 +249,10 @@ def to_toml_section(name: str, section: Any) -> str:
 def plain_values(value: Any) -> Any:
     """Dataclass values as TOML can hold them: no None, paths as text."""
     if isinstance(value, dict):
-        return {key: plain_values(item) for key, item in value.items() if item is not None}
+        # A field that is a word of Python has an underscore behind its name.
+        return {
+            key.rstrip("_"): plain_values(item) for key, item in value.items() if item is not None
+        }
     if isinstance(value, list | tuple):
         return [plain_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value

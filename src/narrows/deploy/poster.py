@@ -37,6 +37,7 @@ from narrows.wire.verdict import (
 
 log = logging.getLogger("narrows.poster")
 RETRY_S = (0.5, 30.0)
+DAY_S = 86_400
 
 
 class CreditPoster:
@@ -83,16 +84,25 @@ class CreditPoster:
             raise InputError(f"verdict {verdict.sequence} has come before")
         if verdict.alarms != self.book.alarms:
             log.warning("verdict: %s", ", ".join(alarm_words(verdict.alarms)) or "no alarm")
+        now_s = int(self._now_s())
         self._write(
             epoch=auditor.epoch,
             sequence=verdict.sequence,
-            time_s=int(self._now_s()),
+            time_s=now_s,
             alarms=verdict.alarms,
+            **self._new_day(now_s // DAY_S, state),
         )
         if verdict.alarms & FINAL and self._close is not None:
             self._shut(auditor.epoch, self._close)
         if verdict.leases:
             self._book(state, auditor, verdict)
+
+    def _new_day(self, day: int, state: State) -> dict[str, object]:
+        if (day, self._lineage) == (self.book.day, self.book.lineage):
+            return {}
+        spent_bytes = state.lineages[self._lineage].spent_bytes
+        begun = {"day": day, "day_spent_bytes": spent_bytes, "day_credited_bytes": 0}
+        return begun | {"lineage": self._lineage}
 
     def _shut(self, epoch: str, close: Callable[[], None]) -> None:
         if self.book.closed != epoch:
@@ -128,7 +138,13 @@ class CreditPoster:
             position = None
         gain = credit.total - credit.previous
         total = self.book.credited_bytes + gain
-        self._write(credited_bytes=total, credits=self.book.credits + 1)
+        self._write(
+            credited_bytes=total,
+            credits=self.book.credits + 1,
+            credit_s=int(self._now_s()),
+            credit_bytes=gain,
+            day_credited_bytes=self.book.day_credited_bytes + gain,
+        )
         where = "before" if position is None else f"as leaf {position}"
         log.info("credited %d bytes to %s %s", gain, credit.account, where)
 

@@ -17,7 +17,9 @@ MAX_BOOK_BYTES = 1 << 16
 @dataclass(frozen=True, slots=True)
 class VerdictBook:
     """What has come of the verdicts, in ``STATE/audit-post/verdicts.json``. ``closed``: the
-    epoch behind whose alarm nothing more is booked, by the policy ``close``."""
+    epoch behind whose alarm nothing more is booked, by the policy ``close``. ``day``: number of
+    the UTC day, with ``day_spent_bytes``, what ``lineage`` had spent in all at its first verdict,
+    and ``day_credited_bytes``, booked since."""
 
     epoch: str = ""
     sequence: int = 0
@@ -28,6 +30,19 @@ class VerdictBook:
     refused: int = 0
     last_refusal: str = ""
     closed: str = ""
+    credit_s: int = 0
+    credit_bytes: int = 0
+    lineage: str = ""
+    day: int = 0
+    day_spent_bytes: int = 0
+    day_credited_bytes: int = 0
+
+
+_LATER = {
+    *("credit_s", "credit_bytes"),
+    *("lineage", "day", "day_spent_bytes", "day_credited_bytes"),
+}
+"""Not in books of the first form."""
 
 
 def read_book(state_dir: Path) -> VerdictBook:
@@ -38,7 +53,10 @@ def read_book(state_dir: Path) -> VerdictBook:
     try:
         row = json.loads(read_once(path, MAX_BOOK_BYTES))
         kinds = {name: type(value) for name, value in asdict(VerdictBook()).items()}
-        if {name: type(value) for name, value in row.items()} != kinds:
+        found = {name: type(value) for name, value in row.items()}
+        if found != {
+            name: kind for name, kind in kinds.items() if name in found or name not in _LATER
+        }:
             raise ValueError("other fields")
         return VerdictBook(**row)
     except (ValueError, AttributeError, RecursionError) as error:

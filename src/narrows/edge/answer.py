@@ -9,6 +9,10 @@ the answer is aborted. Stop strings are applied here for native tokens, on decod
 hold-back; the enclave applies the same rule and ends the answer itself, so a token behind a
 stop means that it does not, and the answer is cancelled there. The answer still ends by its
 ``Finished``, which the link passes on only behind the check of all its symbols.
+
+Native tokens cross with the model's markup. The head of the answer says which (``markup_of``), on
+every link anew; what the stop strings let through is then taken apart by ``MarkupReader``. How much
+reasoning stayed inside is said at the end (``coding/kept.py``).
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
+from narrows.coding.kept import MAX_COUNT_DIGITS, asks_less, reads_counts
+from narrows.coding.markup import CallForm, Markup, ReasoningForm, markup_of, reads_markup
 from narrows.edge import problems
+from narrows.edge.markup import MarkupReader
 from narrows.edge.problems import ApiError
 from narrows.edge.text import TextDecoder
 from narrows.errors import LinkError
@@ -42,6 +49,7 @@ from narrows.wire.stops import StopFinder
 MAX_TOOL_CALLS = 128
 MAX_RESUMES = 3  # an answer that breaks every link must not break all later ones
 MAX_TOOL_NAME_CHARS = 256
+MAX_HEAD = 8  # switches; no head has so many
 
 
 class WeakName(NamedTuple):
@@ -86,6 +94,7 @@ class EdgeAnswer:
         self.bits = 0.0
         self.temperature = self.top_p = 0  # Q16, once it has a number
         self.noise: AnswerNoise | None = None  # what the watch knows of it
+        self.judged = False  # the watch has counted how it is coded
         self.costed_tokens = 0
         self.costed_bits = 0.0
         self.cancelled = False
@@ -94,6 +103,10 @@ class EdgeAnswer:
         self.last_event_s = 0.0
         self.lost_s = 0.0
         self.resumes = 0
+        self.reasoning_tokens: int | None = None  # None: the model has no reasoning to count
+        self.local = False  # a model outside gave it, and nothing crossed
+        self.concise = False  # asked for with the operator's wording
+        self.kept_tokens = 0  # of reasoning that stayed inside
         self.abort: Callable[[], None] = _nothing
         self._coding = Coding.PLAIN
         self._token_bytes: Callable[[int], bytes] = _no_tokens
@@ -110,6 +123,13 @@ class EdgeAnswer:
         self._replay = 0
         self._switched = False
         self._lost_tokens = -1
+        self._marked = reads_markup(request.body)
+        self._counts = reads_counts(request.body)
+        self._said_bytes = 0  # in the channel that it is in
+        self._count: str | None = None  # what is said of kept reasoning
+        self._head: list[Channel] | None = []  # None: it is over
+        self._markup: Markup | None = None
+        self._reader: MarkupReader | None = None
 
     @property
     def ended(self) -> bool:
@@ -140,6 +160,11 @@ class EdgeAnswer:
         return self._coding
 
     @property
+    def thinks(self) -> bool:
+        """Whether nothing of it has come, and its reasoning is asked to stay inside."""
+        return not self.tokens and not self.text_bytes and asks_less(self.request.body)
+
+    @property
     def native(self) -> bool:
         return self._coding is not Coding.TEXT
 
@@ -153,6 +178,7 @@ class EdgeAnswer:
         self._token_bytes = token_bytes
         self.abort = abort
         self._replay = len(self.request.resume)
+        self._head = []
         self.cancelled = False
 
     def take(self) -> list[Piece]:
@@ -194,7 +220,8 @@ class EdgeAnswer:
         elif isinstance(event, Finished):
             self._finish(event.reason)
         elif isinstance(event, Failed):
-            self.fail(problems.failure_error(event.code))
+            asked = problems.particular(self.request.body)
+            self.fail(problems.failure_error(event.code, asked))
 
     def _open(self, coding: Coding) -> None:
         if self.opened and (coding is Coding.TEXT) != (self._coding is Coding.TEXT):
@@ -204,7 +231,24 @@ class EdgeAnswer:
         self._coding = coding
         self.opened = True
 
+    def _begin(self, head: list[Channel]) -> None:
+        """The head is over: this is how the text is to be read."""
+        self._head = None
+        markup = markup_of(head)
+        if self._markup is None:
+            self._markup = markup
+            if markup.calls is not CallForm.NONE or markup.reasoning in _WRITTEN:
+                self._reader = MarkupReader(markup, _tool_names(self.request))
+            if markup.reasoning is not ReasoningForm.NONE:
+                self.reasoning_tokens = 0
+            if markup.reasoning is ReasoningForm.KEPT and not self._counts:
+                raise LinkError("kept reasoning where nobody asked what is said of it")
+        elif self._markup != markup:
+            raise LinkError("a resumed answer is written in another way")
+
     def _on_tokens(self, ids: tuple[int, ...]) -> None:
+        if self._marked and self._head is not None:
+            self._begin(self._head)
         known = self.tokens[self._replay : self._replay + len(ids)]
         if list(ids[: len(known)]) != known:
             raise LinkError("a resumed answer went another way")
@@ -214,39 +258,88 @@ class EdgeAnswer:
             self.abort()
             return
         self.tokens.extend(fresh)
-        self._add(self._decoder.feed(b"".join(map(self._token_bytes, fresh))))
+        if self._reader is None:
+            self._add(self._decoder.feed(b"".join(map(self._token_bytes, fresh))))
+            return
+        for token in fresh:
+            if self._reader.reasoning and self.reasoning_tokens is not None:
+                self.reasoning_tokens += 1
+            self._add(self._decoder.feed(self._token_bytes(token)))
 
     def _switch(self, channel: Channel) -> None:
+        if self.native and self._marked:
+            if self._head is None or len(self._head) == MAX_HEAD:
+                raise LinkError("a switch behind an answer's head")
+            self._head.append(channel)
+            return
         if self._replay < len(self.tokens):
             raise LinkError("a resumed answer went another way")
+        if self._count is not None:
+            raise LinkError("a switch behind the count of kept reasoning")
         self._switched = True
         self._flush()
+        blank = self._channel is Channel.REASONING and not self._said_bytes
+        self._said_bytes = 0
+        if blank and channel is Channel.REFUSAL and self._counts:
+            self._count = ""
+            return
         if channel is Channel.TOOL_ARGUMENTS and self._channel is not Channel.TOOL_NAME:
             raise LinkError("arguments that do not follow the name of their call")
         self._channel = channel
         if channel is Channel.TOOL_NAME:
-            self._call += 1
-            if self._call >= MAX_TOOL_CALLS:
-                raise LinkError("too many tool calls")
+            self._next_call()
+
+    def _next_call(self) -> None:
+        self._call += 1
+        if self._call >= MAX_TOOL_CALLS:
+            raise LinkError("too many tool calls")
 
     def _flush(self) -> None:
         """End the current piece of text: held bytes, held stop prefix, a tool's whole name."""
         self._add(self._decoder.finish())
         if self.native and self._channel is Channel.CONTENT:
-            self._append(Channel.CONTENT, self._stops.finish())
+            self._show(self._stops.finish(), final=True)
         if self._channel is Channel.TOOL_NAME:
             self._append(Channel.TOOL_NAME, self._name, always=True)
             self._name = ""
 
+    def _kept(self) -> None:
+        """How much reasoning stayed inside: said at the end, or counted beyond what came."""
+        if self._count is not None:
+            if not self._count.isdigit():
+                raise LinkError("a count of kept reasoning that is none")
+            self.kept_tokens = int(self._count)
+        elif self._markup is not None and self._markup.reasoning is ReasoningForm.KEPT:
+            counted = self.usage.completion_tokens if self.usage else 0
+            self.kept_tokens = max(0, counted - len(self.tokens))
+        if self.kept_tokens:
+            self.reasoning_tokens = (self.reasoning_tokens or 0) + self.kept_tokens
+
     def _add(self, text: str) -> None:
-        if self._channel is Channel.TOOL_NAME:
+        self._said_bytes += len(text)
+        if self._count is not None:
+            self._count += text
+            if len(self._count) > MAX_COUNT_DIGITS or not text.isascii():
+                raise LinkError("a count of kept reasoning that is none")
+        elif self._channel is Channel.TOOL_NAME:
             self._name += text
             if len(self._name) > MAX_TOOL_NAME_CHARS:
                 raise LinkError("too long a tool name")
         elif self._channel is Channel.CONTENT and self.native:
-            self._append(Channel.CONTENT, self._stops.feed(text))
+            self._show(self._stops.feed(text))
         else:
             self._append(self._channel, text)
+
+    def _show(self, text: str, final: bool = False) -> None:
+        """Native text that no stop string holds back."""
+        if self._reader is None:
+            self._append(Channel.CONTENT, text)
+            return
+        parts = self._reader.feed(text)
+        for channel, part in [*parts, *self._reader.finish()] if final else parts:
+            if channel is Channel.TOOL_NAME:
+                self._next_call()
+            self._append(channel, part, always=channel is Channel.TOOL_NAME)
 
     def _append(self, channel: Channel, text: str, always: bool = False) -> None:
         if not text and not always:
@@ -268,11 +361,16 @@ class EdgeAnswer:
     def _finish(self, reason: Finish) -> None:
         if self._replay < len(self.tokens):
             raise LinkError("a resumed answer ended before what it had said")
+        if self._marked and self._head:  # without a token behind it
+            self._begin(self._head)
         self._flush()
         if self.ended:
             return
+        self._kept()
         if self._stops.stopped:
             reason = Finish.STOP
+        if self._reader is not None and reason is Finish.STOP and self._call >= 0:
+            reason = Finish.TOOL_CALLS  # the model said that it ends; why is in its markup
         if reason is Finish.CANCELLED:
             # Asked for by no one here, it says that the answer passed a limit of the link.
             asked = self.cancelled
@@ -280,6 +378,14 @@ class EdgeAnswer:
             self.fail(error)
         else:
             self.finish = reason
+
+
+_WRITTEN = (ReasoningForm.MARKED, ReasoningForm.BEGUN)
+
+
+def _tool_names(request: Request) -> frozenset[str]:
+    """What the answer may call."""
+    return frozenset(tool["function"]["name"] for tool in request.body.get("tools", ()))
 
 
 def _nothing() -> None:

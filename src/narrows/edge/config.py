@@ -10,18 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from narrows.alarms.settings import AlarmSettings
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.config import Range, out_of_range
+from narrows.edge.origins import origin_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import is_loopback
+from narrows.wire.http_call import is_web
+from narrows.wire.media import MAX_PARTS
 from narrows.wire.messages import MAX_FRAME_BYTES
 from narrows.wire.padding import frame_bytes
 from narrows.wire.pins import TlsFiles
 
+MAX_LINK_S = 31_536_000
+MAX_WORDING_CHARS = 4096
 # JSON escapes turn a 2-byte character into 6: a body of this size always fits in a frame.
 MAX_BODY_BYTES = MAX_FRAME_BYTES // 3 - 65536
 
@@ -32,10 +38,13 @@ class EdgeLimits:
 
     ``body_bytes``: a request's JSON. ``bodies_bytes``: of all requests in flight.
     ``default_max_tokens``: of a request that names none; 0: none is sent, the model decides.
-    ``prompt_bytes``: text of all messages, UTF-8. ``answers``: in flight, over all clients.
+    ``prompt_bytes``: text of all messages, UTF-8. ``prompts``: of one completion
+    request. ``media``: pictures, sounds and files in a chat's messages; 0 refuses all.
+    ``answers``: in flight, over all clients.
     ``buffer_bytes``: decoded text of a streamed answer that its client has not taken yet.
     ``answer_bytes``: text of one answer. ``client_stall_s``: a client that takes nothing for
-    that long is dropped. ``idle_s``: an answer without any token for that long has failed.
+    that long is dropped. ``idle_s``: an answer without any token for that long has failed;
+    ``thinking_s``: the same of one that asks its reasoning to stay inside, before its first text.
     ``reply_key_bytes``, ``replies_bytes``, ``reply_s``: what is kept of replies that a client of
     the Responses API may go on from, for one API key, for all, and how long.
     """
@@ -45,6 +54,8 @@ class EdgeLimits:
     header_bytes: int = 64 << 10
     messages: int = 2048
     prompt_bytes: int = 1 << 20
+    prompts: int = 64
+    media: int = 0
     tools: int = 128
     stops: int = 16
     stop_chars: int = 256
@@ -57,9 +68,19 @@ class EdgeLimits:
     client_stall_s: float = 60.0
     body_s: float = 30.0
     idle_s: float = 120.0
+    thinking_s: float = 1800.0
     reply_key_bytes: int = 16 << 20
     replies_bytes: int = 256 << 20
     reply_s: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpsFiles:
+    """PEM files of the API's own TLS: the certificate with those between it and its authority, and
+    its key. Read again at SIGHUP."""
+
+    cert_file: Path
+    key_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,35 @@ class TranscriptConfig:
     max_bytes: int = 1 << 30
     max_days: int = 30
     exclude_keys: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConciseConfig:
+    """``wording``: a system message that asks for a short answer, put in front of the others.
+    ``always``: of every answer, else of those that ask for it (``concise: true``)."""
+
+    wording: str = "Answer in as few words as the question allows."
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalConfig:
+    """A model outside that answers what it can (docs/less.md). ``url``: of an OpenAI-compatible
+    server, up to ``/v1``; empty for none. ``model``: its name there. ``down``: who answers where
+    it does not. The others are of ``NAME-auto``: it may try prompts of ``max_prompt_chars`` at
+    most, with tools where ``tools`` is set, whose system message holds ``system``; its answer is
+    used where the mean log-probability of its tokens, in nats, is ``least_logprob`` or more."""
+
+    url: str = ""
+    model: str = "default"
+    api_key: str = ""
+    timeout_s: float = 60.0
+    max_answer_bytes: int = 4 << 20
+    down: Literal["strong", "error"] = "strong"
+    max_prompt_chars: int = 4000
+    tools: bool = False
+    system: str = ""
+    least_logprob: float = -0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +145,17 @@ class EdgeConfig:
     port is not asked. ``constant_bytes`` 0: the gate paces variably; else the size of its
     ticks, as configured there. ``tick_ms``: text is released to clients on this grid, so no
     chunk boundary is the enclave's. ``link_wait_s``: how long a request waits for a link that
-    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``probe``: the
+    is down. ``resume_s``: how long an interrupted answer waits for a new link. ``link_max_s``: a
+    link of that age gets a successor and drains, by this clock alone (0: never): an auditor has to
+    decode a link from its start (docs/audit.md). ``probe``: the
     edge asks the strong model for one token at the start, and after answers that failed inside,
-    so that /healthz tells whether it answers."""
+    so that /healthz tells whether it answers. ``context_tokens``: what prompt and answer of the
+    strong model may have together, as the list of models says it; 0: it says nothing.
+    ``cors_origins``: of web pages that may ask, as browsers send them
+    (``https://chat.example``); ``*`` alone: any, which needs keys.
+    ``request_log``: a line for each request goes to the log, with ids and without content.
+    ``https``: the API speaks TLS, and nothing else. ``keys_file``: further API keys
+    (``books/keys_file.py``); with it a key is needed, whether there is one or not."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
@@ -113,14 +171,22 @@ class EdgeConfig:
     operators: tuple[str, ...] = ()
     weak_kv_mib: int = 512
     model_name: str = "smollm2-135m-instruct"
+    context_tokens: int = 0
+    cors_origins: tuple[str, ...] = ()
+    request_log: bool = False
+    keys_file: Path | None = None
+    https: HttpsFiles | None = None
     link_options: Mapping[str, int] = field(default_factory=dict)
     tick_ms: int = 10
     link_wait_s: float = 3.0
     resume_s: float = 10.0
+    link_max_s: float = 86_400.0
     probe: bool = True
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     transcripts: TranscriptConfig = field(default_factory=TranscriptConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    concise: ConciseConfig = field(default_factory=ConciseConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
 
     def check(self) -> EdgeConfig:
@@ -129,6 +195,7 @@ class EdgeConfig:
             *_edge_problems(self),
             *out_of_range(_limit_ranges(self.limits)),
             *out_of_range(_training_ranges(self)),
+            *_local_problems(self.local),
             *self.alarms.problems(),
         ]
         if problems:
@@ -152,21 +219,44 @@ def _edge_problems(config: EdgeConfig) -> list[str]:
     if not least <= len(config.weak) <= 16:
         problems.append(f"weak must name {least}..16 weak models")
     problems += key_problems(config.operators)
+    problems += origin_problems(config.cors_origins)
     if not 1 <= config.weak_kv_mib <= 1 << 24:
         problems.append(f"weak_kv_mib {config.weak_kv_mib} is outside 1..{1 << 24}")
     if not 1 <= config.tick_ms <= 1000:
         problems.append(f"tick_ms {config.tick_ms} is outside 1..1000")
+    if not 0 <= config.context_tokens <= 1 << 30:
+        problems.append(f"context_tokens {config.context_tokens} is outside 0..{1 << 30}")
     if config.constant_bytes and not _is_frame(config.constant_bytes, config.tls is not None):
         problems.append(f"constant_bytes {config.constant_bytes} is no size that a gate can send")
+    if not 1 <= len(config.concise.wording) <= MAX_WORDING_CHARS:
+        problems.append(f"wording must have 1..{MAX_WORDING_CHARS} characters")
     for name, seconds in (("link_wait_s", config.link_wait_s), ("resume_s", config.resume_s)):
         if not 0 <= seconds <= 600:
             problems.append(f"{name} {seconds:g} is outside 0..600")
+    if config.link_max_s and not 1 <= config.link_max_s <= MAX_LINK_S:
+        problems.append(f"link_max_s {config.link_max_s:g} is outside 1..{MAX_LINK_S}, and not 0")
     if not config.model_name or len(config.model_name) > 200:
         problems.append("model_name must have 1..200 characters")
     try:
         LinkOptions.from_wire(config.link_options)
     except InputError as error:
         problems += [f"link_options: {problem}" for problem in error.problems]
+    return problems
+
+
+def _local_problems(local: LocalConfig) -> list[str]:
+    problems = out_of_range(
+        [
+            ("timeout_s", local.timeout_s, 0.1, 3600),
+            ("max_answer_bytes", local.max_answer_bytes, 1024, 1 << 28),
+            ("max_prompt_chars", local.max_prompt_chars, 1, 1 << 24),
+            ("least_logprob", local.least_logprob, -100, 0),
+        ]
+    )
+    if local.url and not is_web(local.url):
+        problems.append(f"url {local.url!r} is no http address: write http://host:port/v1")
+    if not local.api_key.isprintable() or not local.api_key.isascii():
+        problems.append("api_key holds a character that no header can carry")
     return problems
 
 
@@ -195,6 +285,8 @@ def _limit_ranges(limits: EdgeLimits) -> list[Range]:
         ("header_bytes", limits.header_bytes, 8192, 1 << 20),
         ("messages", limits.messages, 1, 1 << 16),
         ("prompt_bytes", limits.prompt_bytes, 1, limits.body_bytes),
+        ("prompts", limits.prompts, 1, 1024),
+        ("media", limits.media, 0, MAX_PARTS),
         ("tools", limits.tools, 0, 1024),
         ("stops", limits.stops, 0, 64),
         ("stop_chars", limits.stop_chars, 1, 4096),
@@ -207,6 +299,7 @@ def _limit_ranges(limits: EdgeLimits) -> list[Range]:
         ("client_stall_s", limits.client_stall_s, 0.1, 3600),
         ("body_s", limits.body_s, 0.1, 3600),
         ("idle_s", limits.idle_s, 0.1, 3600),
+        ("thinking_s", limits.thinking_s, 0.1, 86_400),
         ("reply_key_bytes", limits.reply_key_bytes, 0, limits.replies_bytes),
         ("replies_bytes", limits.replies_bytes, 0, 1 << 40),
         ("reply_s", limits.reply_s, 1, 365 * 86_400),

@@ -9,11 +9,13 @@ budget again). Where waiting helps, ``retry_after_s`` says how long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from narrows.coding.events import Failure
 from narrows.errors import NarrowsError
+from narrows.wire.media import media_bytes
+from narrows.wire.parameters import PARAMETERS
 
 MAX_MESSAGE_CHARS = 500
 
@@ -116,6 +118,12 @@ def link_down() -> ApiError:
 def link_refused(reason: str) -> ApiError:
     message = f"Enclave and edge do not fit together ({reason}); their operator must act."
     return server_error(503, "link_refused", message, retry=False)
+
+
+def local_down() -> ApiError:
+    return server_error(
+        503, "local_down", "The local model does not answer.", retry=True, retry_after_s=5
+    )
 
 
 def client_gone() -> ApiError:
@@ -230,8 +238,9 @@ _FAILURES: dict[Failure, tuple[int, str, str, bool]] = {
 }
 
 
-def failure_error(failure: Failure) -> ApiError:
-    """The link carries a code only; these are its words."""
+def failure_error(failure: Failure, asked: Sequence[str] = ()) -> ApiError:
+    """The link carries a code only; these are its words. ``asked``: fields of the request that
+    not every model heeds."""
     if failure in _FAILURES:
         status, code, message, retry = _FAILURES[failure]
         return server_error(status, code, message, retry=retry)
@@ -241,5 +250,20 @@ def failure_error(failure: Failure) -> ApiError:
         return overloaded("The enclave has too many answers in flight.")
     if failure is Failure.UPSTREAM_REJECTED:
         return bad_request("The model server does not accept this request.", None, "rejected")
-    message = "The model cannot do what was asked (tools and response_format need a model server)."
-    return bad_request(message, None, "unsupported_by_model")
+    message = "The model inside cannot do what was asked"
+    if asked:
+        names = asked[0] if len(asked) == 1 else f"one of {', '.join(asked)}"
+        message += f": its operator does not pass {names}, or the model does not take what it says"
+    param = asked[0] if len(asked) == 1 else None
+    return bad_request(message + ".", param, "unsupported_by_model")
+
+
+def particular(body: Mapping[str, Any]) -> list[str]:
+    """Names of a request's fields that not every model heeds."""
+    names = [
+        name for name, one in PARAMETERS.items() if name in body and not one.is_neutral(body[name])
+    ]
+    names += [name for name in ("tools", "response_format") if body.get(name)]
+    if media_bytes(body.get("messages") or ())[0]:
+        names.append("messages")
+    return names

@@ -22,17 +22,21 @@ from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
 from narrows.edge.api.app import make_app
+from narrows.edge.api.front import make_front
 from narrows.edge.api.granian_server import STOP_S, HttpServer, bind
 from narrows.edge.api.probe import StrongModelProbe
 from narrows.edge.api.service import Service
 from narrows.edge.books.drift import save_bounds
+from narrows.edge.books.keys_file import sync_keys
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.store import load_secret, open_database
 from narrows.edge.books.transcripts import TranscriptLog, transcripts_dir
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.upkeep import LinkClient, MakeDecoder
 from narrows.edge.link.worker import Decoder
+from narrows.edge.local import LocalModel
 from narrows.edge.watch import AnswerWatch
+from narrows.errors import InputError, NarrowsError
 from narrows.models.api import TokenModel
 from narrows.models.shelf.shelf import Shelf
 from narrows.models.shelf.shelf import watch as watch_shelf
@@ -52,20 +56,23 @@ async def serve(
     wall_s: Callable[[], float] = time.time,
 ) -> None:
     """Serve until SIGINT or SIGTERM (or cancellation). ``models``: weak models, newest first,
-    or a shelf, which is watched (SIGHUP: look now); ``make_decoder``: the link codec, unless
-    the real one. Raises NarrowsError where the edge cannot start."""
+    or a shelf, which is watched; ``make_decoder``: the link codec, unless the real one. SIGHUP:
+    look now, at the API's certificate and the file of keys too. Raises NarrowsError where the edge
+    cannot start."""
     config.check()
     shelf = models if isinstance(models, Shelf) else Shelf.of(models)
     # Half: a link that has broken may hold its memory while the next one is in use already.
     cache = {"max_cache_bytes": config.weak_kv_mib << 19}
     noise = {"noise": int(max(NoiseFamily))}
     options = LinkOptions.from_wire(cache | noise | dict(config.link_options))
+    if config.keys_file is not None:
+        log.info("%s", sync_keys(state_dir, config.keys_file, int(wall_s())))
     database = open_database(state_dir)
     stats_database = open_database(state_dir)
     listener = None
     try:
         stats = StatsRecorder(stats_database, wall_s)
-        access = Access(database, stats)
+        access = Access(database, stats, config.cors_origins, config.keys_file is not None)
         access.check_listener(config.listen_host)
         listener = bind(config.listen_host, config.listen_port)
         link = LinkClient(
@@ -78,6 +85,8 @@ async def serve(
         watch = AnswerWatch(state_dir, config.alarms, link.fail_those, wall_s)
         link.observer = watch
         service = Service(config, link, access, stats, load_secret(state_dir), watch, wall_s)
+        if config.local.url:
+            service.local = LocalModel(config.local)
         if config.transcripts.keep:
             private_folder(state_dir, "edge", "transcripts")
             service.transcripts = TranscriptLog(
@@ -87,12 +96,14 @@ async def serve(
             save_bounds(stats_database, config.drift)
         except sqlite3.Error as error:
             log.warning("'narrows status' judges drift by older bounds: %s", error)
-        server = HttpServer(make_app(service), config, listener)
+        server = HttpServer(make_front(make_app(service), config), config, listener)
         try:
-            await _run(service, server, shelf, lambda: ready(listener.getsockname()[1]))
+            await _run(service, server, shelf, state_dir, lambda: ready(listener.getsockname()[1]))
         finally:
             stats.flush()
             watch.close()
+            if service.local is not None:
+                service.local.close()
             if service.transcripts is not None:
                 service.transcripts.flush()
     finally:
@@ -109,13 +120,24 @@ def _real_decoder(model: TokenModel, options: Mapping[str, int]) -> Decoder:
 
 
 async def _run(
-    service: Service, server: HttpServer, shelf: Shelf, listening: Callable[[], None]
+    service: Service,
+    server: HttpServer,
+    shelf: Shelf,
+    state_dir: Path,
+    listening: Callable[[], None],
 ) -> None:
     loop = asyncio.get_running_loop()
-    stop, look = asyncio.Event(), asyncio.Event()
-    for number, event in ((signal.SIGINT, stop), (signal.SIGTERM, stop), (signal.SIGHUP, look)):
+    stop, look, read_keys = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def look_again() -> None:
+        look.set()
+        read_keys.set()
+        server.reload()
+
+    handlers = ((signal.SIGINT, stop.set), (signal.SIGTERM, stop.set), (signal.SIGHUP, look_again))
+    for number, handler in handlers:
         with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
-            loop.add_signal_handler(number, event.set)
+            loop.add_signal_handler(number, handler)
 
     def changed() -> None:
         service.link.models_changed()
@@ -131,6 +153,7 @@ async def _run(
     service.link.heard = heard
     probing = asyncio.create_task(probe.run(), name="probe")
     watching = asyncio.create_task(watch_shelf(shelf, look, changed), name="weak models")
+    keys = asyncio.create_task(_reread_keys(read_keys, service, state_dir), name="keys")
     link = asyncio.create_task(service.link.run(), name="link")
     over = asyncio.Event()
     flushing = asyncio.create_task(_flush_until(over, service), name="statistics")
@@ -138,7 +161,7 @@ async def _run(
     stopping = asyncio.create_task(stop.wait())
     listening()
     try:
-        roles = {link, flushing, serving, watching, probing}
+        roles = {link, flushing, serving, watching, probing, keys}
         await asyncio.wait({*roles, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in roles:
             if task.done():
@@ -149,6 +172,7 @@ async def _run(
         stopping.cancel()
         watching.cancel()
         probing.cancel()
+        keys.cancel()
         await asyncio.sleep(0.05)  # the errors are on their way before the sockets close
         server.stop()
         await asyncio.wait({serving}, timeout=2 * STOP_S)
@@ -156,6 +180,24 @@ async def _run(
             task.cancel()
         over.set()  # not cancelled: a write under way is waited for
         await asyncio.gather(link, flushing, serving, return_exceptions=True)
+
+
+async def _reread_keys(wanted: asyncio.Event, service: Service, state_dir: Path) -> None:
+    """A file that is wrong changes nothing, and the log says why."""
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        path = service.config.keys_file
+        if path is None:
+            continue
+        try:
+            said = await asyncio.to_thread(sync_keys, state_dir, path, int(service.wall_s()))
+            log.info("%s", said)
+        except InputError as error:
+            mistakes = "; ".join(error.problems)
+            log.error("the keys stay as they were: %s %s", error, mistakes)
+        except NarrowsError as error:
+            log.error("the keys stay as they were: %s", error)
 
 
 async def _flush_until(over: asyncio.Event, service: Service) -> None:

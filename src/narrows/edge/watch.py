@@ -33,13 +33,14 @@ from narrows.coding.tokens.gain import GainSegment
 from narrows.durable import read_once
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
+from narrows.edge.cost import BYTES_PER_TOKEN
 from narrows.edge.problems import ApiError
+from narrows.wire.parameters import shapes_draw
 
 log = logging.getLogger("narrows.edge.watch")
 
-BYTES_PER_TOKEN = 4
 _ONE = 65536
-_CONSTRAINED = ("response_format", "tools", "grammar")
+_CONSTRAINED = ("response_format", "tools")
 _MAX_NULL_BYTES = 1 << 16
 
 StopAnswers = Callable[[Callable[[EdgeAnswer], bool], ApiError], None]
@@ -83,12 +84,6 @@ class AnswerWatch:
 
     # -- what the link tells -----------------------------------------------------------------
 
-    def opened(self, answer: EdgeAnswer) -> None:
-        """An answer was opened on a link."""
-        if not answer.resumes and _is_sampled(answer):
-            coupled = answer.coding is Coding.COUPLED
-            self._raise(self.uncoupled.observe(answer.request.scope, coupled))
-
     def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None:
         """How lucky some more of its tokens were."""
         if not _is_tested(answer):
@@ -101,6 +96,9 @@ class AnswerWatch:
 
     def moved(self, answer: EdgeAnswer) -> None:
         """More of an answer came."""
+        if not answer.judged and _tokens(answer):
+            answer.judged = True
+            self._judge(answer)
         if not answer.ended and _tokens(answer) - answer.costed_tokens >= BLOCK_TOKENS:
             self._cost(answer)
 
@@ -110,18 +108,23 @@ class AnswerWatch:
         if answer.noise is not None:
             noise, answer.noise = answer.noise, None
             self._raise(self.noise.end(noise, key_id))
-        if answer.finish is not None and answer.opened:
+        if answer.opened:
             self._cost(answer)
-        if key_id >= 0:
-            self._raise(self.share.observe(key_id, answer.bits, self._wall_s()))
+        self._raise(self.share.observe(key_id, answer.bits, self._wall_s()))
+
+    def _judge(self, answer: EdgeAnswer) -> None:
+        """Whether it is coupled, once it has said anything: what fails before says nothing."""
+        if not answer.resumes and _can_couple(answer):
+            coupled = answer.coding is Coding.COUPLED
+            self._raise(self.uncoupled.observe(answer.request.scope, coupled))
 
     def _cost(self, answer: EdgeAnswer) -> None:
         tokens, bits = _tokens(answer) - answer.costed_tokens, answer.bits - answer.costed_bits
         first = answer.costed_tokens == 0
         answer.costed_tokens += tokens
         answer.costed_bits += bits
-        if answer.resumes or answer.request.scope < 0:
-            return  # its bits hold what came twice; or nobody's: the probe's
+        if answer.resumes:
+            return  # its bits hold what came twice
         hour = int(self._wall_s() // HOUR_S) % 24
         found = self.cost.observe(answer.request.scope, _kind(answer), hour, bits, tokens, first)
         self._raise([found] if found else [])
@@ -131,12 +134,14 @@ class AnswerWatch:
     def check(self, key_id: int) -> None:
         """Raises ApiError where an open alarm refuses this key's answers."""
         if alarm := self.book.refuses(key_id):
-            raise problems.alarmed(alarm.alarm_id, alarm.detector, alarm.policy == "close")
+            raise problems.alarmed(
+                alarm.alarm_id, alarm.detector, alarm.policy == "close" or alarm.subject < 0
+            )
 
     def _raise(self, firings: Sequence[Firing]) -> None:
         for firing in firings:
             alarm = self.book.raise_(firing)
-            if alarm.policy != "tell" and alarm.count == 1:
+            if alarm.policy != "tell":
                 self._act(alarm.subject, alarm.policy == "close", alarm.detector)
 
     def _act(self, subject: int, close: bool, detector: str) -> None:
@@ -166,15 +171,22 @@ class AnswerWatch:
         self._store.close()
 
 
-def _is_sampled(answer: EdgeAnswer) -> bool:
-    return answer.temperature > 0
+def _is_free(answer: EdgeAnswer) -> bool:
+    """Whether the model's own distribution was drawn from, nearly all of it."""
+    body = answer.request.body
+    free = not any(body.get(name) for name in _CONSTRAINED) and not shapes_draw(body)
+    return free and answer.top_p >= round(LEAST_TOP_P * _ONE)
 
 
 def _is_tested(answer: EdgeAnswer) -> bool:
     """Whether the noise test's null is meant for it."""
     warm = LEAST_TEMPERATURE * _ONE <= answer.temperature <= MOST_TEMPERATURE * _ONE
-    free = not any(answer.request.body.get(name) for name in _CONSTRAINED)
-    return warm and free and answer.top_p >= round(LEAST_TOP_P * _ONE)
+    return warm and _is_free(answer)
+
+
+def _can_couple(answer: EdgeAnswer) -> bool:
+    """Whether an upstream that couples would couple it, whatever upstream that is."""
+    return answer.temperature > 0 and "prompt" not in answer.request.body and _is_free(answer)
 
 
 def _kind(answer: EdgeAnswer) -> int:

@@ -3,8 +3,8 @@
 One engine thread owns the model. Each turn it admits waiting answers, reads a part of one new
 prompt, samples one token for every running answer and advances them all in one batched step, so
 answers share the cost of reading the weights and none waits for another's whole prompt. An answer
-that finds no memory fails alone, the newest first. Sampling is a pure function of (weights, prompt,
-noise key, position): what runs beside an answer cannot change it.
+that finds no memory fails alone, the newest first. Sampling is a pure function of (weights,
+request, noise key, position): what runs beside an answer cannot change it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Any
 
 from narrows.coding.events import (
     Coding,
@@ -31,17 +30,21 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
-from narrows.coding.spec import ChatModel, fixed_q16
+from narrows.coding.spec import fixed_q16, strong_prompt
 from narrows.coding.tokens.sampler import sample
 from narrows.enclave.backend import BackendRequest, stop_strings, tokens_left, without_room
+from narrows.enclave.draw.forms import FORM_FIELDS, FormMaker
+from narrows.enclave.draw.shaping import Shaping, check_heeded
+from narrows.enclave.parameters import check_fields_of
 from narrows.errors import InputError, NarrowsError
 from narrows.models.api import Logits, Stream, Tokenizer, TokenModel
+from narrows.wire.media import check_parts
 from narrows.wire.stops import StopFinder
 
 log = logging.getLogger("narrows.enclave.builtin")
 
 READ_TOKENS = 128  # of a prompt between two steps of the running answers
-_UNSUPPORTED = ("tools", "tool_choice", "response_format")
+_UNSUPPORTED = ("tools", "tool_choice")
 
 
 @dataclass(eq=False)
@@ -57,14 +60,19 @@ class _Job:
     max_tokens: int
     finder: StopFinder
     loop: asyncio.AbstractEventLoop
+    shaping: Shaping
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
     stream: Stream | None = None
     produced: int = 0
     last: int = -1
+    draws_as_is: bool = field(init=False)
     decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
+
+    def __post_init__(self) -> None:
+        self.draws_as_is = self.shaping.idle
 
     @property
     def position(self) -> int:
@@ -86,7 +94,7 @@ class BuiltinBackend:
         self._waiting: queue.Queue[_Job | None] = queue.Queue(max_waiting)
         self._running: list[_Job] = []
         self._reading: deque[_Job] = deque()  # whose prompts are not read yet
-        self._eos = model.tokenizer.eos_ids
+        self._forms = FormMaker(model.tokenizer)
         self._thread = threading.Thread(target=self._run, name="strong-model", daemon=True)
         self._thread.start()
 
@@ -135,18 +143,33 @@ class BuiltinBackend:
 
     def _job(self, request: BackendRequest, loop: asyncio.AbstractEventLoop) -> _Job:
         body = request.body
-        prompt = render(self._model, body["messages"])
+        check_fields_of(body)
+        check_heeded(body, FORM_FIELDS)
+        check_parts(body.get("messages") or (), False)
+        temperature = fixed_q16(body.get("temperature"), 1.0, 2.0)
+        prompt = strong_prompt(self._model, body)
+        shaping = Shaping(
+            body,
+            prompt,
+            self._model.vocab_size,
+            self._model.tokenizer.eos_ids,
+            temperature,
+            self._forms.form(body),
+        )
+        for token in request.resume:
+            shaping.took(token)
         room = self._model.max_context - len(prompt) - len(request.resume)
         return _Job(
             prompt=prompt,
             resume=request.resume,
             scope=request.scope,
-            temperature=fixed_q16(body.get("temperature"), 1.0, 2.0),
-            top_p=fixed_q16(body.get("top_p"), 1.0, 1.0),
+            temperature=temperature,
+            top_p=max(1, fixed_q16(body.get("top_p"), 1.0, 1.0)),
             noise_key=request.noise_key,
             max_tokens=tokens_left(request, room),
             finder=StopFinder(stop_strings(body)),
             loop=loop,
+            shaping=shaping,
         )
 
     # Below: the engine thread.
@@ -237,9 +260,16 @@ class BuiltinBackend:
 
     def _pick(self, job: _Job, logits: Logits) -> None:
         """Sample the next token; end the answer where it ends."""
-        token = sample(logits, job.temperature, job.top_p, job.noise_key, job.position)
-        if token in self._eos:
-            self._end(job, Finish.STOP)
+        try:
+            row = logits if job.draws_as_is else job.shaping.shaped(logits, job.position)
+            token = sample(row, job.temperature, job.top_p, job.noise_key, job.position)
+            if token in job.shaping.ends:
+                self._end(job, Finish.STOP)
+                return
+            job.shaping.took(token)
+        except InputError as error:
+            log.warning("an answer cannot go on: %s", error)
+            self._drop(job, Failed(Failure.BAD_REQUEST))
             return
         job.produced += 1
         job.last = token
@@ -261,10 +291,3 @@ class BuiltinBackend:
             self._model.close(job.stream)
             job.stream = None
         job.emit(*events)
-
-
-def render(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The strong model's own prompt: its chat template over all messages."""
-    if not isinstance(model, ChatModel):
-        raise InputError(f"{model.name} has no chat template")
-    return model.render_chat(messages)

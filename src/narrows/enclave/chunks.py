@@ -89,17 +89,20 @@ def finish_of(reason: str) -> Finish:
 class ChunkReader:
     """One answer's chunks in order; holds the state between them. Text that comes amid a call's
     arguments is held until they are whole: a call crosses in one piece. ``Malformed`` for what is
-    no chunk of an answer, and for more than ``max_answer_bytes`` of text."""
+    no chunk of an answer, and for more than ``max_answer_bytes`` of text. ``raw``: chunks of
+    ``/v1/completions``, whose choices hold text and nothing else."""
 
     stopped = False  # the server looks for stop strings itself
 
-    def __init__(self, max_answer_bytes: int) -> None:
+    def __init__(self, max_answer_bytes: int, raw: bool = False) -> None:
         self._left_bytes = max_answer_bytes
+        self._raw = raw
         self._channel = Channel.CONTENT
         self._calls = ToolCalls(max_answer_bytes)
         self._held: list[tuple[Channel, bytes]] = []
         self._reason: str | None = None
         self._usage: Usage | None = None
+        self.reasoning_tokens: int | None = None  # as the server counts them
         self._empty = True
 
     def chunk(self, payload: bytes) -> list[Event]:
@@ -123,6 +126,11 @@ class ChunkReader:
         return [*events, Finished(finish)]
 
     def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
+        if self._raw:
+            if choice.get("delta") or choice.get("message"):
+                raise Malformed("a choice of another API")
+            self._reason = self._reason or reason_of(choice)
+            return self._text(Channel.CONTENT, choice.get("text"))
         delta = choice.get("delta") or choice.get("message") or {}
         if not isinstance(delta, dict):
             raise Malformed("a delta is not an object")
@@ -189,6 +197,10 @@ class ChunkReader:
         counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
         if all(isinstance(n, int) and 0 <= n <= MAX_TOKEN_COUNT for n in counts):
             self._usage = Usage(int(counts[0] or 0), int(counts[1] or 0))
+            details = usage.get("completion_tokens_details")
+            thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+            if type(thought) is int and 0 <= thought <= self._usage.completion_tokens:
+                self.reasoning_tokens = thought
 
 
 def _server_error(error: object) -> ServerError:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from narrows.config import out_of_range
+from narrows.enclave.parameters import parameter_problems
 from narrows.errors import InputError
 from narrows.models.shelf.operators import key_problems
 from narrows.wire.address import parse_address
@@ -23,7 +27,13 @@ class UpstreamConfig:
     ``tokens``: whether answers cross as the model's own token ids: ``auto`` where that works,
     ``required`` refuses to start where it does not. ``noise``: what the server draws with:
     ``narrows`` its plugin's, ``seed-vllm`` and ``seed-sglang`` their own under a seed, ``none``
-    what nobody knows, ``auto`` what a probe finds (docs/engines.md)."""
+    what nobody knows, ``auto`` what a probe finds. ``tools`` and ``reasoning``: how the model
+    writes them into its text, ``auto`` as its template does; ``none`` leaves requests with tools to
+    the server, and reasoning in the content; ``begun``: the prompt opens the reasoning and the
+    server takes none apart (docs/less.md). ``server``: which one it is, for the parameters of
+    requests that it knows; ``pass_`` (``pass`` in the file): more of them; ``drop``: those that are
+    taken out of requests; ``extra_body``: what is sent where a request does not say it; ``images``:
+    whether it takes pictures and files (docs/engines.md)."""
 
     url: str
     model: str
@@ -31,6 +41,13 @@ class UpstreamConfig:
     folder: Path | None = None
     tokens: Literal["auto", "off", "required"] = "auto"
     noise: Literal["auto", "narrows", "seed-vllm", "seed-sglang", "none"] = "auto"
+    tools: Literal["auto", "hermes", "llama3", "none"] = "auto"
+    reasoning: Literal["auto", "think", "begun", "none"] = "auto"
+    server: Literal["openai", "vllm", "sglang", "llama.cpp"] = "openai"
+    pass_: Annotated[tuple[str, ...], Field(alias="pass")] = ()
+    drop: tuple[str, ...] = ()
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    images: bool = False
     connect_timeout_s: float = 10.0
     first_token_timeout_s: float = 120.0
     token_timeout_s: float = 60.0
@@ -70,7 +87,8 @@ class EnclaveConfig:
     ``kv_mib``: bound of the strong model's cache, ``weak_kv_mib``: of each weak model's; an
     answer that finds none left fails as overloaded. ``max_links``: connections at once.
     ``telemetry``: where the gate's telemetry port connects, empty for none; every
-    ``telemetry_s`` seconds what is new is sent.
+    ``telemetry_s`` seconds what is new is sent. ``reasoning``: what of an answer's hidden reasoning
+    may leave; ``reasoning_bytes``: how much of one answer's may stay inside (docs/less.md).
     """
 
     listen: str = "127.0.0.1:8401"
@@ -86,6 +104,8 @@ class EnclaveConfig:
     max_links: int = 16
     telemetry: str = ""
     telemetry_s: float = 10.0
+    reasoning: Literal["send", "keep"] = "send"
+    reasoning_bytes: int = 1 << 20
     session: SessionConfig = field(default_factory=SessionConfig)
     isolated: IsolatedConfig = field(default_factory=IsolatedConfig)
 
@@ -135,6 +155,7 @@ def _enclave_problems(config: EnclaveConfig) -> list[str]:
             ("max_batch", config.max_batch, 1, 4096),
             ("max_links", config.max_links, 1, 4096),
             ("telemetry_s", config.telemetry_s, 0.1, 86_400),
+            ("reasoning_bytes", config.reasoning_bytes, 1024, 1 << 28),
             ("hello_timeout_s", config.session.hello_timeout_s, 0.1, 3600),
             ("max_answers", config.session.max_answers, 1, MAX_OPEN_ANSWERS),
         ]
@@ -168,6 +189,7 @@ def _upstream_problems(config: UpstreamConfig) -> list[str]:
         problems.append(f"url {config.url!r} is no http address: write http://host:port/v1")
     if not config.model:
         problems.append("model is empty: what does that server call it?")
+    problems += parameter_problems(config.pass_, config.drop, config.extra_body)
     if config.tokens == "required" and config.folder is None:
         problems.append('tokens = "required" needs folder: where are the model\'s files?')
     if not config.api_key.isprintable() or not config.api_key.isascii():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 
+from narrows.coding.kept import LEVELS
 from narrows.enclave.backend import Backend
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.enclave.config import EnclaveConfig, UpstreamConfig
+from narrows.enclave.less.withheld import ReasoningRule
 from narrows.enclave.modelserver import ModelServer
 from narrows.enclave.tokens.backend import TokenBackend
 from narrows.enclave.tokens.probe import ServerProbe
@@ -26,32 +28,35 @@ def make_backend(config: EnclaveConfig, weak: Shelf | None = None) -> Backend:
     """The strong model that the configuration names. ``weak``: the models that its answers will
     be coded with, where they are known. Raises NarrowsError."""
     if config.upstream is not None:
-        return _upstream(config.upstream, weak)
+        rule = ReasoningRule(LEVELS[config.reasoning], config.reasoning_bytes)
+        return _upstream(config.upstream, weak, rule)
     model = load_model(config.model, threads=config.threads, kv_bytes=config.kv_mib << 20)
     return BuiltinBackend(model, max_batch=config.max_batch)
 
 
-def _upstream(config: UpstreamConfig, weak: Shelf | None) -> Backend:
+def _upstream(config: UpstreamConfig, weak: Shelf | None, rule: ReasoningRule) -> Backend:
     """Over token ids where the configuration and the weak models allow it, else over text."""
     if config.tokens == "off":
-        return UpstreamBackend(config)
+        return UpstreamBackend(config, rule=rule)
     try:
         strong = _strong(config, weak)
     except NarrowsError as error:
         if config.tokens == "required":
             raise
         log.info("answers cross as text: %s", error)
-        return UpstreamBackend(config)
+        return UpstreamBackend(config, rule=rule)
     server = ModelServer(config)
     probe = ServerProbe(server, config, strong, os.urandom)
-    return TokenBackend(config, server, strong, Standing(probe, coupling=config.noise != "none"))
+    standing = Standing(probe, coupling=config.noise != "none")
+    return TokenBackend(config, server, strong, standing, rule=rule)
 
 
 def _strong(config: UpstreamConfig, weak: Shelf | None) -> StrongText:
     """NarrowsError: why its token ids cannot cross."""
     if config.folder is None:
         raise InputError("[enclave.upstream] folder does not say where the model's files are")
-    strong = StrongText(config.folder)
+    reasoning = "think" if config.reasoning == "begun" else config.reasoning
+    strong = StrongText(config.folder, tools=config.tools, reasoning=reasoning)
     if marker := strong.other_channels:
         raise InputError(f"the model writes {marker}, which only its server takes apart")
     if weak is not None and not _shared(strong, weak):
@@ -59,6 +64,11 @@ def _strong(config: UpstreamConfig, weak: Shelf | None) -> StrongText:
             f"no weak model has the tokenizer of {config.folder.name}",
             "make one of that family: docs/weak-models.md",
         )
+    log.info(
+        "the model writes calls of tools as %s and reasoning %s",
+        strong.calls.value,
+        "between <think> markers" if strong.reasons else "not at all",
+    )
     return strong
 
 

@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -111,20 +111,23 @@ class ModelServer:
         for event in last:
             yield event
 
-    async def ask(self, path: str) -> Any:
-        """The JSON that ``path`` gives; None where it gives none. Raises what ``failure_in``
-        knows."""
+    async def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that ``path`` gives; None where it gives none. With a ``body`` it is posted,
+        beside the API (``/tokenize``), not under it. Raises what ``failure_in`` knows."""
+        base = self._config.url.rstrip("/")
+        url = base + path if body is None else base.removesuffix("/v1") + path
+        data = None if body is None else json.dumps(body).encode("ascii")
         async with asyncio.timeout(self._config.first_token_timeout_s):
-            async with self._client().get(
-                self._config.url.rstrip("/") + path, allow_redirects=False
+            async with self._client().request(
+                "GET" if body is None else "POST", url, data=data, allow_redirects=False
             ) as response:
-                data = b""
-                while len(data) <= MAX_JSON_BYTES and (part := await response.content.readany()):
-                    data += part
-        if response.status != 200 or len(data) > MAX_JSON_BYTES:
+                said = b""
+                while len(said) <= MAX_JSON_BYTES and (part := await response.content.readany()):
+                    said += part
+        if response.status != 200 or len(said) > MAX_JSON_BYTES:
             return None
         try:
-            return json.loads(data)
+            return json.loads(said)
         except (ValueError, RecursionError):
             return None
 
@@ -154,15 +157,15 @@ class ModelServer:
 async def answered(
     stream: AsyncGenerator[Event, None], coding: Coding, noise: Noise = OWN_NOISE
 ) -> AsyncGenerator[Event, None]:
-    """``stream`` as an answer: opened before its first event, and ended with a code where it
-    fails. Closes it."""
+    """``stream`` as an answer: opened before its first event, unless it does that itself, and
+    ended with a code where it fails. Closes it."""
     opened = False
     try:
         async with contextlib.aclosing(stream):
             async for event in stream:
-                if not opened:
-                    opened = True
+                if not opened and not isinstance(event, Opened):
                     yield Opened(coding, noise)
+                opened = True
                 yield event
         return
     except (Malformed, TimeoutError, ServerError, aiohttp.ClientError, OSError) as error:

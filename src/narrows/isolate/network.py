@@ -3,7 +3,9 @@
     enclave's namespace        gate's namespace                 host
     gate0  198.51.100.2 ───────── inner  198.51.100.1
                                outer  169.254.x.y+1 ─────────── nw-TAG  169.254.x.y
-    lo                         lo: witness
+    lo                         lo: witness, poster
+    auditor's namespace
+    gate0  198.51.100.6 ───────── audit  198.51.100.5
 
 The gate's namespace forwards nothing and has no default route; each of its cables ends at one
 machine, so there is nobody else to reach. Rules, in the gate's namespace alone:
@@ -22,6 +24,8 @@ machine, so there is nobody else to reach. Rules, in the gate's namespace alone:
 5. Where there are two cores or more, frames from the enclave are worked on by the last one alone
    (RPS), and the gate's process and its outer cable have the others. It makes the channel of
    docs/timing.md smaller, and is not relied on: the enclave's processes share the machine.
+6. An auditor, where there is one, has a namespace and a cable of its own, with rules 1, 2 and 4 for
+   its one port and AUDIT_FRAMES_PER_S. So it answers the gate, and reaches nobody.
 
 The addresses toward the host are link-local, drawn by the deployment's tag and never routed;
 those toward the enclave (a documentation range) exist in the two namespaces only.
@@ -35,7 +39,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from narrows.errors import PeerError
@@ -43,9 +47,13 @@ from narrows.isolate.namespaces import NetNamespace, run_tool
 
 GATE_INNER, ENCLAVE = "198.51.100.1", "198.51.100.2"
 GATE_MAC, ENCLAVE_MAC = "02:00:00:00:02:01", "02:00:00:00:02:02"
+GATE_AUDIT, AUDITOR = "198.51.100.5", "198.51.100.6"
+AUDIT_MAC, AUDITOR_MAC = "02:00:00:00:03:01", "02:00:00:00:03:02"
 OUTER = "outer"  # in the gate's namespace: where its bytes leave
 ENCLAVE_PORTS = (8401, 8404)  # answers, telemetry
 GATE_PORTS = (8402, 8403, 8405)  # answers, state, telemetry
+AUDITOR_PORT, VERDICTS_PORT = 8409, 8410  # the gate's own is dialled from within its namespace
+AUDIT_FRAMES_PER_S, AUDIT_FRAMES_BURST = 1_000, 200
 FRAMES_PER_S, FRAMES_BURST = 20_000, 2_000  # an edge that sends 50 MB/s is acknowledged by less
 _LINK_LOCAL = ipaddress.ip_network("169.254.0.0/16")
 _PAIRS = _LINK_LOCAL.num_addresses // 2
@@ -84,16 +92,40 @@ table inet cable {{
 }}
 """
 
+# Into the same tables, before the auditor's cable comes up.
+AUDIT_RULES = f"""
+table netdev cable {{
+  counter audit_relayed {{ }}
+  counter audit_dropped {{ }}
+  chain from_auditor {{
+    type filter hook ingress device audit priority 0; policy drop;
+    limit rate over {AUDIT_FRAMES_PER_S}/second burst {AUDIT_FRAMES_BURST} packets \
+      counter name audit_dropped drop
+    ether saddr {AUDITOR_MAC} ether daddr {AUDIT_MAC} ether type ip \
+      ip hdrlength 5 ip frag-off & 0x3fff == 0 ip saddr {AUDITOR} ip daddr {GATE_AUDIT} \
+      tcp sport {AUDITOR_PORT} \
+      tcp flags & (syn | ack) != syn tcp flags & (syn | rst | ack) != 0x0 \
+      counter name audit_relayed accept
+    counter name audit_dropped
+  }}
+}}
+table inet cable {{
+  chain input {{ iifname audit accept; }}
+  chain output {{ oifname audit ip daddr {AUDITOR} tcp dport {AUDITOR_PORT} accept; }}
+}}
+"""
+
 
 @dataclass(frozen=True)
 class Network:
-    """Both namespaces, wired. ``host`` and ``gate_outer``: the two ends of the outer cable."""
+    """The namespaces, wired. ``host`` and ``gate_outer``: the two ends of the outer cable."""
 
     gate: NetNamespace
     enclave: NetNamespace
     device: str
     host: str
     gate_outer: str
+    auditor: NetNamespace | None = None
 
     def enter_gate(self) -> None:
         """For the gate's process, between fork and exec: its namespace, and its cores."""
@@ -115,8 +147,9 @@ def device_name(tag: int) -> str:
 
 
 @contextmanager
-def wired(tag: int) -> Iterator[Network]:
-    """Make both namespaces and both cables; gone at the end, or when this process is."""
+def wired(tag: int, audited: bool = False) -> Iterator[Network]:
+    """Make namespaces and cables, the auditor's where it is ``audited``; gone at the end, or when
+    this process is."""
     device = device_name(tag)
     remove_device(device)
     with contextlib.ExitStack() as stack:
@@ -129,6 +162,12 @@ def wired(tag: int) -> Iterator[Network]:
         for namespace in (gate, enclave):
             namespace.run(_quiet)
         _close_gate(network)  # before there is a cable to the enclave
+        if audited:
+            auditor = NetNamespace()
+            stack.callback(auditor.close)
+            auditor.run(_quiet)
+            network = replace(network, auditor=auditor)
+            _connect_auditor(network.gate, auditor)
         _connect(network)
         _steer(network)
         yield network
@@ -192,6 +231,26 @@ def _connect(network: Network) -> None:
     )
 
 
+def _connect_auditor(gate: NetNamespace, auditor: NetNamespace) -> None:
+    gate.tool(
+        ["ip", "-batch", "-"],
+        f"link add audit address {AUDIT_MAC} type veth "
+        f"peer name gate0 address {AUDITOR_MAC} netns {auditor.path}\n",
+    )
+    gate.tool(["nft", "-f", "-"], AUDIT_RULES)
+    gate.tool(
+        ["ip", "-batch", "-"],
+        f"link set audit arp off\naddr add {GATE_AUDIT}/30 dev audit\nlink set audit up\n"
+        f"neigh replace {AUDITOR} lladdr {AUDITOR_MAC} nud permanent dev audit\n",
+    )
+    auditor.tool(
+        ["ip", "-batch", "-"],
+        "link set lo up\nlink set gate0 arp off\n"
+        f"addr add {AUDITOR}/30 dev gate0\nlink set gate0 up\n"
+        f"neigh replace {GATE_AUDIT} lladdr {AUDIT_MAC} nud permanent dev gate0\n",
+    )
+
+
 def _steer(network: Network) -> None:
     """Rule 5. A host that does not let it be set stays as it is."""
     outer, inner = split_cores()
@@ -201,6 +260,9 @@ def _steer(network: Network) -> None:
         set_rps(network.gate, "inner", inner)
         set_rps(network.enclave, "gate0", inner)
         set_rps(network.gate, OUTER, outer)
+        if network.auditor is not None:
+            set_rps(network.gate, "audit", inner)
+            set_rps(network.auditor, "gate0", inner)
 
 
 def set_rps(namespace: NetNamespace, device: str, cores: frozenset[int]) -> None:

@@ -19,7 +19,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -38,12 +38,14 @@ _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # for inside.py; go
 @dataclass(frozen=True)
 class Sandbox:
     """``read_only``: files and folders, at the same place inside. ``placed``: the same, at another
-    place; a folder is live, what is added outside is seen inside. ``private``: folders that are
-    copied into memory at the same place. ``data``: small files that exist inside only."""
+    place; a folder is live, what is added outside is seen inside. ``kept``: the same, and it may
+    write there; folders of its own user. ``private``: folders that are copied into memory at the
+    same place. ``data``: small files that exist inside only."""
 
     uid: int
     read_only: tuple[Path, ...] = ()
     placed: Mapping[str, Path] = field(default_factory=dict)
+    kept: Mapping[str, Path] = field(default_factory=dict)
     private: tuple[Path, ...] = ()
     devices: tuple[Path, ...] = ()
     data: Mapping[str, bytes] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class Sandbox:
         options += _parents(Path("/run/narrows/file"))
         for name, path in self.placed.items():
             options += ["--ro-bind", str(path), name]
+        for name, path in self.kept.items():
+            options += ["--bind", str(path), name]
         copies: list[str] = []
         for index, kernels in enumerate(self.private):
             source = f"/run/narrows/{index}"
@@ -101,26 +105,30 @@ class Sandbox:
             if not any(folder in path.parents or path == Path("/usr") for folder in outer)
         )
 
-    def check(self, secret: Path, *, shown: Path) -> None:
+    def check(self, secret: Path, *, shown: Collection[Path]) -> None:
         """InputError where a path leads to ``secret`` (the state folder; of what lies in it, only
-        ``shown`` may be placed inside), to the host's interfaces, or cannot be read by who the
-        enclave is."""
-        problems = []
-        for path in [*self.visible(), *self.private, *self.placed.values()]:
+        ``shown`` may be placed inside), to the host's interfaces, or cannot be read by who is
+        inside; and where what it may write is not its own."""
+        problems = [
+            f"{path} is no folder of user {self.uid}"
+            for path in self.kept.values()
+            if path.is_symlink() or not path.is_dir() or path.stat().st_uid != self.uid
+        ]
+        for path in [*self.visible(), *self.private, *self.placed.values(), *self.kept.values()]:
             real = path.resolve()
-            if path != shown and (_within(real, [secret]) or _within(secret, [real])):
+            if path not in shown and (_within(real, [secret]) or _within(secret, [real])):
                 problems.append(f"{path} and the state folder {secret} lie in one another")
             elif _within(real, map(Path, _FORBIDDEN)) or real == Path("/"):
                 problems.append(f"{path} belongs to the host")
             elif not path.exists():
                 problems.append(f"{path} does not exist")
-            elif not _readable(path):
+            elif not _readable(path, self.uid):
                 problems.append(f"{path} is not readable by others (chmod o+rX)")
         problems += [
             f"{path} is no character device" for path in self.devices if not path.is_char_device()
         ]
         if problems:
-            raise InputError("this cannot be in an isolated enclave", problems=tuple(problems))
+            raise InputError("this cannot be in an isolated sandbox", problems=tuple(problems))
 
 
 @dataclass(frozen=True)
@@ -201,8 +209,9 @@ def _within(path: Path, folders: Iterable[Path]) -> bool:
     return any(path == folder or folder in path.parents for folder in folders)
 
 
-def _readable(path: Path) -> bool:
-    mode = path.stat().st_mode
+def _readable(path: Path, uid: int) -> bool:
+    found = path.stat()
+    mode = found.st_mode >> 6 if found.st_uid == uid else found.st_mode
     wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
     return mode & wanted == wanted
 

@@ -23,8 +23,13 @@ def deployment_tag(state: Path) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(state)).digest()[:4]) >> 4
 
 
+def auditor_tag(state: Path) -> int:
+    """The same for its auditor, who is another user than the enclave."""
+    return deployment_tag(state / "audit")
+
+
 def enclave_uid(tag: int) -> int:
-    """The user, and the group, that an enclave is on this host."""
+    """The user, and the group, that an enclave is on this host, or an auditor."""
     return FIRST_UID + tag
 
 

@@ -28,6 +28,7 @@ from narrows.coding.link.answer import Answer, CodeFactory, Item
 from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
+from narrows.coding.tokens.choice import CodingChoice
 from narrows.coding.tokens.code import TokenCode
 from narrows.errors import LinkError
 from narrows.models.api import TokenModel
@@ -111,7 +112,8 @@ class Run:
         traffic: Traffic,
         make_code: CodeFactory = TokenCode,
     ) -> None:
-        self._encoder = _CostEncoder(models[0], options, make_code)
+        choice = CodingChoice(random.Random(traffic.seed).random)
+        self._encoder = _CostEncoder(models[0], options, make_code, choice=choice)
         self._encoder.costs = {}
         self._decoder = LinkDecoder(models[1], options, make_code)
         self._answers = answers

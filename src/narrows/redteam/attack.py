@@ -25,12 +25,14 @@ _PARTS = ("Sees", "Decodes", "Charged")
 
 @dataclass
 class Effort:
-    """How long and by which chance. ``scale``: 1 is the short form; payloads grow with it."""
+    """How long and by which chance. ``scale``: 1 is the short form; payloads grow with it.
+    ``learned``: called where what teaches the receiver is over; the charge counts from there."""
 
     seed: int
     scale: float = 1.0
     secret: Secret = field(init=False)
     rng: random.Random = field(init=False)  # what both ends know
+    learned: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.secret = Secret(f"secret {self.seed}")

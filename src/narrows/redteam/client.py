@@ -86,17 +86,6 @@ class Client:
         reply.at_s = time.monotonic()
         return reply
 
-    def models(self) -> float:
-        """Seconds that the edge takes to list its models: no work of its own."""
-        began_s = time.monotonic()
-        connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_S)
-        try:
-            connection.request("GET", "/v1/models", headers=self._headers)
-            connection.getresponse().read()
-        finally:
-            connection.close()
-        return time.monotonic() - began_s
-
     def _post(
         self, connection: http.client.HTTPConnection, prompt: str, fields: dict[str, Any]
     ) -> None:

@@ -104,8 +104,10 @@ class HostileInside:
         self._loop.call_soon_threadsafe(self._cut)
 
     def reset(self) -> None:
-        """Honest again, for the next attack."""
+        """Honest again, and listening, for the next attack."""
         self.script, self.raw, self.answers = honest, deaf, None
+        for which in (0, 1):
+            self.listen(which, True)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)

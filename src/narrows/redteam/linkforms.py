@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator
 
 from narrows.coding.events import AnswerSpec, Coding, Event, Finish, Finished, Text, Tokens
@@ -14,9 +13,8 @@ from narrows.coding.link.rounds import Action
 from narrows.coding.link.symbols import IntStep
 from narrows.models.bytemodel import END, ByteModel
 from narrows.redteam.attack import Effort, attack
-from narrows.redteam.client import watch
 from narrows.redteam.payload import Decoded, symbols
-from narrows.redteam.site import Site
+from narrows.redteam.site import Site, passed
 
 READ_S = 20.0
 SPEC = AnswerSpec(prompt=(10,), max_tokens=1 << 16)
@@ -82,16 +80,7 @@ def exchange(site: Site, say: Callable[[HostileEncoder], bytes], coding: Coding)
     data = say(encoder) + encoder.say(Finished(Finish.STOP)) + encoder.turn()
     encoder.close()
 
-    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(data)
-        await writer.drain()
-        await reader.read()
-
-    site.inside.raw = raw
-    with site.dial() as sock:
-        sock.sendall(b"\x00")
-        received = watch(sock, READ_S, len(data)).data
+    received = passed(site, data, READ_S).data
     ports: list[NotingPort] = []
 
     def port(before_wait: Callable[[], None]) -> NotingPort:

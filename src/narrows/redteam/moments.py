@@ -61,7 +61,7 @@ def timing_across_ticks(site: Site, effort: Effort) -> Decoded:
         (min(3, max(0, round((at_s - before_s) / step_s) - 1)) << 8) | byte
         for (before_s, _), (at_s, byte) in itertools.pairwise(came)
     ]
-    return Decoded(effort.secret.taken, symbols(got, 10))
+    return Decoded(effort.secret.taken, symbols(got, 10), widths=(2, 8))
 
 
 @attack("timing-within-tick", "moments")
@@ -85,7 +85,7 @@ def timing_within_tick(site: Site, effort: Effort) -> Decoded:
     for phase, bit in zip(phases, pilot, strict=False):
         votes[phase] += 1 if bit else -1
     got = [int(votes[phase] > 0) for phase in phases[count:]]
-    return Decoded(secrets, got, note="phases alone")
+    return Decoded(secrets, got, note="phases alone").silent("the phase in a tick")
 
 
 LINKS = 4
@@ -130,7 +130,8 @@ def which_link(site: Site, effort: Effort) -> Decoded:
             for at_s, part in one.result().reads
             for byte in part
         ]
-    return Decoded(effort.secret.taken, symbols([value for _, value in sorted(came)], 10))
+    got = symbols([value for _, value in sorted(came)], 10)
+    return Decoded(effort.secret.taken, got, widths=(2, 8))
 
 
 def _ends(site: Site, begin: Callable[[int], None], secrets: Sequence[int]) -> list[float]:
@@ -186,7 +187,6 @@ def refusals(site: Site, effort: Effort) -> Decoded:
         site.inside.listen(1, not secret)
         with site.dial() as sock:
             got.append(int(watch(sock, REFUSED_S).ended_s is not None))
-    site.inside.listen(1, True)
     return Decoded(effort.secret.taken, got)
 
 
@@ -215,13 +215,14 @@ def back_pressure(site: Site, effort: Effort) -> Decoded:
                 sock.sendall(bytes(6 << 20))
             return time.monotonic() - began_s
 
-    return _levels(effort, take, effort.times(8))
+    return _levels(effort, take, effort.times(24)).silent("back-pressure")
 
 
 def _levels(effort: Effort, measure: Callable[[int], float], count: int, note: str = "") -> Decoded:
     """A bit and a measure each: known ones first, from which the threshold is learned."""
     known = [number % 2 for number in range(count)]
     pilot = [(bit, measure(bit)) for bit in known]
+    effort.learned()
     secrets = [effort.secret.take(1) for _ in range(count)]
     got = threshold(pilot, [measure(bit) for bit in secrets])
     return Decoded(secrets, got, note=note)
@@ -232,7 +233,7 @@ def lost_link(site: Site, effort: Effort) -> Decoded:
     """A link that is cut at a chosen token of an answer, which then goes on over the next one.
 
     Sees: the stall in a client's stream.
-    Decodes: four bits by the token before it.
+    Decodes: three bits by the token before it.
     Charged: the link's end, the greeting of the next one, and what of the answer has to be said
     again.
     """
@@ -271,19 +272,22 @@ def work_bombs(site: Site, effort: Effort) -> Decoded:
     Charged: the bomb's bytes; the edge decodes in batches of bounded work between which it
     answers others.
     """
-    tokens = (111,) * 800
+    tokens, asked = (111,) * 800, threading.Event()
 
     def script(request: BackendRequest) -> list[Step]:
         bomb = request.body["messages"][-1]["content"] == "1"
+        asked.set()
         return [Opened(Coding.PLAIN), Tokens(tokens if bomb else tokens[:1]), Finished(Finish.STOP)]
 
     site.inside.script = script
 
     def measure(bit: int) -> float:
-        thread = threading.Thread(target=site.client.ask, args=(str(bit),))
-        thread.start()
-        took_s = site.client.ask("0").took_s
-        thread.join()
+        asked.clear()
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(site.client.ask, str(bit))
+            asked.wait(LONG_S)  # the bomb is on its way
+            took_s = site.client.ask("0").took_s
+            other.result()
         return took_s
 
     return _levels(effort, measure, effort.times(4), "the wait of another answer")
@@ -294,7 +298,8 @@ def state_port(site: Site, effort: Effort) -> Decoded:
     """Traffic in bursts, to move what the gate's state port says or when.
 
     Sees: the state port's line and how long it takes.
-    Decodes: a changed line is a 1, else by a threshold of the delay that known bits have set.
+    Decodes: by the line, where the lines of known ones and zeros differ, else by a threshold of the
+    delay that known bits have set.
     Charged: the bursts' bytes; the line follows from what was charged, and leaves on the grid.
     """
     burst = [0]
@@ -305,7 +310,7 @@ def state_port(site: Site, effort: Effort) -> Decoded:
             await writer.drain()
 
     site.inside.raw = raw
-    lines: set[str] = set()
+    lines: list[str] = []
 
     def measure(bit: int) -> float:
         burst[0] = 1000 if bit else 0
@@ -313,11 +318,16 @@ def state_port(site: Site, effort: Effort) -> Decoded:
             sock.sendall(b"\x00")
             time.sleep(0.02)
             began_s = time.monotonic()
-            lines.add(site.state_line())
+            lines.append(site.state_line())
             took_s = time.monotonic() - began_s
             watch(sock, 1.0, burst[0]) if bit else None
         return took_s
 
-    reading = _levels(effort, measure, effort.times(12))
-    reading.note = f"{len(lines)} different lines"
+    count = effort.times(12)
+    reading = _levels(effort, measure, count)
+    zeros, ones = set(lines[:count:2]), set(lines[1:count:2])
+    if not zeros & ones:
+        known = dict.fromkeys(zeros, 0) | dict.fromkeys(ones, 1)
+        reading.got = [known.get(line) for line in lines[count:]]
+    reading.note = f"{len(set(lines))} different lines"
     return reading

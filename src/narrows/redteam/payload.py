@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import random
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from math import log2, sqrt
 SLACK_BITS = 20.0
 """A charge is a code length. A payload that is longer by k bits has a chance of 2**-k at most,
 so one within 20 bits of its charge proves nothing."""
+SURE_BITS = 8.0
+"""More than this is no chance in a channel that is said to carry nothing, its error taken off."""
 _Z95 = 1.96
 
 
@@ -31,53 +34,56 @@ class Secret:
 @dataclass
 class Decoded:
     """``sent``: the secret's bits. ``got``: what the receiver decoded, in the same order, None
-    where it decoded nothing. ``broken``: a law other than the charge that was seen broken.
-    ``note``: one line for the report. ``charged_bits``: where the attack itself keeps that book,
-    since it puts the ledger back."""
+    where it decoded nothing, which it knows. ``widths``: the parts of a symbol, in bits, where
+    they come by channels of their own. ``broken``: a law other than the charge that was seen
+    broken. ``note``: one line for the report. ``charged_bits``: where the attack itself keeps that
+    book, since it puts the ledger back."""
 
     sent: Sequence[int]
     got: Sequence[int | None]
     broken: str = ""
     note: str = ""
     charged_bits: int | None = None
+    widths: tuple[int, ...] = (1,)
 
     @property
     def bits(self) -> float:
-        """Received without error: what a perfect code over this channel would bring."""
-        wrong, total = self._wrong()
-        return total * _capacity(wrong / total) if total else 0.0
+        """Received without error: what a perfect code over these channels would bring, binary
+        symmetric ones in which some bits are erased."""
+        return sum(known * _capacity(wrong / known) for wrong, known in self._parts() if known)
 
     @property
     def error_bits(self) -> float:
-        """By how much ``bits`` may be too high: the lower end of the error rate's 95 % interval,
+        """By how much ``bits`` may be too high: the lower end of each error rate's 95 % interval,
         and for a channel of noise what chance alone shows."""
-        wrong, total = self._wrong()
-        if not total or not wrong:
-            return 0.0
-        share = wrong / total
-        high = min(0.5, _wilson_high(share, total))
-        return self.bits - total * _capacity(high)
-
-    def _wrong(self) -> tuple[float, int]:
-        """Bits that are missing count as guessed: half wrong."""
-        got = list(self.got[: len(self.sent)])
-        missing = len(self.sent) - len(got) + sum(bit is None for bit in got)
-        wrong = sum(
-            bit is not None and bit != true for bit, true in zip(got, self.sent, strict=False)
+        return sum(
+            known * (_capacity(wrong / known) - _capacity(min(0.5, _wilson_high(wrong, known))))
+            for wrong, known in self._parts()
+            if wrong
         )
-        return wrong + missing / 2, len(self.sent)
+
+    def silent(self, what: str) -> Decoded:
+        """Of a channel that is said to carry nothing: broken where it surely carries something."""
+        sure = self.bits - self.error_bits
+        if sure > SURE_BITS:
+            self.broken = f"{what} carried {sure:.0f} bits at least"
+        return self
+
+    def _parts(self) -> list[tuple[int, int]]:
+        """Of each part of all symbols: bits that are wrong, of those that came."""
+        ends = list(itertools.accumulate(self.widths))
+        counts = [[0, 0] for _ in ends]
+        for place, (true, bit) in enumerate(zip(self.sent, self.got, strict=False)):
+            if bit is not None:
+                part = bisect.bisect_right(ends, place % ends[-1])
+                counts[part][0] += bit != true
+                counts[part][1] += 1
+        return [(wrong, known) for wrong, known in counts]
 
 
 def to_bits(value: int, bits: int) -> list[int]:
     """Highest first."""
     return [value >> shift & 1 for shift in reversed(range(bits))]
-
-
-def from_bits(bits: Sequence[int]) -> int:
-    value = 0
-    for bit in bits:
-        value = value << 1 | bit
-    return value
 
 
 def symbols(values: Sequence[int | None], bits: int) -> list[int | None]:
@@ -112,7 +118,8 @@ def _capacity(error: float) -> float:
     return 1 + error * log2(error) + (1 - error) * log2(1 - error)
 
 
-def _wilson_high(share: float, count: int) -> float:
+def _wilson_high(wrong: int, count: int) -> float:
+    share = wrong / count
     square = _Z95 * _Z95
     middle = share + square / (2 * count)
     spread = _Z95 * sqrt(share * (1 - share) / count + square / (4 * count * count))

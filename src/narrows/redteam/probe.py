@@ -29,6 +29,7 @@ from narrows.redteam.checks import (
     stranger,
     without_key,
 )
+from narrows.wire.address import shown_address
 
 METADATA = (("169.254.169.254", 80), ("fd00:ec2::254", 80))
 """Where clouds tell a machine its secrets."""
@@ -128,12 +129,12 @@ def _inside(what: Inside, timeout_s: float, proc: Path) -> list[Check]:
     targets = [*what.outside, *(METADATA if what.metadata else ())]
     checks: list[Check] = []
     for address in targets:
-        checks.append(("tcp", shown(address), _bound(reach, address, timeout_s)))
-        checks.append(("udp", shown(address), _bound(send_datagram, address, timeout_s)))
+        checks.append(("tcp", shown_address(*address), _bound(reach, address, timeout_s)))
+        checks.append(("udp", shown_address(*address), _bound(send_datagram, address, timeout_s)))
     if what.gate:
         checks += [
-            ("gate-port", shown((what.gate, port)), _bound(reach, (what.gate, port), timeout_s))
-            for port in what.ports
+            ("gate-port", shown_address(*place), _bound(reach, place, timeout_s))
+            for place in ((what.gate, port) for port in what.ports)
         ]
     checks += [("resolve", name, _bound(resolve, name)) for name in what.names]
     checks += [
@@ -151,16 +152,11 @@ def _inside(what: Inside, timeout_s: float, proc: Path) -> list[Check]:
 def _outside(what: Outside, timeout_s: float) -> list[Check]:
     checks: list[Check] = []
     for purpose, address in what.shut:
-        checks.append((purpose, shown(address), _bound(stranger, address, timeout_s)))
+        checks.append((purpose, shown_address(*address), _bound(stranger, address, timeout_s)))
     for address in what.apis:
-        checks.append(("api", shown(address), _bound(without_key, address, timeout_s)))
+        checks.append(("api", shown_address(*address), _bound(without_key, address, timeout_s)))
     return checks
 
 
 def _bound(function: Callable[..., Outcome], *arguments: Any) -> Callable[[], Outcome]:
     return lambda: function(*arguments)
-
-
-def shown(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,7 +1,8 @@
-"""Runs attacks, each against its charge: ``payload <= charged + statistical error``."""
+"""Runs attacks, each against its charge, raw and net: ``payload <= charge + statistical error``."""
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 import time
@@ -16,24 +17,28 @@ from narrows import __version__
 from narrows.alarms.store import FiledAlarm
 from narrows.errors import NarrowsError
 from narrows.redteam.attack import Attack, Effort
+from narrows.redteam.net import explained_bits
 from narrows.redteam.payload import SLACK_BITS, Decoded
 from narrows.redteam.site import Site, running
 
+FAULTS = (NarrowsError, OSError, HTTPException, ValueError, LookupError, TypeError, RuntimeError)
+"""Of an attack that does not run to its end: the other ones' results are kept."""
 LEDGER_WINDOWS = ((2000, 40_000),)
 """Of the sites of the ``ledger`` group: 40 kB in any two seconds."""
 MAX_REASON_CHARS = 300
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """One attack. ``payload_bits``: received without error; ``error_bits``: by how much that may
     be too high. ``charged_bits``: what the meters took meanwhile (for an attack that outlives its
-    gate, what the ledger lost). ``net_charged_bits``: after an audit, None without. ``broken``:
-    what was seen to be broken besides; empty where nothing was. ``failed``: why
-    the attack did not run to its end; nothing is known then. ``alarms``: what rang for its API
-    key, or for all while it ran, as ``narrows alarms list --json`` says it; ``after_s``: seconds
-    from its beginning, by a clock of whole seconds."""
+    gate, what the ledger lost). ``net_charged_bits``: after an audit, which follows when all have
+    run; None for the ledger's group. ``broken``: what was seen to be broken besides; empty where
+    nothing was. ``failed``: why it did not run to its end; nothing is known then. ``alarms``: what
+    rang for its API key, or for all while it ran, as ``narrows alarms list --json`` says it;
+    ``after_s``: seconds from its beginning, by a clock of whole seconds.
+    ``secret_bits``: what there was to say."""
 
     name: str
     group: str
@@ -50,6 +55,7 @@ class Result:
     failed: str = ""
     note: str = ""
     net_charged_bits: int | None = None
+    secret_bits: int = 1 << 30
 
     @property
     def ratio(self) -> float | None:
@@ -57,9 +63,11 @@ class Result:
 
     @property
     def vulnerable(self) -> bool:
-        return bool(self.broken) or (
-            self.payload_bits > self.charged_bits + self.error_bits + SLACK_BITS
-        )
+        charge = self.charged_bits
+        if self.net_charged_bits is not None:
+            charge = min(charge, self.net_charged_bits)
+        slack_bits = min(SLACK_BITS, self.secret_bits / 2)  # else a short secret could never fail
+        return bool(self.broken) or self.payload_bits > charge + self.error_bits + slack_bits
 
 
 @dataclass
@@ -147,6 +155,8 @@ def run(
                     campaign.results.append(trials[-1].result)
                     heard(trials[-1].result)
                 _attribute(site.alarms(), trials)
+                if not own:
+                    _explain(site, trials)
     campaign.seconds = time.monotonic() - began_s
     return campaign
 
@@ -174,14 +184,35 @@ def _attribute(alarms: Sequence[FiledAlarm], trials: Sequence[_Trial]) -> None:
                 trial.result.alarms.append(figures)
 
 
+def _explain(site: Site, trials: Sequence[_Trial]) -> None:
+    """An attack's charge net of what an audit explains of its answers."""
+    try:
+        explained = explained_bits(*site.tape())
+    except (NarrowsError, OSError) as error:
+        for trial in trials:
+            trial.result.failed = trial.result.failed or f"not audited: {error}"[:MAX_REASON_CHARS]
+        return
+    for trial in trials:
+        bits = math.floor(explained.get(trial.key, 0.0))
+        trial.result.net_charged_bits = trial.result.charged_bits - bits
+
+
 def _one(site: Site, attack: Attack, effort: Effort) -> _Trial:
-    charge = site.spent_bits if attack.by_ledger else site.metered_bits
+    by_ledger = attack.by_ledger
+    charge = site.spent_bits if by_ledger else site.metered_bits
     key = site.new_key(attack.name)
-    before, started_s, began_s = charge(), time.time(), time.monotonic()
+    before = site.settled_bits() if by_ledger else charge()
+
+    def learned() -> None:
+        nonlocal before
+        before = charge()
+
+    effort.learned = learned
+    started_s, began_s = time.time(), time.monotonic()
     failed = ""
     try:
         decoded = attack.run(site, effort)
-    except (NarrowsError, OSError, HTTPException) as error:
+    except FAULTS as error:
         decoded, failed = Decoded([], []), f"{type(error).__name__}: {error}"[:MAX_REASON_CHARS]
     finally:
         site.inside.reset()
@@ -204,5 +235,6 @@ def _one(site: Site, attack: Attack, effort: Effort) -> _Trial:
         decoded.broken,
         failed,
         decoded.note,
+        secret_bits=len(decoded.sent),
     )
     return _Trial(result, key, started_s, time.time())

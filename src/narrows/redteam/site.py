@@ -23,6 +23,7 @@ from narrows.edge.books.keys import create_key
 from narrows.edge.books.store import open_database
 from narrows.errors import PeerError
 from narrows.gate.config import GateConfig, PortConfig
+from narrows.gate.tape.config import TapeConfig
 from narrows.isolate import network as net
 from narrows.isolate.user import deployment_tag
 from narrows.ledger.changes import sign_change
@@ -35,11 +36,13 @@ from narrows.ledger.office.demo import ACCOUNTS, LINEAGE, create_demo, demo_witn
 from narrows.ledger.office.propose import budget_document
 from narrows.ledger.office.setup import open_witness
 from narrows.ledger.stores.place import OPERATOR, LedgerPlace
-from narrows.redteam.client import Client
+from narrows.private import private_folder
+from narrows.redteam.client import Client, Seen, watch
 from narrows.redteam.inside import HostileInside
 from narrows.wire.gatestate import fetch_state
 from narrows.wire.gatestats import read_gate_ports
 from narrows.wire.pins import check_peer, client_context, read_pins
+from narrows.wire.spool.file import new_key
 
 BUDGET_BYTES = 50_000_000
 TICK_MS = 5
@@ -64,11 +67,13 @@ class Site:
     ) -> None:
         self.state, self.inside = state, inside
         self.tick_ms = TICK_MS
-        self.isolated = network is not None
         self._network = network
         self._supervisor = Supervisor(state / "log")
         self._roles: dict[str, Role] = {}
         self._key = ""
+        self._tape_key, public = new_key()
+        self._spool = private_folder(state, "spool")
+        self._tape = TapeConfig(self._spool, public.hex(), ("answers",))
         create_demo(state, BUDGET_BYTES)
         if windows:
             self._narrow(windows)
@@ -112,9 +117,9 @@ class Site:
         edge = self._config.edge
         return Client(("127.0.0.1", edge.listen_port), edge.model_name, self._key)
 
-    def dial(self, port: int = 1) -> socket.socket:
-        """A connection to a port of the gate, as the edge has it: 1 leads to the raw one."""
-        gate = self._config.gate.ports[port]
+    def dial(self) -> socket.socket:
+        """A connection to the gate's raw port, as an edge has it."""
+        gate = self._config.gate.ports[1]
         sock = socket.create_connection((gate.listen_host, gate.listen_port), DIAL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = self._config.edge.tls
@@ -162,6 +167,11 @@ class Site:
         ports = read_gate_ports(self.state).values()
         return 8 * sum(int(port["sent_bytes"]) + int(port["timing_bytes"]) for port in ports)
 
+    def settled_bits(self) -> int:
+        """What the ledger has lost for good. A lease that is out may still be used by what comes
+        next, so this is from where that is counted."""
+        return 8 * read_balances(LedgerPlace(self.state)).spent_bytes
+
     def spent_bits(self) -> int:
         """What the ledger has lost for good or to leases that are out."""
         balances = read_balances(LedgerPlace(self.state))
@@ -172,6 +182,11 @@ class Site:
         if "edge" in self._roles:
             self.end("edge")
         return read_alarms(self.state)[::-1]
+
+    def tape(self) -> tuple[Path, bytes]:
+        """The spool's folder and the key that opens it. The gate ends, and with it its tape."""
+        self.end("gate")
+        return self._spool, self._tape_key
 
     # ----------------------------------------------------------------------------------
 
@@ -206,6 +221,7 @@ class Site:
             closes_per_s=CLOSES_PER_S,
             connect_timeout_s=CONNECT_S,
             state_port=0,
+            tape=self._tape,
         )
         edge = dataclasses.replace(
             config.edge,
@@ -253,6 +269,21 @@ class Site:
         elif name == "edge":
             edge = dataclasses.replace(config.edge, listen_port=int(facts["port"]))
             self._config = dataclasses.replace(config, edge=edge)
+
+
+def passed(site: Site, data: bytes, seconds: float) -> Seen:
+    """What comes of ``data`` that the enclave sends on the raw port at once, in so long."""
+
+    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(data)
+        await writer.drain()
+        await reader.read()
+
+    site.inside.raw = raw
+    with site.dial() as sock:
+        sock.sendall(b"\x00")
+        return watch(sock, seconds, len(data))
 
 
 @contextmanager

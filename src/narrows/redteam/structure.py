@@ -22,14 +22,16 @@ from narrows.coding.events import (
     Tokens,
     Usage,
 )
+from narrows.coding.markup import Markup, ReasoningForm
+from narrows.edge.dialects.choices import FINISH_REASONS
 from narrows.enclave.backend import BackendRequest
 from narrows.redteam.attack import Effort, attack
 from narrows.redteam.inside import Step
 from narrows.redteam.payload import Decoded, symbols
 from narrows.redteam.site import Site
 
-REASONS = (Finish.STOP, Finish.LENGTH, Finish.TOOL_CALLS, Finish.CONTENT_FILTER)
-SAID = ("stop", "length", "tool_calls", "content_filter")
+REASONS, SAID = tuple(FINISH_REASONS), tuple(FINISH_REASONS.values())
+_THINKING = Markup(reasoning=ReasoningForm.MARKED)
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 ANSWERS = 8
 GAP_S = 0.08
@@ -102,13 +104,13 @@ def tool_calls(site: Site, effort: Effort) -> Decoded:
     secrets = [effort.secret.take(5) for _ in range(effort.times(16))]
 
     def steps(secret: int) -> list[Step]:
-        found: list[Step] = [Opened(Coding.PLAIN)]
+        found: list[Step] = [Opened(Coding.TEXT)]  # the others write calls into their tokens
         for bit, channel in ((3, Channel.REASONING), (4, Channel.REFUSAL)):
             if secret >> bit & 1:
-                found += [Switch(channel), Tokens((111,))]
+                found += [Switch(channel), Text(b"o")]
         for _ in range((secret & 7) + 1):
-            found += [Switch(Channel.TOOL_NAME), Tokens(tuple(b"look"))]
-            found += [Switch(Channel.TOOL_ARGUMENTS), Tokens(tuple(b"{}"))]
+            found += [Switch(Channel.TOOL_NAME), Text(b"look")]
+            found += [Switch(Channel.TOOL_ARGUMENTS), Text(b"{}")]
         return [*found, Finished(Finish.TOOL_CALLS)]
 
     got: list[int | None] = []
@@ -118,6 +120,26 @@ def tool_calls(site: Site, effort: Effort) -> Decoded:
         parts = bool(message.get("reasoning_content")) | bool(message.get("refusal")) << 1
         got.append(calls - 1 | parts << 3 if 1 <= calls <= 8 else None)
     return Decoded(effort.secret.taken, symbols(got, 5))
+
+
+@attack("markup-head", "structure")
+def markup_head(site: Site, effort: Effort) -> Decoded:
+    """What the head of an answer says of how its text is written.
+
+    Sees: whether the same text comes as reasoning and content, or as content alone.
+    Decodes: a bit an answer.
+    Charged: every switch of the head is an escape, a kind and a channel.
+    """
+    secrets = [effort.secret.take(1) for _ in range(effort.times(24))]
+
+    def steps(secret: int) -> list[Step]:
+        head: list[Step] = [Switch(channel) for channel in _THINKING.head] if secret else []
+        text = Tokens(tuple(b"<think>so</think>yes"))
+        return [Opened(Coding.PLAIN), *head, text, Finished(Finish.STOP)]
+
+    replies = in_turn(site, secrets, steps)
+    got = [int(bool(reply.message.get("reasoning_content"))) for reply in replies]
+    return Decoded(effort.secret.taken, symbols(got, 1))
 
 
 @attack("error-codes", "structure")

@@ -24,6 +24,8 @@ from narrows.redteam.site import Site
 
 ALPHABET = np.arange(32, 127)
 """Tokens that reach a client as they are."""
+CONTEXT = (10,)
+"""What the strong model reads before an answer, whatever was asked."""
 LETTERS = (string.ascii_letters + string.digits + "+-").encode()
 Row = NDArray[np.int32]
 
@@ -32,7 +34,7 @@ class Narrator:
     """The model's rows over ``ALPHABET``, one after each token."""
 
     def __init__(self, model: ByteModel) -> None:
-        self._model, self._stream = model, model.open([10])
+        self._model, self._stream = model, model.open(CONTEXT)
         self.row: Row = model.logits(self._stream)[ALPHABET]
         self.position = 0
 
@@ -216,11 +218,14 @@ def always_plain(site: Site, effort: Effort) -> Decoded:
         (LETTERS[secret.take(6)] for _ in range(tokens)), Coding.PLAIN
     )
     texts = [site.client.ask(f"letters {n}", temperature=1.0).text for n in range(answers)]
-    return Decoded(secret.taken, symbols(_letters("".join(texts).encode()), 6))
+    got = [letter for text in texts for letter in _letters(text.encode(), tokens)]
+    return Decoded(secret.taken, symbols(got, 6))
 
 
-def _letters(text: bytes) -> list[int | None]:
-    return [LETTERS.index(letter) if letter in LETTERS else None for letter in text]
+def _letters(text: bytes, count: int) -> list[int | None]:
+    """So many of an answer's, None where it has none: others' places stay what they are."""
+    got = [LETTERS.index(letter) if letter in LETTERS else None for letter in text[:count]]
+    return got + [None] * (count - len(got))
 
 
 def _share(site: Site, effort: Effort, percent: float) -> Decoded:
@@ -246,8 +251,9 @@ def _share(site: Site, effort: Effort, percent: float) -> Decoded:
     got: list[int | None] = []
     for number in range(answers):
         text = site.client.ask(f"share {percent} {number}", temperature=1.0).text.encode()
-        found = [text[at] for at in range(len(text)) if chosen(number, at)]
-        got += symbols(_letters(bytes(found)), 6)
+        places = [at for at in range(tokens) if chosen(number, at)]
+        found = bytes(text[at] for at in places if at < len(text))
+        got += symbols(_letters(found, len(places)), 6)
     total = tokens * answers
     return Decoded(secret.taken, got, note=f"{len(secret.taken) // 6} of {total} tokens")
 

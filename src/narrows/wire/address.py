@@ -1,4 +1,4 @@
-"""Addresses as people write them: ``host:port``, ``[v6]:port``. The one reader of them."""
+"""Addresses as people write them: ``host:port``, ``[v6]:port``. Read and written here alone."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ def parse_address(text: str) -> tuple[str, int]:
     if wrong or _PORT.fullmatch(port) is None or int(port) > 65535:
         raise InputError(f"{text[:200]!r} is no address", "write host:port, as in 127.0.0.1:8400")
     return bare, int(port)
+
+
+def shown_address(host: str, port: int) -> str:
+    """As ``parse_address`` reads it."""
+    return f"{bracketed(host)}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:

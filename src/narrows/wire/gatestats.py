@@ -13,7 +13,7 @@ from narrows.errors import InputError
 MAX_FILE_BYTES = 1 << 20
 RUNNING_S = 10.0  # a gate that runs is not silent for longer, whatever its disk does
 _COUNTS = ("sent_bytes", "timing_bytes")
-_SPOOL = ("spool_bytes", "max_bytes")
+_SPOOL = ("spool_bytes", "max_bytes", "oldest_ms")
 _REMEDY = "delete it: a gate makes it anew"
 
 

@@ -59,7 +59,8 @@ class Request(msgspec.Struct, tag="request", forbid_unknown_fields=True, frozen=
 
     ``uid``: 32 hex digits, random, made at the edge: names the answer across links.
     ``body``: the chat-completion request, already checked and reduced by the edge to the
-    fields a backend may see (messages, max_tokens, temperature, top_p, stop, tools, ...).
+    fields a backend may see (messages, or prompt, a text; max_tokens, temperature, top_p, stop,
+    tools, ...).
     ``noise_key``: 64 hex digits, keys sampling and coupled coding. ``scope``: id of the API
     key. ``resume``: weak-model ids already delivered and verified on an earlier link.
     """

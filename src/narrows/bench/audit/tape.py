@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from narrows.coding.link.decoder import LinkDecoder
 from narrows.coding.link.encoder import LinkEncoder
 from narrows.coding.link.options import LinkOptions
 from narrows.coding.spec import answer_spec
+from narrows.coding.tokens.choice import CodingChoice
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.builtin import BuiltinBackend
 from narrows.errors import InputError
@@ -125,7 +127,8 @@ class TapeRecorder:
     def __init__(
         self, weak: TokenModel, options: LinkOptions | None = None, tick_ms: int = 100
     ) -> None:
-        self.encoder = LinkEncoder(weak, options)
+        choice = CodingChoice(random.Random(0).random)
+        self.encoder = LinkEncoder(weak, options, choice=choice)
         self._weak = weak
         self._tick_ms = tick_ms
         self._writer = TapeWriter(NONCE)

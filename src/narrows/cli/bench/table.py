@@ -16,6 +16,7 @@ app = CommandTable(
         "engines": ("narrows.cli.bench.engines", "A running vLLM: bits, and speed with keys."),
         "gate": ("narrows.cli.bench.gate", "The gate: throughput, delay, kills, overspend."),
         "hostile": ("narrows.cli.bench.hostile", "What a broken link's bytes hold up."),
+        "less": ("narrows.cli.bench.less", "What each way to send less saves."),
         "ledger": ("narrows.cli.bench.ledger", "The ledger: operations, utilisation, waste."),
     },
     epilog="Example:\n  narrows bench codec --answers answers.jsonl --json",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from narrows.cli.audit.options import JsonOption
 from narrows.cli.redteam.options import (
     HtmlOption,
     IsolatedOption,
-    JsonOption,
     ScaleOption,
     SecondsOption,
     SeedOption,

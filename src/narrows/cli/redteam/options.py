@@ -12,7 +12,6 @@ import typer
 if TYPE_CHECKING:
     from narrows.redteam.attack import Attack
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report here.")]
 SeedOption = Annotated[
     int | None, typer.Option(min=0, help="Of payload and chance; a random one is printed.")
@@ -80,5 +79,5 @@ def campaign(
         console = report_console()
         console.print(table(found))
         console.print(closing(found))
-    if found.vulnerabilities or found.failures:
+    if found.vulnerabilities or found.failures or not found.results:
         raise typer.Exit(1)

@@ -67,6 +67,7 @@ def probe(
     from rich.table import Table
 
     from narrows.cli.console import report_console
+    from narrows.cli.outputs import check_places
     from narrows.durable import write_whole
     from narrows.redteam import probe as work
     from narrows.wire.address import parse_address
@@ -84,6 +85,7 @@ def probe(
     else:
         what = _outside(config, shut, api)
     err = Console(stderr=True, highlight=False)
+    check_places(out)
     with err.status("probing") as status:
         report = work.probe(what, timeout_s, lambda text: status.update(escape(text)))
     told = json.dumps(report.as_json(), indent=1)

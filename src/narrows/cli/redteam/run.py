@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.audit.options import JsonOption
 from narrows.cli.redteam.options import (
     HtmlOption,
     IsolatedOption,
-    JsonOption,
     ScaleOption,
     SecondsOption,
     SeedOption,

@@ -60,8 +60,10 @@ class LinkEncoder:
         options: LinkOptions | None = None,
         make_code: CodeFactory = TokenCode,
         account: CacheAccount | None = None,
+        choice: CodingChoice | None = None,
     ) -> None:
-        """``account``: of all links that use ``model``; without one, there are no others."""
+        """``account``: of all links that use ``model``; without one, there are no others.
+        ``choice``: with a chance of its own, for who wants the same bytes each time."""
         self.options = options or LinkOptions()
         self._model = model
         self._port = EncoderPort()
@@ -84,7 +86,7 @@ class LinkEncoder:
         self._unread: deque[Answer] = deque()  # whose prompts may not be read yet
         self._now_ms = 0.0
         self._out = b""
-        self._choice = CodingChoice()
+        self._choice = choice or CodingChoice()
         self.stats = LinkStats(self._port.bits)
 
     # -- calls -----------------------------------------------------------------------------
@@ -364,6 +366,10 @@ class LinkEncoder:
         half = max(self._model.max_context // 2, 1)
         del ahead[half - answer.stream.length % half :]  # a window that slides is read apart
         if len(ahead) < (2 if alone else WORTH_EXTEND):
+            return
+        # What is read ahead of the round has room of its own, or others' steps would find none.
+        need_bytes = self._model.stream_bytes(answer.stream.length + len(ahead))
+        if not self._cache.reserve(answer.number, need_bytes):
             return
         yield from self._grammar.pacer.spend(len(ahead))
         if answer.unfed is None:

@@ -12,26 +12,30 @@ its HTTP status; a later one is the dialect's last event.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
+from narrows.edge.api.front import LINK_BYTES_HEADER, record_of
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
+from narrows.edge.cost import BYTES_PER_TOKEN, total_cost
 from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
-from narrows.errors import NarrowsError
+from narrows.edge.local import fits
+from narrows.errors import NarrowsError, PeerError
 from narrows.wire.messages import Request
+
+log = logging.getLogger("narrows.edge.answering")
 
 HEADER_HOLD_S = 15.0
 PING_S = 15.0
-BYTES_PER_TOKEN = 4  # where a model server reports no usage
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -57,6 +61,7 @@ class AnswerResponse:
         self._service = service
         self._dialect = dialect
         self._request = request
+        self._scope = scope
         self._body_bytes = body_bytes
         self._changed = asyncio.Event()
         self._started = False
@@ -66,7 +71,7 @@ class AnswerResponse:
             EdgeAnswer(
                 Request(
                     uid=service.random_bytes(16).hex(),
-                    body=_body(request, index),
+                    body=request.inward(index),
                     noise_key=key,
                     scope=scope,
                 ),
@@ -78,6 +83,8 @@ class AnswerResponse:
             )
             for index, key in enumerate(noise)
         ]
+        for answer in self._answers:
+            answer.concise = request.concise
         if service.transcripts is not None and request.keep:
             for answer in self._answers:
                 answer.record = []
@@ -85,7 +92,15 @@ class AnswerResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._service.admit(len(self._answers), self._body_bytes):
+            with (
+                self._service.admit(len(self._answers), self._body_bytes),
+                self._service.rates.answering(
+                    self._scope,
+                    len(self._answers),
+                    self._body_bytes * max(1, len(self._request.prompts)) // BYTES_PER_TOKEN,
+                    lambda: self._tokens().total,
+                ),
+            ):
                 await self._serve_while_wanted(receive, send)
         except problems.ApiError as error:
             if self._started:
@@ -96,6 +111,8 @@ class AnswerResponse:
             )
         except ClientGone:
             return
+        finally:
+            record_of(scope).link_bytes = sum(answer.bits for answer in self._answers) / 8
 
     async def _serve_while_wanted(self, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(_disconnected(receive))
@@ -112,11 +129,41 @@ class AnswerResponse:
                 self._service.link.cancel(answer)
 
     async def _serve(self, send: Send) -> None:
-        await self._service.link.start(self._answers)
+        if not await self._answered_outside():
+            # An alarm that was raised while this request was read, or waited, holds for it too: it
+            # ends what is on a link, and this is on none until ``start`` returns.
+            self._service.watch.check(self._scope)
+            await self._service.link.start(self._answers)
+            self._service.watch.check(self._scope)
         if self._request.stream:
             await self._serve_stream(send)
         else:
             await self._serve_whole(send)
+
+    async def _answered_outside(self) -> bool:
+        """Whether the local model was asked and has answered. ApiError: it should, and is down."""
+        local, route = self._service.local, self._request.route
+        if local is None or route == "strong":
+            return False
+        if route == "auto" and not fits(local.config, self._request.body):
+            return False
+        asked = [local.ask(one.request.body, route == "auto") for one in self._answers]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, PeerError):
+                log.warning("%s", reply)
+                if local.config.down == "error":
+                    raise problems.local_down()
+                return False
+            if isinstance(reply, BaseException):
+                raise reply
+        if any(reply is None for reply in replies):
+            return False
+        for answer, events in zip(self._answers, replies, strict=True):
+            answer.local = True
+            for event in events if isinstance(events, list) else ():
+                answer.on_event(event)
+        return True
 
     async def _serve_whole(self, send: Send) -> None:
         text_bytes = [0] * len(self._answers)
@@ -132,9 +179,11 @@ class AnswerResponse:
                 break
             await self._changed.wait()
         ends = [end for answer in self._answers if (end := _end(answer)) is not None]
-        body = jsonio.dump(self._dialect.whole(ends, self._tokens()))
+        tokens = self._tokens(over=True)
+        body = jsonio.dump(self._dialect.whole(ends, tokens))
         self._started = True
-        await self._deliver(_send_whole(send, 200, {}, body))
+        headers = {LINK_BYTES_HEADER: str(tokens.cost.link_bytes)} if tokens.cost else {}
+        await self._deliver(_send_whole(send, 200, headers, body))
         for answer, size in zip(self._answers, text_bytes, strict=True):
             self._service.count_delivered(answer, size)
             self._completed(answer)
@@ -168,7 +217,7 @@ class AnswerResponse:
                 self._service.refused(error)
                 events.append(self._dialect.failed(error))
             elif not unfinished:
-                events.append(self._dialect.end(self._tokens()))
+                events.append(self._dialect.end(self._tokens(over=True)))
             else:
                 over = False
             if data := b"".join(events):
@@ -216,17 +265,12 @@ class AnswerResponse:
     def _error(self) -> problems.ApiError | None:
         return next((answer.error for answer in self._answers if answer.error), None)
 
-    def _tokens(self) -> TokenUsage:
-        first = self._answers[0]
-        prompt = first.usage.prompt_tokens if first.usage else first.prompt_tokens
-        return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)))
-
-
-def _body(request: ChatRequest, index: int) -> dict[str, Any]:
-    """What travels inward for one choice: a server given one seed would say the same n times."""
-    if request.seed is None or not index:
-        return request.body
-    return request.body | {"seed": request.seed + index}
+    def _tokens(self, over: bool = False) -> TokenUsage:
+        prompt = sum(map(_prompt_tokens, self._answers[:: self._request.choices]))
+        counted = [a.reasoning_tokens for a in self._answers if a.reasoning_tokens is not None]
+        reasoning = sum(counted) if counted else None
+        cost = total_cost(self._answers) if over else None
+        return TokenUsage(prompt, sum(map(_completion_tokens, self._answers)), reasoning, cost)
 
 
 def _end(answer: EdgeAnswer) -> Ended | None:
@@ -237,13 +281,17 @@ def _text_bytes(pieces: Sequence[Piece]) -> int:
     return sum(len(piece.text.encode("utf-8", "surrogatepass")) for piece in pieces)
 
 
+def _prompt_tokens(answer: EdgeAnswer) -> int:
+    return answer.usage.prompt_tokens if answer.usage else answer.prompt_tokens
+
+
 def _completion_tokens(answer: EdgeAnswer) -> int:
     """Counted where the link carries tokens, else as the model server says, else estimated."""
     if answer.native:
-        return len(answer.tokens)
+        return len(answer.tokens) + answer.kept_tokens
     if answer.usage:
         return answer.usage.completion_tokens
-    return -(-answer.text_bytes // BYTES_PER_TOKEN)
+    return -(-answer.text_bytes // BYTES_PER_TOKEN) + answer.kept_tokens
 
 
 async def _disconnected(receive: Receive) -> None:

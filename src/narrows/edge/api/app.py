@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,19 +14,27 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from narrows import __version__
 from narrows.edge import problems
 from narrows.edge.api import jsonio, policy
 from narrows.edge.api.answering import AnswerResponse
-from narrows.edge.api.request import ChatRequest, parse_chat
+from narrows.edge.api.front import record_of
+from narrows.edge.api.prompts import completion_prompts
+from narrows.edge.api.request import ChatRequest, parse_chat, parse_completion
 from narrows.edge.api.service import Service
+from narrows.edge.books.keys import FoundKey
 from narrows.edge.dialects.anthropic import AnthropicDialect
 from narrows.edge.dialects.anthropic_request import anthropic_request, error_body
 from narrows.edge.dialects.chat import ChatDialect
+from narrows.edge.dialects.choices import ChoicesHead
+from narrows.edge.dialects.completions import CompletionsDialect
 from narrows.edge.dialects.dialect import Dialect
 from narrows.edge.dialects.responses import ResponsesDialect
 from narrows.edge.dialects.responses_request import responses_request
+from narrows.edge.local import AUTO, LOCAL, route_of
 from narrows.edge.problems import ApiError
 
+HEALTH_PATHS = ("/healthz", "/health", "/v1/health", "/ping")
 LATE_S = 10.0
 """Bytes that wait longer for the decoder: an answer asked for now would come late or never."""
 
@@ -36,13 +45,15 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/messages", routes.messages, methods=["POST"]),
             Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
             Route("/v1/responses", routes.responses, methods=["POST"]),
             Route("/v1/responses/{reply}", routes.response, methods=["GET", "DELETE"]),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
-            Route("/healthz", routes.health, methods=["GET"]),
+            *(Route(path, routes.health, methods=["GET"]) for path in HEALTH_PATHS),
+            Route("/version", routes.version, methods=["GET"]),
             Route("/v1/{rest:path}", routes.other, methods=["GET", "POST"]),
         ],
         exception_handlers={
@@ -53,6 +64,7 @@ def make_app(service: Service) -> Starlette:
         },
     )
     app.state.refused = service.refused
+    app.router.redirect_slashes = False  # ``front.py`` takes them off
     return app
 
 
@@ -64,15 +76,19 @@ class _Routes:
         scope = self._scope(request)
         body = await self._body(request)
         parsed = self._parsed(jsonio.parse_object(body))
-        dialect = ChatDialect(
-            parsed.n,
-            model=self._service.config.model_name,
-            created_s=int(self._service.wall_s()),
-            system_fingerprint=self._service.fingerprint,
-            with_usage=parsed.include_usage,
-            random_bytes=self._service.random_bytes,
-        )
+        dialect = ChatDialect(parsed.n, self._head(parsed))
         return AnswerResponse(self._service, parsed, dialect, scope, len(body))
+
+    async def completions(self, request: Request) -> ASGIApp:
+        scope = self._scope(request)
+        body = await self._body(request)
+        data = jsonio.parse_object(body)
+        config, service = self._service.config, self._service
+        with service.admit(1, len(body)):  # ids wait for the weak model
+            prompts = await completion_prompts(data.get("prompt"), config.limits, service.link)
+        parsed = parse_completion(data, prompts, config.model_name, config.limits)
+        dialect = CompletionsDialect(parsed.n, self._head(parsed))
+        return AnswerResponse(service, parsed, dialect, scope, -(-len(body) // len(prompts)))
 
     async def messages(self, request: Request) -> ASGIApp:
         scope = self._scope(request)
@@ -88,7 +104,7 @@ class _Routes:
 
     async def count_tokens(self, request: Request) -> Response:
         """By the weak model's tokens, which are the strong one's where its answers cross as ids."""
-        self._service.access.scope(request.headers)
+        self._counted(request)
         body = await self._body(request)
         limits = self._service.config.limits
         parsed = self._parsed(anthropic_request(jsonio.parse_object(body), limits, True).chat)
@@ -124,36 +140,80 @@ class _Routes:
         return AnswerResponse(self._service, parsed, dialect, scope, size_bytes)
 
     async def response(self, request: Request) -> Response:
-        scope, _ = self._service.access.scope(request.headers)
+        scope = self._caller(request).key_id
         reply = request.path_params["reply"]
         if request.method == "DELETE":
             self._service.replies.forget(scope, reply)
             return _reply({"id": reply, "object": "response", "deleted": True})
         return _reply(self._service.replies.response(scope, reply))
 
+    def _head(self, parsed: ChatRequest) -> ChoicesHead:
+        service = self._service
+        return ChoicesHead(
+            service.config.model_name,
+            int(service.wall_s()),
+            service.fingerprint,
+            parsed.include_usage,
+            service.random_bytes,
+        )
+
+    def _caller(self, request: Request) -> FoundKey:
+        """Raises ApiError."""
+        found = self._service.access.scope(request.headers)
+        record_of(request.scope).key_id = found.key_id
+        return found
+
+    def _counted(self, request: Request) -> FoundKey:
+        """The caller, one of whose requests of this minute this is. Raises ApiError."""
+        found = self._caller(request)
+        headers = record_of(request.scope).headers
+        self._service.rates.enter(found.key_id, found.limits, headers)
+        return found
+
     def _scope(self, request: Request) -> int:
         """The caller's key, which may ask for an answer now."""
-        scope, share_bytes = self._service.access.scope(request.headers)
-        self._service.watch.check(scope)
-        self._service.access.check_share(scope, share_bytes, self._service.wall_s())
-        return scope
+        found = self._counted(request)
+        self._service.watch.check(found.key_id)
+        share_bytes = found.share_bytes_per_day
+        self._service.access.check_share(found.key_id, share_bytes, self._service.wall_s())
+        return found.key_id
 
     def _parsed(self, chat: dict[str, Any]) -> ChatRequest:
-        return parse_chat(chat, self._service.config.model_name, self._service.config.limits)
+        config = self._service.config
+        route = route_of(chat.get("model"), config.model_name, config.local)
+        if route != "strong":
+            chat = chat | {"model": config.model_name}
+        parsed = parse_chat(chat, config.model_name, config.limits)
+        return replace(parsed.shortened(config.concise), route=route)
 
     async def models(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
-        return _reply({"object": "list", "data": [self._model()]})
+        self._caller(request)
+        return _reply({"object": "list", "data": list(map(self._model, self._names()))})
 
     async def model(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
-        if request.path_params["name"] != self._service.config.model_name:
-            raise problems.unknown_model(request.path_params["name"], self._model()["id"])
-        return _reply(self._model())
+        self._caller(request)
+        name = request.path_params["name"]
+        if name not in self._names():
+            raise problems.unknown_model(name, self._service.config.model_name)
+        return _reply(self._model(name))
 
-    def _model(self) -> dict[str, Any]:
+    def _names(self) -> list[str]:
         name = self._service.config.model_name
-        return {"id": name, "object": "model", "created": 0, "owned_by": "narrows"}
+        more = (LOCAL, AUTO) if self._service.config.local.url else ()
+        return [name, *(name + end for end in more)]
+
+    def _model(self, name: str) -> dict[str, Any]:
+        config = self._service.config
+        model = {
+            "id": name,
+            "object": "model",
+            "created": self._service.started_s,
+            "owned_by": "narrows",
+        }
+        if config.context_tokens and name == config.model_name:
+            size = config.context_tokens  # as vLLM's clients and OpenRouter's look for it
+            model |= {"max_model_len": size, "context_length": size}
+        return model
 
     async def health(self, request: Request) -> Response:
         """200 where answers can be had, else 503; the body says why not."""
@@ -163,7 +223,8 @@ class _Routes:
         good = link.up and gate == "ok" and not self._service.stopping and late_s <= LATE_S
         closed = self._service.watch.book.closed
         good = good and self._service.model == "ok" and not closed
-        refusal = link.refusal.greeting.name if link.refusal else None
+        refused = link.redial.refusal
+        refusal = refused.greeting.name if refused else None
         body = {
             "status": "ok" if good else "unavailable",
             "link": "up" if link.up else "down",
@@ -179,8 +240,12 @@ class _Routes:
         }
         return _reply(body, 200 if good else 503)
 
+    async def version(self, request: Request) -> Response:
+        self._caller(request)
+        return _reply({"version": __version__})
+
     async def other(self, request: Request) -> Response:
-        self._service.access.scope(request.headers)
+        self._caller(request)
         body: dict[str, Any] = {}
         if request.headers.get("content-type", "").startswith("application/json"):
             body = jsonio.parse_object(await self._body(request))

@@ -1,5 +1,6 @@
-"""The messages of a request: every role, text parts, and nothing that the weak model cannot
-read. What passes is rebuilt field by field, so nothing unknown travels inward."""
+"""The messages of a request: every role, text parts, and pictures and files where the edge's
+limits have room for any. What passes is rebuilt field by field, so nothing unknown travels
+inward. The weak model reads the text alone."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Any
 from narrows.edge.api import policy
 from narrows.edge.config import EdgeLimits
 from narrows.edge.problems import ApiError, bad_request, check_known, too_long
+from narrows.errors import InputError
+from narrows.wire.media import MEDIA_PARTS, media_bytes, media_part
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 MAX_NAME_CHARS = 256
@@ -17,6 +20,7 @@ REASONING = ("reasoning_content", "reasoning")
 """What earlier turns thought, by either name that model servers use."""
 _FIELDS = ("role", "content", "name", "tool_call_id")
 _ASSISTANT_FIELDS = (*_FIELDS, "refusal", "tool_calls", *REASONING)
+_SHOWING = ("user", "tool")
 _WIDE_PARTS = ("image_url", "input_audio", "file", "input_image", "input_file")
 
 
@@ -26,7 +30,14 @@ def check_messages(value: object, limits: EdgeLimits, max_tokens: int) -> list[d
         raise bad_request("messages must be a list of at least one message.", "messages")
     if len(value) > limits.messages:
         raise too_long(f"More than {limits.messages} messages.")
-    checked = [_Message(index, message, max_tokens).check() for index, message in enumerate(value)]
+    checked = [
+        _Message(index, message, max_tokens, limits.media > 0).check()
+        for index, message in enumerate(value)
+    ]
+    count, _ = media_bytes(checked)
+    if count > limits.media:
+        message = f"messages hold {count} pictures and files; {limits.media} are accepted."
+        raise bad_request(message, "messages")
     size_bytes = sum(_text_bytes(message) for message in checked)
     if size_bytes > limits.prompt_bytes:
         raise too_long(
@@ -39,6 +50,8 @@ def _text_bytes(value: object) -> int:
     if isinstance(value, str):
         return len(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, Mapping):
+        if value.get("type") in MEDIA_PARTS:  # no text; the body's own limit bounds it
+            return 0
         return sum(map(_text_bytes, value.values()))
     if isinstance(value, list):
         return sum(map(_text_bytes, value))
@@ -48,7 +61,8 @@ def _text_bytes(value: object) -> int:
 class _Message:
     """One message on its way through the checks. ``where`` names it in errors."""
 
-    def __init__(self, index: int, message: object, max_tokens: int) -> None:
+    def __init__(self, index: int, message: object, max_tokens: int, media: bool) -> None:
+        self._media = media
         self._where = f"messages[{index}]"
         if not isinstance(message, dict):
             raise self._bad("must be an object")
@@ -84,7 +98,7 @@ class _Message:
             raise self._bad("is missing", ".content")
         return checked
 
-    def _content(self, role: str) -> str | list[dict[str, str]] | None:
+    def _content(self, role: str) -> str | list[dict[str, Any]] | None:
         content = self._fields.get("content")
         if content is None or isinstance(content, str):
             return content
@@ -92,11 +106,16 @@ class _Message:
             raise self._bad("must be a string or a list of text parts", ".content")
         return [self._part(index, part, role) for index, part in enumerate(content)]
 
-    def _part(self, index: int, part: object, role: str) -> dict[str, str]:
+    def _part(self, index: int, part: object, role: str) -> dict[str, Any]:
         inner = f".content[{index}]"
         if not isinstance(part, dict):
             raise self._bad("must be an object", inner)
         kind = part.get("type")
+        if self._media and kind in MEDIA_PARTS and role in _SHOWING:
+            try:
+                return media_part(part)
+            except InputError as error:
+                raise self._bad(error.message, inner) from error
         if kind in _WIDE_PARTS:
             raise policy.refuse_image_input(self._max_tokens)
         name = "refusal" if kind == "refusal" and role == "assistant" else "text"

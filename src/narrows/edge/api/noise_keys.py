@@ -25,8 +25,10 @@ def noise_keys(
     if request.seed is None:
         root = _mac(secret, b"coins", coins(COIN_BYTES))
     else:
-        asked = json.dumps([scope, request.seed, request.body], sort_keys=True).encode()
-        root = _mac(secret, b"seed", asked)
+        asked: list[object] = [scope, request.seed, request.body]
+        if request.prompts:
+            asked.append(request.prompts)
+        root = _mac(secret, b"seed", json.dumps(asked, sort_keys=True).encode())
     return [_mac(root, b"choice", str(index).encode()).hex() for index in range(request.n)]
 
 

@@ -40,9 +40,17 @@ def refuse_logprobs(max_tokens: int, top: object) -> ApiError:
     return _refuse("Log probabilities", reason, price, "logprobs")
 
 
+def refuse_echo(prompt_bytes: int) -> ApiError:
+    reason = "the client has it, and inside it would be an answer of its length"
+    return _refuse("The prompt's echo", reason, max(1, prompt_bytes), "echo")
+
+
 def refuse_image_input(max_tokens: int) -> ApiError:
     price = max_tokens * PICTURE_ANSWER_BYTES_PER_TOKEN
-    reason = "the weak model reads text only and would code them without their context"
+    reason = (
+        "the weak model reads text only and would code them without their context, which the "
+        "operator of this edge does not allow"
+    )
     return _refuse("Answers about pictures, sound or files", reason, price, "messages")
 
 

@@ -11,19 +11,23 @@ mixed with the edge's secret, in ``seeds.py``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from narrows.coding import kept, markup
+from narrows.coding.spec import MAX_ANSWER_TOKENS
 from narrows.edge.api import policy
 from narrows.edge.api.messages import check_messages
 from narrows.edge.api.tools import check_response_format, check_tool_choice, check_tools
-from narrows.edge.config import EdgeLimits
+from narrows.edge.config import ConciseConfig, EdgeLimits
 from narrows.edge.dialects.fields import BodyFields
+from narrows.edge.local import Route
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
+from narrows.wire.parameters import FORMATS, PARAMETERS, wrong
 
-_EFFORT = re.compile("[a-z]{1,16}")
+COMPLETION_TOKENS = 16
+"""OpenAI's own, of a completion that names none."""
 PRICED_TOKENS = 16384
 """An answer's length in the price of what is refused, where the request names none."""
 
@@ -40,9 +44,6 @@ _DROPPED = frozenset(
 )
 # Accepted only with the value that changes nothing.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "store": (False,),
     "prediction": (),
     "verbosity": (),
@@ -55,7 +56,9 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """``body``: what travels inward. ``stops``: applied at the edge too. ``n``: answers.
-    ``keep``: the client did not ask (``store: false``) that its answers be forgotten."""
+    ``concise``: a short one is wanted. ``keep``: the client did not ask (``store: false``) that
+    its answers be forgotten. ``route``: who it goes to. ``prompts``: of a completion, ``n``
+    divided by their number each; they are not in ``body``."""
 
     body: dict[str, Any]
     stops: tuple[str, ...]
@@ -64,6 +67,33 @@ class ChatRequest:
     include_usage: bool
     seed: int | None
     keep: bool = True
+    prompts: tuple[str, ...] = ()
+    concise: bool = False
+    route: Route = "strong"
+
+    def shortened(self, config: ConciseConfig) -> ChatRequest:
+        """With the operator's wording, where he or the client wants a short answer."""
+        if "messages" not in self.body or not (self.concise or config.always):
+            return self
+        said = {"role": "system", "content": config.wording}
+        body = self.body | {"messages": [said, *self.body["messages"]]}
+        return replace(self, body=body, concise=True)
+
+    @property
+    def choices(self) -> int:
+        """Answers to the same prompt; they stand side by side."""
+        return self.n // max(1, len(self.prompts))
+
+    def inward(self, index: int) -> dict[str, Any]:
+        """What travels inward for one answer: a server given one seed would say the same n
+        times."""
+        body, choice = self.body, index
+        if self.prompts:
+            prompt, choice = divmod(index, self.choices)
+            body = body | {"prompt": self.prompts[prompt]}
+        if self.seed is None or not choice:
+            return body
+        return body | {"seed": self.seed + choice}
 
 
 class _Fields(BodyFields):
@@ -106,9 +136,51 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     priced_tokens = max_tokens or PRICED_TOKENS
     _refuse_wide_output(fields, priced_tokens)
     messages = check_messages(fields.take("messages"), limits, priced_tokens)
-    body: dict[str, Any] = {"messages": messages}
+    body: dict[str, Any] = {"messages": messages, markup.FIELD: markup.VERSION}
     if max_tokens:
         body["max_tokens"] = max_tokens
+    tools = _tools(fields, limits)
+    concise = bool(fields.flag("concise"))
+    keep = data.get("store") is None
+    return _finished(fields, body | tools, limits, keep=keep, concise=concise)
+
+
+def parse_completion(
+    data: Mapping[str, Any], prompts: tuple[str, ...], model_name: str, limits: EdgeLimits
+) -> ChatRequest:
+    """The same of a completion, whose ``prompts`` have been taken out of ``data``."""
+    fields = _Fields({name: value for name, value in data.items() if name != "prompt"})
+    _check_model(fields.take("model"), model_name)
+    max_tokens = fields.integer("max_tokens", 1, limits.max_tokens) or COMPLETION_TOKENS
+    top = fields.take("logprobs")
+    if top is not None and top is not False:  # 0 asks for the drawn token's own
+        raise policy.refuse_logprobs(max_tokens, top)
+    if fields.flag("echo"):
+        size_bytes = sum(len(one.encode("utf-8", "surrogatepass")) for one in prompts)
+        raise policy.refuse_echo(size_bytes)
+    if fields.take("suffix") not in (None, ""):
+        message = "suffix is not supported: no model here fills a gap."
+        raise bad_request(message, "suffix", "unsupported_parameter")
+    if fields.take("best_of") not in (None, data.get("n") or 1):
+        message = "best_of is not supported beyond n: send n, and choose."
+        raise bad_request(message, "best_of", "unsupported_parameter")
+    body: dict[str, Any] = {"max_tokens": max_tokens}
+    form = check_response_format(fields.take("response_format"))
+    if form is not None:
+        body["response_format"] = form
+    return _finished(fields, body, limits, keep=data.get("store") is None, prompts=prompts)
+
+
+def _finished(
+    fields: _Fields,
+    body: dict[str, Any],
+    limits: EdgeLimits,
+    *,
+    keep: bool,
+    concise: bool = False,
+    prompts: tuple[str, ...] = (),
+) -> ChatRequest:
+    """``body`` with the fields that all have in common."""
     for name, high in (("temperature", 2.0), ("top_p", 1.0)):
         number = fields.number(name, 0, high)
         if number is not None:
@@ -116,16 +188,15 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
     stops = _stops(fields.take("stop"), limits)
     if stops:
         body["stop"] = list(stops)
-    _add_tools(fields, body, limits)
-    effort = fields.text("reasoning_effort")
-    if effort is not None:
-        if not _EFFORT.fullmatch(effort):
-            raise fields.bad("reasoning_effort", "must be a word, as in low")
-        body["reasoning_effort"] = effort
+    _add_parameters(fields, body)
+    body[kept.FIELD] = _reasoning(fields)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
         body["seed"] = seed
-    n = fields.integer("n", 1, limits.n) or 1
+    n = (fields.integer("n", 1, limits.n) or 1) * max(1, len(prompts))
+    most = max(1, limits.answers // 2)
+    if prompts and n > most:
+        raise bad_request(f"More than {most} answers at once.", "prompt")
     stream = bool(fields.flag("stream"))
     request = ChatRequest(
         body=body,
@@ -134,7 +205,9 @@ def parse_chat(data: Mapping[str, Any], model_name: str, limits: EdgeLimits) -> 
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
         seed=seed,
-        keep=data.get("store") is None,
+        keep=keep,
+        prompts=prompts,
+        concise=concise,
     )
     fields.finish()
     return request
@@ -175,7 +248,9 @@ def _stops(value: object, limits: EdgeLimits) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop)
 
 
-def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> None:
+def _tools(fields: _Fields, limits: EdgeLimits) -> dict[str, Any]:
+    """Tools and the form of the answer."""
+    body: dict[str, Any] = {}
     tools = check_tools(fields.take("tools"), limits)
     choice = check_tool_choice(fields.take("tool_choice"), tools)
     parallel = fields.flag("parallel_tool_calls")
@@ -188,6 +263,39 @@ def _add_tools(fields: _Fields, body: dict[str, Any], limits: EdgeLimits) -> Non
             body["parallel_tool_calls"] = parallel
     if response_format is not None:
         body["response_format"] = response_format
+    return body
+
+
+def _add_parameters(fields: _Fields, body: dict[str, Any]) -> None:
+    """What real servers take beside OpenAI's fields: passed inward, where it is known who heeds
+    it."""
+    for name in PARAMETERS:
+        value = fields.take(name)
+        if name == "chat_template_kwargs" and isinstance(value, dict):
+            value = {key: said for key, said in value.items() if said is not None} or None
+        if value is None:
+            continue
+        if found := wrong(name, value):
+            path = f"{name}.{found.inner}" if found.inner else name
+            shown = path.encode("ascii", "replace").decode()
+            code = "unknown_parameter" if found.unknown else "invalid_value"
+            raise bad_request(f"{shown} {found.what}.", shown, code)
+        body[name] = value
+    forced = [name for name in (*FORMATS, "response_format") if body.get(name)]
+    if len(forced) > 1:
+        message = f"{' and '.join(forced)} force the answer's form together; send one."
+        raise bad_request(message, forced[0])
+    if body.get("min_tokens", 0) > body.get("max_tokens", MAX_ANSWER_TOKENS):
+        raise bad_request("min_tokens is above max_tokens.", "min_tokens")
+
+
+def _reasoning(fields: _Fields) -> str:
+    """How much of an answer's reasoning the client wants at most."""
+    shown = fields.flag("include_reasoning")
+    said = fields.text(kept.FIELD)
+    if said is not None and said not in kept.LEVELS:
+        raise fields.bad(kept.FIELD, "must be send or keep")
+    return "keep" if shown is False else said or "send"
 
 
 def _include_usage(options: object, stream: bool) -> bool:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
+from narrows.edge.api.rates import RateBook
 from narrows.edge.books.figures import series
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
+from narrows.edge.cost import mode_of, saved_bytes
 from narrows.edge.dialects.chat import fingerprint
 from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.link.upkeep import LinkClient
+from narrows.edge.local import LOCAL, LocalModel
 from narrows.edge.problems import ApiError
 from narrows.edge.watch import AnswerWatch
 
@@ -25,7 +28,8 @@ from narrows.edge.watch import AnswerWatch
 @dataclass(slots=True)
 class Service:
     """``wall_s``: seconds since the epoch. ``random_bytes``: the edge's trusted coins.
-    ``model``: whether the strong model answers, ``ok``, ``down`` or ``unknown``."""
+    ``started_s``: when it began to serve. ``model``: whether the strong model answers, ``ok``,
+    ``down`` or ``unknown``."""
 
     config: EdgeConfig
     link: LinkClient
@@ -35,14 +39,18 @@ class Service:
     watch: AnswerWatch
     wall_s: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    started_s: int = field(init=False)
     replies: ResponsesStore = field(init=False)
+    local: LocalModel | None = None
     transcripts: TranscriptLog | None = None
     model: str = "ok"
+    rates: RateBook = field(default_factory=RateBook)
     stopping: bool = False
     answers: int = 0
     bodies_bytes: int = 0
 
     def __post_init__(self) -> None:
+        self.started_s = int(self.wall_s())
         limits = self.config.limits
         self.replies = ResponsesStore(
             limits.reply_key_bytes, limits.replies_bytes, limits.reply_s, time.monotonic
@@ -72,11 +80,16 @@ class Service:
 
     def count_delivered(self, answer: EdgeAnswer, text_bytes: int) -> None:
         """Text of an answer that was handed to a client."""
-        if text_bytes:
+        if text_bytes and not answer.local:
             self.stats.traffic(answer.weak.name).answer_bytes += text_bytes
 
     def count_answer(self, answer: EdgeAnswer, tokens: int) -> None:
         """An answer that reached its client complete."""
+        model = self.config.model_name + (LOCAL if answer.local else "")
+        place = (answer.request.scope, model, mode_of(answer))
+        self.stats.cost(place, round(answer.bits), saved_bytes(answer))
+        if answer.local:
+            return
         counts = self.stats.traffic(answer.weak.name)
         counts.answers += 1
         counts.tokens += tokens
@@ -87,8 +100,7 @@ class Service:
 
     def _measure(self, answer: EdgeAnswer, tokens: int) -> None:
         figures, coding = self.stats.figures, answer.coding.name.lower()
-        mode = "sampled" if answer.temperature else "greedy"
-        labels = {"coding": coding, "mode": mode, "weak": answer.weak.label}
+        labels = {"coding": coding, "mode": mode_of(answer), "weak": answer.weak.label}
         figures.add("narrows_answers_total", 1, **labels)
         figures.add("narrows_answer_text_bytes_total", answer.text_bytes, **labels)
         figures.add("narrows_answer_link_bytes_total", answer.bits / 8, **labels)
@@ -110,7 +122,7 @@ class Service:
         link = self.link
         gauges = {
             "narrows_edge_open_answers": self.answers,
-            "narrows_edge_waiting_requests": link.waiting,
+            "narrows_edge_waiting_requests": link.redial.waiting,
             "narrows_edge_open_body_bytes": self.bodies_bytes,
             "narrows_edge_links": len(link.links),
             "narrows_edge_link_up": link.up,
@@ -124,5 +136,5 @@ class Service:
 
     def keep(self, answer: EdgeAnswer, completion_id: str, choice: int, created_s: int) -> None:
         """A complete answer with its prompt, where transcripts are wanted."""
-        if self.transcripts is not None and answer.record is not None:
+        if self.transcripts is not None and answer.record is not None and not answer.local:
             self.transcripts.add(answer, completion_id, choice, created_s)

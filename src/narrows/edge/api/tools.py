@@ -8,6 +8,7 @@ from typing import Any
 
 from narrows.edge.config import EdgeLimits
 from narrows.edge.problems import bad_request, check_known
+from narrows.wire.parameters import schema_wrong
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -81,9 +82,10 @@ def check_response_format(value: object) -> dict[str, Any] | None:
         schema = value.get("schema")
         if schema is None:
             return {"type": "json_object"}
+        where = "response_format.schema"
         if not isinstance(schema, dict):
-            where = "response_format.schema"
             raise bad_request(f"{where} must be an object.", where, "invalid_type")
+        _check_size(schema, where)
         return {"type": "json_object", "schema": schema}
     schema = value.get("json_schema")
     if not isinstance(schema, dict) or not _is_name(schema.get("name")):
@@ -91,4 +93,12 @@ def check_response_format(value: object) -> dict[str, Any] | None:
         raise bad_request(message, "response_format.json_schema")
     names = ("name", "description", "schema", "strict")
     check_known(schema, names, "response_format.json_schema")
+    inner = schema.get("schema")
+    if inner is not None:
+        _check_size(inner, "response_format.json_schema.schema")
     return {"type": "json_schema", "json_schema": schema}
+
+
+def _check_size(schema: object, where: str) -> None:
+    if found := schema_wrong(schema):
+        raise bad_request(f"{where} {found.what}.", where)

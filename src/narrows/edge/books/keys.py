@@ -16,20 +16,46 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from narrows.edge.books.store import transaction
 from narrows.errors import InputError
 
 PREFIX = "nk-"
-_KEY_CHARS = len(PREFIX) + 43
+MAX_KEY_CHARS = 512
 MAX_NAME_CHARS = 100
+MAX_LIMIT = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """Requests and tokens a minute, and answers at once; None: any number."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrent: int | None = None
+
+    def check(self) -> None:
+        """Raises InputError."""
+        for name in ("rpm", "tpm", "concurrent"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= MAX_LIMIT:
+                raise InputError(f"{name} is {value}, must be 1..{MAX_LIMIT:,}")
+
+
+class FoundKey(NamedTuple):
+    """An active key: its number, and what it may do."""
+
+    key_id: int
+    share_bytes_per_day: int | None = None
+    limits: KeyLimits = KeyLimits()
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """``hint``: the last four characters, to recognise it by. ``share_bytes_per_day``: the
     code length that it may use in a day (UTC), None without limit. ``bits_*``: code length of
-    its answers, measured at the edge."""
+    its answers, measured at the edge. ``from_file``: the configuration's ``keys_file`` rules it."""
 
     key_id: int
     name: str
@@ -40,6 +66,8 @@ class ApiKey:
     answers: int
     bits_today: int
     bits_total: int
+    limits: KeyLimits
+    from_file: bool
 
 
 def _digest(text: str) -> bytes:
@@ -51,13 +79,15 @@ def create_key(
     name: str,
     now_s: int,
     share_bytes_per_day: int | None = None,
+    limits: KeyLimits | None = None,
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> tuple[int, str]:
     """A new key's number and text; the text is stored nowhere. Raises InputError."""
     if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable():
         raise InputError(f"a key's name has 1..{MAX_NAME_CHARS} printable characters")
-    if share_bytes_per_day is not None and not 1 <= share_bytes_per_day < 1 << 62:
-        raise InputError("a share is at least one byte a day")
+    _check_share(share_bytes_per_day)
+    limits = limits or KeyLimits()
+    limits.check()
     text = PREFIX + base64.urlsafe_b64encode(random_bytes(32)).rstrip(b"=").decode()
     with transaction(database):
         cursor = database.execute(
@@ -65,9 +95,41 @@ def create_key(
             " VALUES (?, ?, ?, ?, ?)",
             (name, _digest(text), text[-4:], now_s, share_bytes_per_day),
         )
-    if cursor.lastrowid is None:
-        raise InputError("the key was not stored")
-    return cursor.lastrowid, text
+        number = int(cursor.lastrowid or 0)
+        set_limits(database, number, limits)
+    return number, text
+
+
+def set_limits(database: sqlite3.Connection, key_id: int, limits: KeyLimits) -> None:
+    """In the caller's transaction."""
+    database.execute(
+        "INSERT OR REPLACE INTO key_limits VALUES (?, ?, ?, ?)",
+        (key_id, limits.rpm, limits.tpm, limits.concurrent),
+    )
+
+
+def change_limits(
+    database: sqlite3.Connection, key_id: int, share_bytes_per_day: int | None, limits: KeyLimits
+) -> None:
+    """Of an active key, from its next request on. Raises InputError, for one of a file too."""
+    _check_share(share_bytes_per_day)
+    limits.check()
+    with transaction(database):
+        query = "SELECT 1 FROM file_keys WHERE key_id = ?"
+        if database.execute(query, (key_id,)).fetchone() is not None:
+            raise InputError(f"key {key_id} is one of a file", "write its limits there, and SIGHUP")
+        changed = database.execute(
+            "UPDATE api_keys SET share_bytes_per_day = ? WHERE id = ? AND revoked_s IS NULL",
+            (share_bytes_per_day, key_id),
+        ).rowcount
+        if changed != 1:
+            raise InputError(f"no active key has the number {key_id}")
+        set_limits(database, key_id, limits)
+
+
+def _check_share(share_bytes_per_day: int | None) -> None:
+    if share_bytes_per_day is not None and not 1 <= share_bytes_per_day < 1 << 62:
+        raise InputError("a share is at least one byte a day")
 
 
 def find_named(database: sqlite3.Connection, text: str) -> int:
@@ -102,11 +164,19 @@ def list_keys(database: sqlite3.Connection, day: str) -> list[ApiKey]:
         "SELECT id, name, hint, created_s, revoked_s, share_bytes_per_day,"
         " (SELECT coalesce(sum(answers), 0) FROM key_use WHERE key_id = id),"
         " (SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = id AND day = ?),"
-        " (SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = id)"
-        " FROM api_keys ORDER BY id",
+        " (SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = id),"
+        " rpm, tpm, concurrent, withdrawn IS NOT NULL"
+        " FROM api_keys LEFT JOIN key_limits ON key_limits.key_id = id"
+        " LEFT JOIN file_keys ON file_keys.key_id = id ORDER BY id",
         (day,),
     )
-    return [ApiKey(*row) for row in rows]
+    return [ApiKey(*row[:9], **_limited(*row[9:])) for row in rows]
+
+
+def _limited(
+    rpm: int | None, tpm: int | None, concurrent: int | None, from_file: int
+) -> dict[str, Any]:
+    return {"limits": KeyLimits(rpm, tpm, concurrent), "from_file": bool(from_file)}
 
 
 def key_names(database: sqlite3.Connection) -> dict[int, str]:
@@ -119,18 +189,19 @@ def any_key(database: sqlite3.Connection) -> bool:
     return database.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is not None
 
 
-def find_key(database: sqlite3.Connection, text: str) -> tuple[int, int | None] | None:
-    """Number and daily share of the active key ``text``, or None.
+def find_key(database: sqlite3.Connection, text: str) -> FoundKey | None:
+    """The active key ``text``, or None.
 
     Looked up by digest: how long the index takes tells nothing about keys, since a guess's
     digest cannot be steered."""
-    if len(text) != _KEY_CHARS or not text.isascii() or not text.startswith(PREFIX):
+    if not 1 <= len(text) <= MAX_KEY_CHARS or not text.isascii():
         return None
     row = database.execute(
-        "SELECT id, share_bytes_per_day FROM api_keys WHERE hash = ? AND revoked_s IS NULL",
+        "SELECT id, share_bytes_per_day, rpm, tpm, concurrent FROM api_keys"
+        " LEFT JOIN key_limits ON key_id = id WHERE hash = ? AND revoked_s IS NULL",
         (_digest(text),),
     ).fetchone()
-    return None if row is None else (int(row[0]), row[1])
+    return None if row is None else FoundKey(int(row[0]), row[1], KeyLimits(*row[2:]))
 
 
 def bits_used(database: sqlite3.Connection, key_id: int, day: str) -> int:
@@ -138,3 +209,24 @@ def bits_used(database: sqlite3.Connection, key_id: int, day: str) -> int:
         "SELECT bits FROM key_use WHERE key_id = ? AND day = ?", (key_id, day)
     ).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def set_month_share(database: sqlite3.Connection, key_id: int, share_bytes: int) -> None:
+    """Bound the key's code length in a month (UTC) too. Raises InputError."""
+    if not 1 <= share_bytes < 1 << 62:
+        raise InputError("a share is at least one byte a month")
+    with transaction(database):
+        values = (key_id, share_bytes)
+        database.execute("INSERT OR REPLACE INTO month_shares VALUES (?, ?)", values)
+
+
+def month_use(database: sqlite3.Connection, key_id: int, day: str) -> tuple[int | None, int]:
+    """The key's share of a month in bytes, None without one, and what it has used of the month
+    of ``day`` (ISO date), in bits."""
+    row = database.execute(
+        "SELECT share_bytes, (SELECT coalesce(sum(bits), 0) FROM key_use"
+        " WHERE key_id = month_shares.key_id AND day BETWEEN ? AND ?)"
+        " FROM month_shares WHERE key_id = ?",
+        (f"{day[:7]}-01", f"{day[:7]}-31", key_id),
+    ).fetchone()
+    return (None, 0) if row is None else (int(row[0]), int(row[1]))

@@ -75,26 +75,30 @@ class Imitation:
 
 _Traffic = dict[tuple[str, str], Counts]
 _KeyUse = dict[tuple[int, str], list[int]]
+_Place = tuple[int, str, str]
+"""Of a cost: key, model, mode."""
+_Costs = dict[tuple[str, _Place], list[int]]
 _Imitations = dict[tuple[str, str], Imitation]
 
 
 @dataclass(slots=True)
 class _Unwritten:
     """``traffic`` and ``imitation`` by day and weak model, ``keys`` by key and day, ``codings``:
-    answers by day and coding, ``stated``: signed bits per byte by weak model, ``figures``: for
-    metrics, written at ``at_s``."""
+    answers by day and coding, ``stated``: signed bits per byte by weak model, ``costs``: answers,
+    bits and saved bytes by day and place, ``figures``: for metrics, written at ``at_s``."""
 
     traffic: _Traffic = field(default_factory=dict)
     keys: _KeyUse = field(default_factory=dict)
     imitation: _Imitations = field(default_factory=dict)
     codings: dict[tuple[str, str], int] = field(default_factory=dict)
     stated: dict[str, float] = field(default_factory=dict)
+    costs: _Costs = field(default_factory=dict)
     figures: MetricCounts = field(default_factory=MetricCounts)
     at_s: float = 0.0
 
     def __bool__(self) -> bool:
-        counts = self.traffic or self.keys or self.imitation or self.codings or self.stated
-        return bool(counts or self.figures)
+        counts = (self.traffic, self.keys, self.imitation, self.codings, self.stated, self.costs)
+        return any(counts) or bool(self.figures)
 
 
 class StatsRecorder:
@@ -132,6 +136,10 @@ class StatsRecorder:
         """A complete answer crossed the link so."""
         place = (self._today(), coding.name.lower())
         self._new.codings[place] = self._new.codings.get(place, 0) + 1
+
+    def cost(self, place: tuple[int, str, str], bits: int, saved_bytes: int) -> None:
+        """What a complete answer took. ``place``: its key, model and mode."""
+        _add_to(self._new.costs, (self._today(), place), (1, bits, saved_bytes))
 
     def models_seen(self, offers: Sequence[Offer]) -> None:
         """Weak models that are there, with what their operators signed."""
@@ -177,9 +185,16 @@ class StatsRecorder:
             new.imitation.setdefault(place, Imitation()).add(own.answers, own.text_bytes, own.bits)
         for place, answers in unwritten.codings.items():
             new.codings[place] = new.codings.get(place, 0) + answers
+        for cost_place, counted in unwritten.costs.items():
+            _add_to(new.costs, cost_place, counted)
         new.stated = unwritten.stated | new.stated
         new.figures.put_back(unwritten.figures)
         return False
+
+
+def _add_to(costs: _Costs, place: tuple[str, _Place], counted: Sequence[int]) -> None:
+    before = costs.get(place, [0, 0, 0])
+    costs[place] = [one + more for one, more in zip(before, counted, strict=True)]
 
 
 def _write(database: sqlite3.Connection, new: _Unwritten) -> _Unwritten | None:
@@ -231,6 +246,14 @@ def _add(database: sqlite3.Connection, new: _Unwritten) -> None:
             " SET answers = answers + excluded.answers",
             (day, coding, answers),
         )
+    for (day, place), counted in new.costs.items():
+        database.execute(
+            "INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (day, key_id, model, mode) DO UPDATE"
+            " SET answers = answers + excluded.answers, bits = bits + excluded.bits,"
+            " saved_bytes = saved_bytes + excluded.saved_bytes",
+            (day, *place, *counted),
+        )
     for label, bits_per_byte in new.stated.items():
         database.execute("INSERT OR REPLACE INTO weak_models VALUES (?, ?)", (label, bits_per_byte))
     new.figures.write(database, new.at_s)
@@ -269,3 +292,27 @@ def read_codings(state_dir: Path, now_s: float) -> dict[str, int]:
             (utc_day(now_s),),
         ).fetchall()
     return dict(rows)
+
+
+def read_costs(state_dir: Path, now_s: float) -> list[dict[str, int | str]]:
+    """Today's complete answers by key, model and mode: how many, the bytes of their code length
+    and what that saved; none where no edge ran that counts them. Raises NarrowsError."""
+    with reading(state_dir) as database:
+        if database is None or not has_table(database, "costs"):
+            return []
+        rows = database.execute(
+            "SELECT key_id, model, mode, answers, bits, saved_bytes FROM costs WHERE day = ?"
+            " ORDER BY key_id, model, mode",
+            (utc_day(now_s),),
+        ).fetchall()
+    return [
+        {
+            "key": key,
+            "model": model,
+            "mode": mode,
+            "answers": answers,
+            "link_bytes": round(bits / 8),
+            "saved_bytes": saved,
+        }
+        for key, model, mode, answers, bits, saved in rows
+    ]

@@ -51,10 +51,20 @@ CREATE TABLE traffic (
 ) STRICT, WITHOUT ROWID;
 """
 
-# Statistics that an older narrows neither reads nor misses: made where they are not there, and
-# no reason for another version. 800 days of ``imitation`` and
-# ``codings`` are kept.
+# What an older narrows neither reads nor misses (it holds keys to their shares of a day, and to no
+# other limit): made where they are not there, and no reason for another version. 800 days of
+# ``imitation``, ``codings`` and ``costs`` are kept.
 _ADDED = """
+CREATE TABLE IF NOT EXISTS key_limits (
+    key_id INTEGER PRIMARY KEY,
+    rpm INTEGER CHECK (rpm > 0),
+    tpm INTEGER CHECK (tpm > 0),
+    concurrent INTEGER CHECK (concurrent > 0)
+) STRICT;
+CREATE TABLE IF NOT EXISTS file_keys (
+    key_id INTEGER PRIMARY KEY,
+    withdrawn INTEGER NOT NULL  -- revoked since the file names it no longer
+) STRICT;
 CREATE TABLE IF NOT EXISTS imitation (
     day TEXT NOT NULL,
     weak TEXT NOT NULL,  -- name and the digest's first eight digits
@@ -76,6 +86,20 @@ CREATE TABLE IF NOT EXISTS figures (
     gauge_s REAL,  -- when a gauge was put, null for a counter
     PRIMARY KEY (name, labels)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS costs (
+    day TEXT NOT NULL,
+    key_id INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    mode TEXT NOT NULL,  -- what was done to send less
+    answers INTEGER NOT NULL,
+    bits INTEGER NOT NULL,
+    saved_bytes INTEGER NOT NULL,
+    PRIMARY KEY (day, key_id, model, mode)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS month_shares (
+    key_id INTEGER PRIMARY KEY,
+    share_bytes INTEGER NOT NULL CHECK (share_bytes > 0)
+) STRICT;
 CREATE TABLE IF NOT EXISTS weak_models (
     weak TEXT PRIMARY KEY,
     stated_bits_per_byte REAL NOT NULL  -- 0: not stated
@@ -88,6 +112,7 @@ CREATE TABLE IF NOT EXISTS drift_bounds (
 ) STRICT;
 DELETE FROM imitation WHERE day < date('now', '-800 days');
 DELETE FROM codings WHERE day < date('now', '-800 days');
+DELETE FROM costs WHERE day < date('now', '-800 days');
 """
 
 

@@ -88,7 +88,9 @@ class TranscriptLog:
             "weak": answer.weak.label,
             "finish": answer.finish.name.lower(),
         }
-        row |= prompt_fields(answer.request.body["messages"]) | {"response": response}
+        body = answer.request.body
+        said = {"prompt": body["prompt"]} if "prompt" in body else prompt_fields(body["messages"])
+        row |= said | {"response": response}
         line = json.dumps(row, separators=(",", ":")).encode("ascii")
         with self._guard:
             if len(line) >= MAX_LINE_BYTES or self._pending_bytes + len(line) > self._room_bytes:

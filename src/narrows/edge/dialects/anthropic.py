@@ -78,7 +78,8 @@ class AnthropicDialect:
         reason, stop = self._reason(self._end)
         delta = {"stop_reason": reason, "stop_sequence": stop}
         # The server's own count of the prompt comes with the end.
-        counts = {"input_tokens": tokens.prompt, "output_tokens": tokens.completion}
+        counts: dict[str, Any] = {"input_tokens": tokens.prompt, "output_tokens": tokens.completion}
+        counts |= tokens.narrows
         last = {"type": "message_delta", "delta": delta, "usage": counts}
         return _named(last) + _named({"type": "message_stop"})
 
@@ -132,6 +133,7 @@ class AnthropicDialect:
                 "cache_creation_input_tokens": 0,
                 "cache_read_input_tokens": 0,
                 "output_tokens": tokens.completion,
+                **tokens.narrows,
             },
         }
 

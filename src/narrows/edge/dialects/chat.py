@@ -1,8 +1,4 @@
-"""OpenAI's chat completions, whole and streamed.
-
-Ids are fresh random bits of the edge, ``created`` its clock, ``system_fingerprint`` a digest of
-what the edge runs; key order is this file's. Nothing in them is the enclave's but the text.
-"""
+"""OpenAI's chat completions, whole and streamed."""
 
 from __future__ import annotations
 
@@ -13,15 +9,9 @@ from typing import Any
 
 from narrows.coding.events import Channel, Finish
 from narrows.edge.answer import Piece
-from narrows.edge.dialects.dialect import Ended, TokenUsage, event, joined, random_id
-from narrows.edge.problems import ApiError
+from narrows.edge.dialects.choices import FINISH_REASONS, ChoicesDialect, ChoicesHead
+from narrows.edge.dialects.dialect import Ended, TokenUsage, joined, random_id
 
-FINISH_REASONS = {
-    Finish.STOP: "stop",
-    Finish.LENGTH: "length",
-    Finish.TOOL_CALLS: "tool_calls",
-    Finish.CONTENT_FILTER: "content_filter",
-}
 _TEXT_FIELDS = {
     Channel.CONTENT: "content",
     Channel.REASONING: "reasoning_content",
@@ -31,14 +21,6 @@ _TEXT_FIELDS = {
 
 def fingerprint(model_name: str, weak_digest: bytes) -> str:
     return "fp_" + hashlib.sha256(model_name.encode() + b"\x00" + weak_digest).hexdigest()[:12]
-
-
-def usage_body(tokens: TokenUsage) -> dict[str, int]:
-    return {
-        "prompt_tokens": tokens.prompt,
-        "completion_tokens": tokens.completion,
-        "total_tokens": tokens.prompt + tokens.completion,
-    }
 
 
 class DeltaMaker:
@@ -113,35 +95,14 @@ class WholeMessage:
         return "".join(self.texts[channel]) if channel in self.texts else None
 
 
-class ChatDialect:
-    """``answers``: how many choices. ``created_s``: seconds since the epoch. ``with_usage``: the
-    client asked for it at the end of its stream."""
+class ChatDialect(ChoicesDialect):
+    """``answers``: how many choices."""
 
-    def __init__(
-        self,
-        answers: int,
-        *,
-        model: str,
-        created_s: int,
-        system_fingerprint: str,
-        with_usage: bool,
-        random_bytes: Callable[[int], bytes],
-    ) -> None:
-        self._random_bytes = random_bytes
-        self._head = {
-            "id": random_id("chatcmpl-", random_bytes),
-            "object": "",
-            "created": created_s,
-            "model": model,
-            "system_fingerprint": system_fingerprint,
-        }
-        self._with_usage = with_usage
+    def __init__(self, answers: int, head: ChoicesHead) -> None:
+        super().__init__(head, "chatcmpl-", "chat.completion", "chat.completion.chunk")
+        self._random_bytes = head.random_bytes
         self._makers = [DeltaMaker(self._call_id) for _ in range(answers)]
         self._messages = [WholeMessage() for _ in range(answers)]
-
-    @property
-    def reply_id(self) -> str:
-        return str(self._head["id"])
 
     def add(self, index: int, pieces: Sequence[Piece]) -> None:
         self._messages[index].add(pieces)
@@ -151,43 +112,25 @@ class ChatDialect:
             message.choice(index, end.reason, self._call_id)
             for index, (message, end) in enumerate(zip(self._messages, ends, strict=True))
         ]
-        head = self._head | {"object": "chat.completion"}
-        return head | {"choices": choices, "usage": usage_body(tokens)}
+        return self._whole(choices, tokens)
 
     def begin(self, prompt_tokens: int) -> bytes:
         return b"".join(
-            self._chunk(index, {"role": "assistant", "content": ""}, None)
+            self._delta(index, {"role": "assistant", "content": ""}, None)
             for index in range(len(self._makers))
         )
 
     def pieces(self, index: int, pieces: Sequence[Piece]) -> bytes:
         deltas = self._makers[index].deltas(pieces)
-        return b"".join(self._chunk(index, delta, None) for delta in deltas)
+        return b"".join(self._delta(index, delta, None) for delta in deltas)
 
     def finish(self, index: int, end: Ended) -> bytes:
-        return self._chunk(index, {}, end.reason)
-
-    def end(self, tokens: TokenUsage) -> bytes:
-        done = b"data: [DONE]\n\n"
-        if not self._with_usage:
-            return done
-        head = self._head | {"object": "chat.completion.chunk"}
-        return event(head | {"choices": [], "usage": usage_body(tokens)}) + done
-
-    def failed(self, problem: ApiError) -> bytes:
-        return event(problem.body())
-
-    def error(self, problem: ApiError) -> dict[str, Any]:
-        return problem.body()
-
-    def ping(self) -> bytes:
-        return b": waiting\n\n"
+        return self._delta(index, {}, end.reason)
 
     def _call_id(self) -> str:
         return random_id("call_", self._random_bytes)
 
-    def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None) -> bytes:
+    def _delta(self, index: int, delta: dict[str, Any], finish: Finish | None) -> bytes:
         reason = None if finish is None else FINISH_REASONS[finish]
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-        body = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
-        return event(body | {"usage": None} if self._with_usage else body)
+        return self._chunk(choice)

@@ -30,11 +30,35 @@ def random_id(prefix: str, random_bytes: Callable[[int], bytes] = secrets.token_
     return prefix + random_bytes(16).hex()
 
 
+class LinkCost(NamedTuple):
+    """What a reply took of the budget. ``link_bytes``: code length of its answers on the link,
+    rounded; the gate's padding and framing come on top. ``coding``: how they crossed. ``mode``:
+    ``plain``, or what was done to send less. ``saved_bytes``: what their text would have been in
+    UTF-8, reasoning that stayed inside at four bytes a token, less ``link_bytes``; 0 at least."""
+
+    link_bytes: int
+    coding: str
+    mode: str
+    saved_bytes: int
+
+
 class TokenUsage(NamedTuple):
-    """Counts for ``usage``."""
+    """Counts for ``usage``. ``reasoning``: of the completion's; None where none are known.
+    ``cost``: None before the end."""
 
     prompt: int
     completion: int
+    reasoning: int | None = None
+    cost: LinkCost | None = None
+
+    @property
+    def narrows(self) -> dict[str, dict[str, Any]]:
+        """The field beside the counts, which the APIs that are imitated do not have."""
+        return {} if self.cost is None else {"narrows": self.cost._asdict()}
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
 
 
 class Ended(NamedTuple):

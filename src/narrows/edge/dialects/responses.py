@@ -124,8 +124,9 @@ class ResponsesDialect:
                 "input_tokens": tokens.prompt,
                 "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
                 "output_tokens": tokens.completion,
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": tokens.prompt + tokens.completion,
+                "output_tokens_details": {"reasoning_tokens": tokens.reasoning or 0},
+                "total_tokens": tokens.total,
+                **tokens.narrows,
             }
         head = {
             "id": self._id,

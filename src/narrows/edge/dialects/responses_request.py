@@ -112,13 +112,15 @@ def _refuse_wide(fields: BodyFields, chat: Mapping[str, Any]) -> None:
 
 
 def _reasoning(config: BodyFields | None, chat: dict[str, Any]) -> dict[str, Any]:
-    """Reasoning is shown as it is; summaries of it are not made."""
+    """Reasoning is shown as it is, or not at all: summaries of it are not made."""
     said: dict[str, Any] = {"effort": None, "summary": None}
     if config is not None:
         said["effort"] = config.text("effort")
         if said["effort"] is not None:
             chat["reasoning_effort"] = said["effort"]
-        config.drop(("summary", "generate_summary", "context"))
+        if config.take("summary") == "none":
+            chat["reasoning"] = "keep"
+        config.drop(("generate_summary", "context"))
         config.finish()
     return said
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from narrows.coding.events import AnswerSpec, Event, Failed, Finished, Opened, Text, Tokens
+from narrows.coding.events import AnswerSpec, Event, Failed, Finished, Text, Tokens
 from narrows.coding.link.watched import WatchedDecoder
 from narrows.coding.spec import answer_spec
 from narrows.coding.tokens.gain import GainSegment
@@ -39,8 +39,6 @@ MAX_OPEN = 1000  # below what an enclave takes (1,024) and a decoder holds by de
 class Observer(Protocol):
     """Who watches answers (``narrows.edge.watch``), on the loop's thread."""
 
-    def opened(self, answer: EdgeAnswer) -> None: ...
-
     def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None: ...
 
     def moved(self, answer: EdgeAnswer) -> None: ...
@@ -48,8 +46,6 @@ class Observer(Protocol):
 
 class Unobserved:
     """Nobody watches."""
-
-    def opened(self, answer: EdgeAnswer) -> None: ...
 
     def gained(self, answer: EdgeAnswer, segments: Sequence[GainSegment]) -> None: ...
 
@@ -74,7 +70,7 @@ class EdgeLink:
         self.offer = offer
         self.model = model
         self.weak = WeakName(offer.name, offer.label)
-        self.last_read_s = time.monotonic()
+        self.opened_s = self.last_read_s = time.monotonic()
         self.completed = False
         self._wire = wire
         self._decoder = decoder
@@ -235,8 +231,6 @@ class EdgeLink:
                 return
             answer.last_event_s = now_s
             answer.on_event(event)
-            if isinstance(event, Opened):
-                self._observer.opened(answer)
             self._observer.moved(answer)
             if isinstance(event, Finished | Failed):
                 del self._open[number]

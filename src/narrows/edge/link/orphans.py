@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.link.link import EdgeLink
+from narrows.edge.problems import ApiError
 from narrows.wire.gatestate import PortState
 
 MAX_RESUME = 1 << 17
+
+
+def fail_answers(answers: Sequence[EdgeAnswer], reason: ApiError) -> None:
+    """End those that go on, for their clients and inside."""
+    for answer in answers:
+        if not answer.ended:
+            answer.fail(reason)
+            answer.abort()
 
 
 class Orphans:

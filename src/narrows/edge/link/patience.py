@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from narrows.edge.books.stats import StatsRecorder
+from narrows.edge.link.link import EdgeLink
+from narrows.models.shelf.shelf import Offer, Shelf
 
 FIRST_WAIT_S = 5.0
 LONGEST_WAIT_S = 3600.0  # a try costs a greeting, and about 1 kB of TLS where there is any
@@ -20,6 +22,14 @@ class LinkBytes:
 
     def __call__(self, size_bytes: int) -> None:
         self._stats.traffic(self.weak).link_bytes += size_bytes
+
+
+def successors(shelf: Shelf, link: EdgeLink, most_s: float) -> Sequence[Offer]:
+    """What a link that takes the place of ``link`` may use: a newer model, or any where ``link``
+    is ``most_s`` old (0: it never is); nothing while it should stay."""
+    if most_s and time.monotonic() - link.opened_s >= most_s:
+        return shelf.offers
+    return shelf.newer_than(link.model.digest)
 
 
 class Patience:

@@ -4,9 +4,7 @@
                                   |                                 ^
                                   +--------- broken ----------------+
 
-- Dialling backs off from 0.1 s to 2 s; links that break behind their greeting, with no answer
-  completed, back off to 10 s, since each greeting is paid from the budget. Where nobody listened
-  at all, which costs nothing, a request that waits has the gate dialled every 0.2 s.
+- Dialling backs off (``redial.py``).
 - What the end of a link means to its answers is settled while the next one is dialled: its
   decoder may be in the middle of a slow step. Two links are never unsettled at once.
 - A gate whose budget is spent is not dialled at all; its state is asked every two seconds.
@@ -16,7 +14,8 @@
   answer that goes another way fails. Other answers fail at once.
 - Where the edge has a newer weak model than the current link's, a second link is opened that
   offers only newer ones (``switching``). New answers then go there; the old link is retired and
-  ends with the last of its answers. One link drains at a time.
+  ends with the last of its answers. One link drains at a time. A link that is ``link_max_s`` old
+  is changed in the same way, for one with the best model that both have.
 """
 
 from __future__ import annotations
@@ -25,17 +24,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from narrows.coding.spec import whole_prompt
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.config import EdgeConfig
-from narrows.edge.link.dial import GateDialer, Refused, Unreachable
+from narrows.edge.link.dial import GateDialer, Refused
 from narrows.edge.link.link import MAX_OPEN, EdgeLink, Observer, Unobserved
-from narrows.edge.link.orphans import Orphans
-from narrows.edge.link.patience import LinkBytes, Patience
+from narrows.edge.link.orphans import Orphans, fail_answers
+from narrows.edge.link.patience import LinkBytes, Patience, successors
+from narrows.edge.link.redial import Redial
 from narrows.edge.link.worker import Decoder, Turn
 from narrows.edge.problems import ApiError
 from narrows.errors import ArtifactError, NarrowsError, PeerError
@@ -44,12 +44,11 @@ from narrows.models.shelf.shelf import Offer, Shelf, take_for
 from narrows.wire.gatestate import PortState
 from narrows.wire.messages import Greeting
 
+T = TypeVar("T")
+
 log = logging.getLogger("narrows.edge.link")
 
-FIRST_BACKOFF_S = 0.1
-DIAL_BACKOFF_S = 2.0
-WANTED_DIAL_S = 0.2
-BROKEN_BACKOFF_S = 10.0
+STATE_S = 2.0  # between two looks at a budget that is spent
 STEADY_LINK_S = 10.0
 WATCH_S = 0.5
 QUIET_S = 1.0
@@ -85,17 +84,12 @@ class LinkClient:
         self._turns: dict[bytes, Turn] = {}  # by weak model, see DecodeWorker
         self._patience = Patience()
         self._up = asyncio.Event()
-        self.waiting = 0  # requests that wait for a link
-        self._wanted = asyncio.Event()  # set while there are any
         self._counting = asyncio.Semaphore(1)
-        self._free_dial = False  # the last dial cost nothing
         self._orphans = Orphans(config.resume_s, self._ended)
-        self._last_error = ""
-        self._backoff_s = FIRST_BACKOFF_S
+        self.redial = Redial()
         self.heard: Callable[[EdgeAnswer], None] = lambda answer: None
         self.observer: Observer = Unobserved()
         self.gate_state = PortState("ok")
-        self.refusal: Refused | None = None
 
     @property
     def up(self) -> bool:
@@ -121,19 +115,23 @@ class LinkClient:
         return self._link.offer if self._link else self._shelf.offers[0]
 
     async def count_tokens(self, messages: Sequence[Mapping[str, Any]]) -> int:
-        """Of a whole prompt, by the weak model's tokens. ApiError where that model is gone."""
+        """Of a whole prompt, by the weak model's tokens. ApiError as ``with_weak``."""
+        return await self.with_weak(lambda model: len(whole_prompt(model, messages)))
+
+    async def with_weak(self, work: Callable[[TokenModel], T]) -> T:
+        """What ``work`` makes of the weak model. ApiError where that model is gone."""
         digest = self.weak.digest
 
-        def count() -> int:
+        def run() -> T:
             model = self._shelf.take(digest)
             try:
-                return len(whole_prompt(model, messages))
+                return work(model)
             finally:
                 self._shelf.give(model)
 
         try:
             async with self._counting:  # a long prompt takes a second of one core
-                return await asyncio.to_thread(count)
+                return await asyncio.to_thread(run)
         except ArtifactError as error:
             raise problems.link_down() from error
 
@@ -159,24 +157,19 @@ class LinkClient:
             self.gate_state = await self._gate.state()
         if self.gate_state.state != "ok" and not self._window_opens_soon():
             raise problems.budget_error(self.gate_state.state, self.gate_state.retry_after_s)
-        self.waiting += 1
-        self._wanted.set()
-        try:
-            async with asyncio.timeout(self._config.link_wait_s):
-                await self._up.wait()
-        except TimeoutError as error:
-            raise self._why_down() from error
-        finally:
-            self.waiting -= 1
-            if not self.waiting:
-                self._wanted.clear()
+        with self.redial.wanted():
+            try:
+                async with asyncio.timeout(self._config.link_wait_s):
+                    await self._up.wait()
+            except TimeoutError as error:
+                raise self._why_down() from error
 
     def _why_down(self) -> ApiError:
         state = self.gate_state
         if state.state != "ok":
             return problems.budget_error(state.state, state.retry_after_s)
-        if self.refusal is not None:
-            return problems.link_refused(self.refusal.greeting.name)
+        if self.redial.refusal is not None:
+            return problems.link_refused(self.redial.refusal.greeting.name)
         return problems.link_down()
 
     def cancel(self, answer: EdgeAnswer) -> None:
@@ -191,8 +184,8 @@ class LinkClient:
     def fail_those(self, picked: Callable[[EdgeAnswer], bool], reason: ApiError) -> None:
         """The same of some of them."""
         for link in (*self._serving.values(), *self._settling.values()):
-            self._fail([one for one in link.answers if picked(one)], reason)
-        self._fail([one for one in self._orphans.answers if picked(one)], reason)
+            fail_answers([one for one in link.answers if picked(one)], reason)
+        fail_answers([one for one in self._orphans.answers if picked(one)], reason)
 
     async def run(self) -> None:
         """Dial for ever."""
@@ -204,9 +197,9 @@ class LinkClient:
                 if self.gate_state.state == "ok" or self._window_opens_soon():
                     await self._connected()
                     await self._forgive_refusals()
-                    await self._pause()
+                    await self.redial.pause()
                 else:
-                    await asyncio.sleep(DIAL_BACKOFF_S)
+                    await asyncio.sleep(STATE_S)
             watch.result()
         finally:
             watch.cancel()
@@ -217,21 +210,10 @@ class LinkClient:
             await asyncio.gather(*self._serving, *self._settling, return_exceptions=True)
 
     async def _forgive_refusals(self) -> None:
-        """A link that the gate ended for a reason of its own is no broken one: the gate says
-        when to dial again, and each poll of it costs nothing."""
+        """A link that the gate ended for a reason of its own is no broken one."""
         self.gate_state = await self._gate.state()
         if self.gate_state.state != "ok":
-            self._backoff_s = min(self._backoff_s, DIAL_BACKOFF_S)
-
-    async def _pause(self) -> None:
-        """Between two dials: the back-off, cut short where a request waits and dialling is free."""
-        least_s = min(WANTED_DIAL_S, self._backoff_s)
-        await asyncio.sleep(least_s)
-        try:
-            async with asyncio.timeout(self._backoff_s - least_s):
-                await (self._wanted if self._free_dial else asyncio.Event()).wait()
-        except TimeoutError:
-            return
+            self.redial.forgive()
 
     def _window_opens_soon(self) -> bool:
         state = self.gate_state
@@ -243,12 +225,9 @@ class LinkClient:
         try:
             link, first = await self._open(self._shelf.offers)
         except NarrowsError as error:
-            self._free_dial = isinstance(error, Unreachable)
-            self.refusal = error if isinstance(error, Refused) else None
-            limit_s = BROKEN_BACKOFF_S if isinstance(error, Refused) else DIAL_BACKOFF_S
-            self._back_off(error, limit_s)
+            self.redial.failed(error)
             return
-        self.refusal, self._free_dial = None, False
+        self.redial.greeted()
         self._use(link, first)
         if self._shelf.newer_than(link.model.digest):
             self._patience.tried()  # the enclave does not have it: just seen
@@ -318,11 +297,12 @@ class LinkClient:
             log.warning("the enclave knows no other noise than narrows' own; it is older")
 
     async def _open_newer(self) -> tuple[EdgeLink, bytes]:
-        """Waits for a newer model here, then tries until the enclave has it too."""
+        """Waits for a newer model here, then tries until the enclave has it too; or until the
+        link is too old, for any model."""
         while True:
             await asyncio.sleep(WATCH_S)
             link = self._link
-            newer = self._shelf.newer_than(link.model.digest) if link else ()
+            newer = successors(self._shelf, link, self._config.link_max_s) if link else ()
             if not newer or self.draining or not self._patience.over or not self._ready:
                 continue
             try:
@@ -345,9 +325,8 @@ class LinkClient:
             if link is self._link:
                 self._up.clear()
         if link is self._link:
-            if link.completed or time.monotonic() - started_s > STEADY_LINK_S:
-                self._backoff_s = FIRST_BACKOFF_S
-            self._back_off(broken or PeerError("the gate closed the link"), BROKEN_BACKOFF_S)
+            steady = bool(link.completed) or time.monotonic() - started_s > STEADY_LINK_S
+            self.redial.ended(broken or PeerError("the gate closed the link"), steady)
         if self._settling:
             await asyncio.wait(self._settling)
         self._settling[asyncio.create_task(self._settle(link, broken))] = link
@@ -382,24 +361,14 @@ class LinkClient:
             self.gate_state = state = await self._gate.state()
             if state.state != "ok" and not self._window_opens_soon():
                 reason = problems.budget_error(state.state, state.retry_after_s)
-                self._fail(link.answers, reason)
-        idle_s = self._config.limits.idle_s
-        late = [one for one in link.answers if now_s - one.last_event_s > idle_s]
-        self._fail(late, problems.stalled(idle_s))
-
-    @staticmethod
-    def _fail(answers: Sequence[EdgeAnswer], reason: ApiError) -> None:
-        for answer in answers:
-            if not answer.ended:
-                answer.fail(reason)
-                answer.abort()
-
-    def _back_off(self, error: Exception, limit_s: float) -> None:
-        text = str(error)
-        if text != self._last_error:
-            log.warning("%s", text, exc_info=None if isinstance(error, NarrowsError) else error)
-        self._last_error = text
-        self._backoff_s = min(limit_s, 2 * self._backoff_s)
+                fail_answers(link.answers, reason)
+        limits = self._config.limits
+        for answer in link.answers:
+            longest_s = limits.idle_s
+            if answer.thinks:
+                longest_s = max(longest_s, limits.thinking_s)
+            if now_s - answer.last_event_s > longest_s:
+                fail_answers([answer], problems.stalled(longest_s))
 
     def _ended(self, answer: EdgeAnswer) -> None:
         """An answer is over inside: its cost goes to its key, and ``heard`` hears of it."""

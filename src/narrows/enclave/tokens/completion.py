@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from narrows.coding.events import (
@@ -24,7 +24,18 @@ from narrows.enclave.sse import Malformed
 from narrows.models.api import Tokenizer
 from narrows.wire.stops import StopFinder
 
-SHAPING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+SHAPING = (
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "top_k",
+    "min_p",
+    "logit_bias",
+    "min_tokens",
+)
+"""Parameters that shape the draw and leave the answer's ids what they are."""
 ECHO_BYTES_PER_ID = 12
 """A server says the prompt's ids again, in one line."""
 
@@ -34,7 +45,8 @@ class Asked:
     """One completion. ``prompt``: with what was delivered before; ``max_tokens``: of what comes.
     ``key``: None asks for an uncoupled one. ``position``: of its first token. ``salt``: prompts
     that the server has read under another one are not felt by this one; empty for none.
-    ``family``: of the noise that the key stands for."""
+    ``format``: what the server forces on the text, as a chat request says it. ``family``: of the
+    noise that the key stands for. ``extra``: what the operator has every request say."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -42,7 +54,9 @@ class Asked:
     key: bytes | None = None
     position: int = 0
     salt: str = ""
+    format: Mapping[str, Any] | None = None
     family: NoiseFamily = NoiseFamily.KEYED
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def noise(self) -> Noise:
@@ -63,7 +77,7 @@ class Asked:
     def body(self, model: str) -> bytes:
         """The request."""
         # Sent although they are OpenAI's defaults: a server may have its model's instead.
-        sent: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
+        sent: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0} | dict(self.extra)
         sent |= {name: self.shaping[name] for name in SHAPING if self.shaping.get(name) is not None}
         sent |= {
             "model": model,
@@ -76,6 +90,8 @@ class Asked:
         }
         if self.shaping.get("ignore_eos"):
             sent["ignore_eos"] = True
+        if self.format:
+            sent["response_format"] = self.format
         if self.salt:
             sent["cache_salt"] = self.salt
         if self.seed is not None:

@@ -43,6 +43,8 @@ def native_body(asked: Asked) -> bytes:
     """The request as ``/generate`` takes it."""
     params: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
     params |= {name: asked.shaping[name] for name in SHAPING if asked.shaping.get(name) is not None}
+    if (least := params.pop("min_tokens", None)) is not None:
+        params["min_new_tokens"] = least
     params |= {
         "max_new_tokens": asked.max_tokens,
         "skip_special_tokens": False,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import aiohttp
 
 from narrows.coding.events import Failure, NoiseFamily
+from narrows.coding.markup import CallForm
 from narrows.enclave.chunks import ServerError
 from narrows.enclave.config import UpstreamConfig
 from narrows.enclave.modelserver import ModelServer
@@ -19,7 +22,11 @@ from narrows.enclave.tokens.completion import Asked, CompletionReader, NoTokenId
 from narrows.enclave.tokens.dialect import completion
 from narrows.enclave.tokens.luck import odds, total
 from narrows.enclave.tokens.strong import StrongText
+from narrows.enclave.tokens.writing import SAMPLE_CHAT, SAMPLE_TOOLS, sample_prompt
 from narrows.errors import ArtifactError, InputError
+from narrows.models.text.template_text import strftime_now
+
+log = logging.getLogger("narrows.enclave.upstream")
 
 PROBE_TOKENS = 64
 COUPLED_BELOW = 1e-9
@@ -44,6 +51,11 @@ _KEYS = {
     NoiseFamily.SEED_VLLM: "seeds as vLLM draws",
     NoiseFamily.SEED_SGLANG: "seeds as SGLang draws",
 }
+_SAID = "narrows counts"
+_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "probe", "schema": {"type": "string", "enum": [_SAID]}},
+}
 _PRINTABLE = re.compile(r"[^ -~]+")  # what a broken character is replaced by is each server's own
 
 
@@ -52,7 +64,9 @@ class Capability:
     """``ids``: answers can cross as token ids. ``coupled``: and are drawn with the key.
     ``context``: tokens that a prompt and its answer may have. ``reached``: whether the server
     answered at all. ``why``: for people. ``family``: of the noise that it draws with under a key.
-    ``native``: ids come by SGLang's own way (``dialect.py``)."""
+    ``native``: ids come by SGLang's own way (``dialect.py``). ``tools``: requests with tools become
+    the prompt that the server would make of them. ``formats``: it forces a format on completions.
+    """
 
     ids: bool
     coupled: bool
@@ -61,6 +75,8 @@ class Capability:
     reached: bool = True
     family: NoiseFamily = NoiseFamily.KEYED
     native: bool = False
+    tools: bool = False
+    formats: bool = False
 
 
 class ServerProbe:
@@ -85,11 +101,8 @@ class ServerProbe:
         try:
             async with asyncio.timeout(limit_s):
                 context = await self._context()
-                self._native = False
-                try:
-                    return await self._drawn(context)
-                except NoTokenIds:
-                    return await self._by_native(context)
+                found = await self._asked(context)
+                return await self._more(found) if found.ids else found
         except (InputError, ArtifactError) as error:
             return Capability(False, False, f"the model's template refuses the probe: {error}")
         except NoTokenIds:
@@ -114,6 +127,59 @@ class ServerProbe:
                 if type(limit) is int and limit > 0:
                     return limit  # may be more than the folder says: a server can stretch it
         return self._strong.context
+
+    async def _asked(self, context: int) -> Capability:
+        self._native = False
+        try:
+            return await self._drawn(context)
+        except NoTokenIds:
+            return await self._by_native(context)
+
+    async def _more(self, found: Capability) -> Capability:
+        """``found``, and what else completions can be had for. A server that takes long over it
+        has the rest of its abilities nevertheless."""
+        tools = formats = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.token_timeout_s / 2):
+                tools = await self._tools()
+                formats = await self._formats()
+        return replace(found, tools=tools, formats=formats)
+
+    async def _tools(self) -> bool:
+        """Whether the server makes the same prompt of a chat with tools; a server that does not
+        say is taken to."""
+        if self._strong.calls is CallForm.NONE:
+            return False
+        try:
+            ours = sample_prompt(self._strong.chat)
+        except (InputError, ArtifactError):
+            return False  # the form was named by hand, and the template takes no tools
+        said = await self._server.ask(
+            "/tokenize",
+            {
+                "model": self._config.model,
+                "messages": SAMPLE_CHAT,
+                "tools": SAMPLE_TOOLS,
+                "chat_template_kwargs": {"date_string": strftime_now("%d %b %Y")},
+            },
+        )
+        theirs = said.get("tokens") if isinstance(said, dict) else None
+        same = theirs is None or theirs == ours
+        if not same:
+            log.warning(
+                "requests with tools cross as text: the server makes another prompt of them"
+            )
+        return same
+
+    async def _formats(self) -> bool:
+        """Whether a completion is held to a format, seen in what it says."""
+        try:
+            one = await self._ask(None, _FORMAT)
+        except (ServerError, Malformed) as error:
+            log.info("forced formats cross as text: %s", str(error)[:200])
+            return False
+        data = b"".join(map(self._strong.tokenizer.token_bytes, one.tokens))
+        return data.decode("utf-8", "replace").strip() == f'"{_SAID}"'
 
     async def _by_native(self, context: int) -> Capability:
         """The server hides its ids under ``/v1``: by SGLang's own way, where there is that."""
@@ -188,11 +254,14 @@ class ServerProbe:
         return Capability(not wrong, False, wrong or why, context, native=self._native)
 
     async def _ask(
-        self, key: bytes | None, family: NoiseFamily = NoiseFamily.KEYED
+        self,
+        key: bytes | None,
+        form: Mapping[str, Any] | None = None,
+        family: NoiseFamily = NoiseFamily.KEYED,
     ) -> CompletionReader:
         prompt = self._strong.chat.render([{"role": "user", "content": _QUESTION}])
-        shaping = {"temperature": _TEMPERATURE, "ignore_eos": True}
-        asked = Asked(tuple(prompt), PROBE_TOKENS, shaping, key, family=family)
+        shaping = {"temperature": _TEMPERATURE, "ignore_eos": form is None}
+        asked = Asked(tuple(prompt), PROBE_TOKENS, shaping, key, format=form, family=family)
         reader = CompletionReader(
             asked,
             self._strong.tokenizer,

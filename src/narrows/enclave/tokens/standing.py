@@ -101,6 +101,8 @@ class Standing:
         return {
             "upstream_ids": float(self._verdict.ids),
             "upstream_coupled": float(self._verdict.coupled),
+            "upstream_tools": float(self._verdict.tools),
+            "upstream_formats": float(self._verdict.formats),
             "upstream_probes": self.probes,
         }
 

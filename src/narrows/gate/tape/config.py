@@ -21,13 +21,15 @@ MAX_AGE_S = 366 * 86400
 class TapeConfig:
     """``folder``: the spool's. ``auditor_key``: the X25519 key that it is sealed to, 64 hex digits.
     ``ports``: names of the ports that are copied; empty: all. ``max_bytes``, ``max_age_s``: what
-    the spool holds at most, and for how long at most."""
+    the spool holds at most, and for how long at most. ``shown``: other users of this machine may
+    read the files, which are sealed; for an auditor that is one of them."""
 
     folder: Path
     auditor_key: str
     ports: tuple[str, ...] = ()
     max_bytes: int = 2_000_000_000
     max_age_s: float = 7 * 86400
+    shown: bool = False
 
     @property
     def file_bytes(self) -> int:

@@ -169,6 +169,7 @@ class Tap:
             "queued_bytes": self._put_bytes - self._taken_bytes,
             "spool_bytes": 0 if spool is None else spool.used_bytes,
             "max_bytes": self._config.max_bytes,
+            "oldest_ms": 0 if spool is None else spool.oldest_ms,
         }
 
     def close(self) -> None:
@@ -223,6 +224,7 @@ class Tap:
             max_age_s=config.max_age_s,
             file_bytes=config.file_bytes,
             floor=self._floor,
+            shown=config.shown,
         )
 
     def _begin(self, spool: SpoolWriter) -> None:

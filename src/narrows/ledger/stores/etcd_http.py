@@ -22,10 +22,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from narrows.errors import BudgetError, InputError
-from narrows.ledger.http_call import CallError, Connection, HttpReply, printable
 from narrows.ledger.log.canonical import is_name
 from narrows.ledger.stores.store import StoreError
 from narrows.wire.address import is_loopback
+from narrows.wire.http_call import CallError, Connection, HttpReply, printable
 
 MAX_ANSWER_BYTES = 32 << 20
 MAX_ENDPOINTS = 16

@@ -25,7 +25,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from narrows.errors import BudgetError
-from narrows.ledger.http_call import CallError, Connection, HttpReply, printable
 from narrows.ledger.log import note
 from narrows.ledger.log.canonical import MAX_INTEGER, Fields, decode, encode, unhex
 from narrows.ledger.log.note import format_hashes, parse_hashes
@@ -37,6 +36,7 @@ from narrows.ledger.witness.witness import (
     Witness,
     WitnessError,
 )
+from narrows.wire.http_call import CallError, Connection, HttpReply, printable
 
 MAX_BODY_BYTES = 1 << 18
 MAX_REQUEST_BYTES = MAX_BODY_BYTES + (1 << 16)

@@ -75,17 +75,32 @@ class ChatRenderer:
                 return cls(template, tokenizer, bos_token=bos, eos_token=eos)
         raise ArtifactError(f"{artifact.path.name} has no chat template, not even an empty one")
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        answer: bool = True,
+    ) -> list[int]:
         """Ids of the conversation, up to where the assistant's next answer starts.
 
-        Content may be a string, text parts, or None (empty). InputError: unknown role,
+        Content may be a string, text parts, or None (empty). ``tools``: what the template sees
+        under that name; ``variables``: what else it sees. Without ``answer`` no answer is begun.
+        InputError: unknown role,
         too much text, or a conversation that the template refuses or fails on, the same on every
         machine. ArtifactError: a template that calls itself without end, or messages that nest
         too deeply.
         """
         plain = _plain(messages)
-        guard = _free_character(plain)
-        text = self._text(plain, guard)
+        guard = _free_character([plain, list(tools or ()), dict(variables or {})])
+        named = {
+            "messages": plain,
+            "tools": list(tools) if tools else None,
+            "documents": None,
+            **(variables or {}),
+        }
+        text = self._text(named, guard, answer)
         ids = self._tokenizer.encode_chat(text, guard=guard)
         if not ids:
             raise InputError("the chat template made nothing of the messages")
@@ -106,17 +121,13 @@ class ChatRenderer:
         if len(refused) == len(_REHEARSED):
             raise ArtifactError(f"the chat template refuses every chat: {refused[0]}")
 
-    def _text(self, plain: Sequence[Mapping[str, Any]], guard: str) -> str:
+    def _text(self, named: Mapping[str, Any], guard: str, answer: bool) -> str:
         parts: list[str] = []
         size = 0
         try:
-            for part in self._template.generate(
-                messages=self._guards.put(plain, guard),
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **self._names,
-            ):
+            said = {name: self._guards.put(value, guard) for name, value in named.items()}
+            said |= self._names | {"add_generation_prompt": answer}
+            for part in self._template.generate(**said):
                 size += len(part)
                 if size > MAX_CHARACTERS:
                     raise InputError("the chat template writes without end")

@@ -9,7 +9,7 @@ from pathlib import Path
 from narrows.durable import write_whole
 from narrows.redteam.attack import GROUPS
 from narrows.redteam.payload import SLACK_BITS
-from narrows.redteam.report.text import alarms_text, payload_text, ratio_text, verdict
+from narrows.redteam.report.text import alarms_text, net_text, payload_text, ratio_text, verdict
 from narrows.redteam.run import Campaign, Result
 
 TITLES = {
@@ -60,7 +60,7 @@ def _shown(result: Result) -> dict[str, object]:
         "result": result,
         "payload": payload_text(result),
         "charged": f"{result.charged_bits:,}",
-        "net": "not audited" if result.net_charged_bits is None else f"{result.net_charged_bits:,}",
+        "net": net_text(result),
         "ratio": ratio_text(result),
         "verdict": verdict(result),
         "alarms": alarms_text(result) or "none",

@@ -23,6 +23,11 @@ def payload_text(result: Result) -> str:
     return f"{result.payload_bits:,.0f}{error}"
 
 
+def net_text(result: Result) -> str:
+    """The charge net of an audit."""
+    return "–" if result.net_charged_bits is None else f"{result.net_charged_bits:,}"
+
+
 def ratio_text(result: Result) -> str:
     """Payload over charge."""
     return "–" if result.ratio is None else f"{result.ratio:.3f}"
@@ -32,7 +37,7 @@ def table(campaign: Campaign) -> Table:
     """A row for each attack."""
     grid = Table(box=None, padding=(0, 2, 0, 0))
     grid.add_column("attack", style="bold")
-    for name in ("payload bits", "charged bits", "ratio", "seconds"):
+    for name in ("payload bits", "charged bits", "net", "ratio", "seconds"):
         grid.add_column(name, justify="right")
     grid.add_column("alarms")
     grid.add_column("")
@@ -42,6 +47,7 @@ def table(campaign: Campaign) -> Table:
             result.name,
             payload_text(result),
             f"{result.charged_bits:,}",
+            net_text(result),
             ratio_text(result),
             f"{result.seconds:.1f}",
             alarms_text(result),

@@ -49,7 +49,8 @@ class SpoolWriter:
 
     ``max_bytes``: of all files together. ``max_age_s``: older files are removed, read or not.
     ``file_bytes``: a file's bound. ``sync_s``: what a machine's crash may take. ``clock``: Unix
-    time in seconds. ``floor``: least ``base``, for a folder that was emptied.
+    time in seconds. ``floor``: least ``base``, for a folder that was emptied. ``shown``: other
+    users may read the files, where the folder lets them.
     Errors of the constructor: ``InputError``, also while another process writes there."""
 
     def __init__(
@@ -63,6 +64,7 @@ class SpoolWriter:
         sync_s: float = 1.0,
         clock: Callable[[], float] = time.time,
         floor: int = 0,
+        shown: bool = False,
     ) -> None:
         if flaw := seal_key_flaw(public_key):
             raise InputError(f"the auditor's key is refused: {flaw}")
@@ -75,6 +77,7 @@ class SpoolWriter:
         self._public_key = public_key
         self._max_bytes, self._file_bytes = max_bytes, file_bytes
         self._max_age_s, self._sync_s, self._clock = max_age_s, sync_s, clock
+        self._mode = 0o644 if shown else 0o600
         self._roll_s = max_age_s / AGE_PARTS
         self._file = -1
         self._header: SpoolHeader | None = None  # of the open file
@@ -82,6 +85,8 @@ class SpoolWriter:
         self._size = self._chunks = self._position = 0  # of the file; of the chapter's tape
         self._others_bytes = 0  # of the other files, as they were found last
         self._scanned_s = self._synced_s = 0.0
+        self.oldest_ms = 0
+        """Unix time at which the oldest file began, as it was found last."""
         self._unsynced = False
         self._chapter, self._base = 0, floor
         self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -180,7 +185,7 @@ class SpoolWriter:
     def _open(self, header: SpoolHeader) -> None:
         self._sealer = Sealer(header, self._public_key)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.open(self._folder / header.name, flags, 0o600)
+        self._file = os.open(self._folder / header.name, flags, self._mode)
         self._size = self._chunks = 0
         self._header = header
         try:
@@ -246,13 +251,17 @@ class SpoolWriter:
     def _make_room(self, need: int) -> bool:
         """Remove what is too old, and count the rest anew."""
         self._scanned_s = self._clock()
-        oldest_ms = self._now_ms() - self._max_age_s * 1000
+        least_ms = self._now_ms() - self._max_age_s * 1000
         files = spool_files(self._folder)
-        self._others_bytes = 0
+        self._others_bytes, oldest_ms = 0, self._now_ms()
         for named in files:
-            if named is not files[-1] and born_ms(named.path) < oldest_ms:
+            born = born_ms(named.path)
+            if named is not files[-1] and born < least_ms:
                 named.path.unlink(missing_ok=True)
-            elif self._header is None or named.path.name != self._header.name:
+                continue
+            oldest_ms = min(oldest_ms, born)
+            if self._header is None or named.path.name != self._header.name:
                 with contextlib.suppress(FileNotFoundError):
                     self._others_bytes += named.path.lstat().st_size
+        self.oldest_ms = oldest_ms
         return self.used_bytes + need <= self._max_bytes

@@ -16,7 +16,12 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from narrows.wire.address import shown_address
 
 MAX_HEAD_BYTES = 1 << 14  # of all heads and trailers of one answer together
 MAX_INTERIM_ANSWERS = 8
@@ -48,7 +53,7 @@ class Connection:
     def __init__(
         self, host: str, port: int, deadline: float, tls: ssl.SSLContext | None = None
     ) -> None:
-        self._host = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._host = shown_address(host, port)
         self._usable = True
         self._buffer = bytearray()
         try:
@@ -74,12 +79,19 @@ class Connection:
         return bool(poll.poll(0))
 
     def post(
-        self, path: str, body: bytes, content_type: str, max_bytes: int, deadline: float
+        self,
+        path: str,
+        body: bytes,
+        content_type: str,
+        max_bytes: int,
+        deadline: float,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> HttpReply:
         """Send ``body``, read the answer, whose body has at most ``max_bytes``."""
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {content_type}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"{more}Content-Length: {len(body)}\r\n\r\n"
         )
         usable, self._usable = self._usable, False  # until the answer is there as a whole
         if not usable:
@@ -205,6 +217,33 @@ class Connection:
         more = self._sock.recv(_READ_BYTES)
         self._buffer += more
         return bool(more)
+
+
+def is_web(url: str) -> bool:
+    """Whether ``post_json`` can be asked to go there."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname)
+        return fits and parts.port != 0 and parts.username is None
+    except ValueError:
+        return False
+
+
+def post_json(
+    url: str, body: bytes, max_bytes: int, deadline: float, headers: Mapping[str, str]
+) -> HttpReply:
+    """One call to a URL that ``is_web``. Errors: ``CallError``."""
+    parts = urlsplit(url)
+    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    port = parts.port or (443 if tls else 80)
+    connection = Connection(parts.hostname or "", port, deadline, tls)
+    try:
+        return connection.post(path, body, "application/json", max_bytes, deadline, headers)
+    finally:
+        connection.close()
 
 
 def printable(text: str, max_chars: int) -> str:

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from ledger.ledger_helpers import make_keys
 from ledger.peers import listening, read_request
-from narrows.ledger.http_call import CallError, Connection, HttpReply, printable
 from narrows.ledger.log import note
 from narrows.ledger.stores.etcd_http import EtcdClient, EtcdConfig
 from narrows.ledger.stores.store import StoreError
 from narrows.ledger.witness.server import HttpWitness
 from narrows.ledger.witness.witness import WitnessError
+from narrows.wire.http_call import CallError, Connection, HttpReply, printable
 
 TIMEOUT_S = 1.0
 PATIENCE_S = 30.0  # for a call of TIMEOUT_S on a busy machine

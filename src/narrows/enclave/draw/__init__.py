@@ -1,0 +1,1 @@
+"""What a request makes of the built-in model's draw."""

@@ -31,6 +31,7 @@ gate --config BAD --state {state}
 edge --config BAD
 edge --weak BAD --state {state}
 telemetry --gate 127.0.0.1:1 --config BAD
+metrics --config BAD --state {state}
 witness --follow BAD --state {state}
 witness --passphrase-file BAD --state {state}
 key operator new bob --passphrase-file BAD --out {new}
@@ -100,6 +101,8 @@ audit calibrate --tape {answers} --out BAD
 audit run --tape {answers} --out BAD
 redteam run link-ends --html BAD
 redteam all --html BAD
+metrics --write-rules BAD
+metrics --write-dashboard BAD
 redteam probe --from outside --shut 127.0.0.1:1 --out BAD
 """
 MADE = """
@@ -151,6 +154,7 @@ plan --from-ledger BAD
 alarms list --state BAD
 alarms ack --all --state BAD
 forecast --state BAD
+metrics --once --state BAD
 """
 # Elsewhere: they need packages or minutes, or a path of theirs may be anything.
 UNTRIED = {"weak average", "weak train", "bench runtime", "bench ledger"}

@@ -9,6 +9,7 @@ _EXTRAS = {
     "enclave": ("aiohttp", "llguidance"),
     "models": ("jinja2", "msgspec", "numba", "numpy", "safetensors", "tokenizers", "tomli_w"),
     "plan": ("plotly", "zstandard"),
+    "metrics": ("prometheus_client",),
     "plots": ("matplotlib",),
     "train": ("torch", "transformers", "accelerate", "peft"),
     "bench": ("xllamacpp", "brotli", "ppmd", "gguf"),

@@ -27,6 +27,7 @@ app = CommandTable(
         "enclave": ("narrows.cli.enclave", "The role that holds the strong model."),
         "gate": ("narrows.cli.gate", "The role that meters every byte that leaves."),
         "edge": ("narrows.cli.edge", "The role that serves the API outside."),
+        "metrics": ("narrows.cli.metrics.command", "Figures of all roles, for Prometheus."),
         "telemetry": ("narrows.cli.telemetry", "The enclave's logs, through the gate."),
         "witness": ("narrows.cli.ledger.witness", "The witness that cosigns the ledger's heads."),
         "alarms": ("narrows.cli.alarms.table", "What the edge's detectors found; acknowledge it."),

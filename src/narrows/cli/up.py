@@ -55,6 +55,13 @@ def up(
             "the demonstration's net budget.",
         ),
     ] = False,
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics",
+            help="Run the exporter for Prometheus beside it, at its configured address.",
+        ),
+    ] = False,
 ) -> None:
     """Serve the strong model through the gate, everything on this machine.
 
@@ -76,7 +83,8 @@ def up(
     from narrows.deploy.local import Flags, LocalDeployment
     from narrows.enclave.config import UpstreamFlags
 
-    flags = Flags(budget_bytes, host, port, UpstreamFlags(upstream_url, upstream_model), audit)
+    upstream = UpstreamFlags(upstream_url, upstream_model)
+    flags = Flags(budget_bytes, host, port, upstream, audit, metrics)
     if isolated:
         from narrows.deploy.isolated import IsolatedDeployment
 

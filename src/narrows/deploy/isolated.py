@@ -106,10 +106,12 @@ class IsolatedDeployment(LocalDeployment):
             words = [*self._arguments("poster", config), "--gate", at]
             words += ["--witness", config.gate.witness]
             supervisor.start("poster", words, enter=network.enter_gate, spared=True)
+        telemetry = f"{network.gate_outer}:{net.GATE_PORTS[2]}"
+        self.start_metrics(supervisor, config, telemetry)
         err.print(
             "\nThe enclave is isolated: its own user, processes, mounts, IPC and network; its "
             "only neighbour is the gate.\nWhat it logs leaves through the gate, counted:\n\n"
-            f"  narrows telemetry --gate {network.gate_outer}:{net.GATE_PORTS[2]} "
+            f"  narrows telemetry --gate {telemetry} "
             f"--config {self.state}/run/effective.toml",
             markup=False,
             soft_wrap=True,

@@ -35,6 +35,9 @@ from narrows.edge.local import AUTO, LOCAL, route_of
 from narrows.edge.problems import ApiError
 
 HEALTH_PATHS = ("/healthz", "/health", "/v1/health", "/ping")
+METRICS_ELSEWHERE = (
+    "The edge shows no metrics. A process of its own does, 'narrows metrics': docs/metrics.md\n"
+)
 LATE_S = 10.0
 """Bytes that wait longer for the decoder: an answer asked for now would come late or never."""
 
@@ -54,6 +57,7 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
             *(Route(path, routes.health, methods=["GET"]) for path in HEALTH_PATHS),
             Route("/version", routes.version, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
             Route("/v1/{rest:path}", routes.other, methods=["GET", "POST"]),
         ],
         exception_handlers={
@@ -268,6 +272,11 @@ class _Routes:
         except TimeoutError as error:
             raise problems.body_too_slow() from error
         return bytes(body)
+
+
+async def _metrics(request: Request) -> Response:
+    """The way to them, for anyone: it says nothing of this edge."""
+    return Response(METRICS_ELSEWHERE, 404, media_type="text/plain")
 
 
 def _reply(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

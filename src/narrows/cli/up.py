@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
+
 app = typer.Typer(add_completion=False)
 
 
@@ -62,6 +64,7 @@ def up(
             help="Run the exporter for Prometheus beside it, at its configured address.",
         ),
     ] = False,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Serve the strong model through the gate, everything on this machine.
 
@@ -77,7 +80,12 @@ def up(
     what an audit does and protects nothing. With --isolated it is another user in a sandbox of its
     own, and its only neighbour is the gate, too.
     """
+    import os
+
+    from narrows.logs import LOG_FORMAT
     from narrows.sizes import size_bytes
+
+    os.environ[LOG_FORMAT] = log_format  # the roles'
 
     budget_bytes = None if budget is None else size_bytes(budget, "--budget", least=1)
     from narrows.deploy.local import Flags, LocalDeployment

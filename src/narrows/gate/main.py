@@ -27,6 +27,7 @@ from narrows.private import private_folder
 from narrows.wire.address import parse_address
 
 Facts = dict[str, object]
+Say = Callable[[str], None]
 SWITCH_INTERVAL_S = 0.0002  # the ledger's thread must not keep the loop from its ticks
 
 
@@ -74,23 +75,28 @@ def open_ledger(
     return ledger
 
 
-def open_backstop(config: GateConfig, state_dir: Path) -> Backstop | None:
+def _log(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a full disk, a closed pipe: no reason to end
+        print(f"narrows gate: {text}", file=sys.stderr, flush=True)
+
+
+def open_backstop(config: GateConfig, state_dir: Path, log: Say = _log) -> Backstop | None:
     """The backstop, installed; None, and said so, where the configuration leaves it off.
     ``InputError`` where it was asked for and cannot be had."""
     why = unavailable()
     if config.kernel == "off":
-        _log(f"kernel backstop: off{'; here it could not be on: ' + why if why else ''}")
+        log(f"kernel backstop: off{'; here it could not be on: ' + why if why else ''}")
         return None
     if why:
         raise InputError(
             f"the kernel backstop cannot work here: {why}",
             'run the gate as root with nftables installed, or set [gate] kernel = "off"',
         )
-    backstop = Backstop(NftKernel(make_plan(config)), config.backstop, state_dir, _log)
+    backstop = Backstop(NftKernel(make_plan(config)), config.backstop, state_dir, log)
     backstop.open()
     unguarded = other_devices(config.backstop.devices)
     if unguarded:
-        _log(f"kernel backstop: without a quota: {', '.join(unguarded)}")
+        log(f"kernel backstop: without a quota: {', '.join(unguarded)}")
     return backstop
 
 
@@ -102,21 +108,19 @@ def audited_accounts(config: GateConfig) -> frozenset[str]:
     return frozenset(port.account for port in config.ports if not named or port.name in named)
 
 
-def _log(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a full disk, a closed pipe: no reason to end
-        print(f"narrows gate: {text}", file=sys.stderr, flush=True)
-
-
-def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> None:
-    """Run a gate until a signal ends it. ``say`` hears once what it listens on."""
+def serve(
+    config: GateConfig, state_dir: Path, say: Callable[[Facts], None], log: Say = _log
+) -> None:
+    """Run a gate until a signal ends it. ``say`` hears once what it listens on, ``log``
+    what is to be told."""
     config.check()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     private_folder(state_dir, "gate")  # the alarm and the figures
     with contextlib.ExitStack() as stack:
-        backstop = open_backstop(config, state_dir)  # first: the witness is asked through it
+        backstop = open_backstop(config, state_dir, log)  # first: the witness is asked through it
         if backstop is not None:
             stack.callback(backstop.close)
-        surroundings = Surroundings(config, _log)
+        surroundings = Surroundings(config, log)
         stack.callback(surroundings.close)
         surroundings.start()
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ledger"))
@@ -130,7 +134,7 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
         tap = None
         if config.tape is not None:
             _, newest = executor.submit(ledger.credited, accounts).result()
-            tap = Tap(config.tape, _log, newest)
+            tap = Tap(config.tape, log, newest)
         gate = Gate(
             config,
             source,
@@ -138,7 +142,7 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
             state_dir,
             backstop,
             surroundings,
-            _log,
+            log,
             tap,
             lambda: ledger.credited(accounts)[0],
             took,

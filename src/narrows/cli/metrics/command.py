@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
+
 if TYPE_CHECKING:
     from narrows.metrics.config import MetricsConfig
     from narrows.metrics.enclave import EnclaveFigures
@@ -43,6 +45,7 @@ def metrics(
     write_rules: Annotated[
         Path | None, typer.Option(help="Write alert rules for Prometheus, and end.")
     ] = None,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Read what the roles of this machine left in the state folder, at fixed moments, and answer
     Prometheus with it at /metrics.
@@ -55,15 +58,15 @@ def metrics(
     import asyncio
     import dataclasses
     import json
-    import logging
 
     from narrows.deploy.config import load_config
     from narrows.deploy.state import existing_state_dir
+    from narrows.logs import start_logging
     from narrows.metrics.enclave import EnclaveFigures
     from narrows.metrics.server import export
     from narrows.wire.address import parse_address
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    start_logging("metrics", log_format)
     whole = load_config(config)
     settings = dataclasses.replace(whole.metrics, per_key=per_key or whole.metrics.per_key)
     if listen is not None:

@@ -40,6 +40,7 @@ budget sign BAD --key demo --yes --state {state}
 budget sign {change} --key BAD --yes --state {state}
 budget sign {change} --key demo --passphrase-file BAD --yes --state {state}
 budget apply BAD --state {state}
+budget inventory --file BAD --state {state}
 ledger copy BAD --state {state}
 ledger restore BAD --state {state}
 ledger recover BAD --state {state}
@@ -90,6 +91,8 @@ key operator revoke {own} --out BAD --state {state}
 budget propose --lineage demo --lifetime 2MB --account answers --out BAD --state {state}
 budget enrol --lineage demo --gate g --auditor {key} --pins {own} --out BAD --state {state}
 budget revoke --lineage demo --gate g --out BAD --state {state}
+budget charge --lineage demo --bytes 5 --reason x --out BAD --state {state}
+budget inventory --write BAD
 ledger backup BAD --state {state}
 ledger recover --propose BAD --state {state}
 weak import {checkpoint} --out BAD
@@ -139,6 +142,7 @@ budget apply {change} --state BAD
 budget history --state BAD
 budget enrol --lineage demo --gate g --auditor {key} --pins {own} --out {new} --state BAD
 budget revoke --lineage demo --gate g --out {new} --state BAD
+budget charge --lineage demo --bytes 5 --reason x --out {new} --state BAD
 budget credit {change} --state BAD
 ledger backup {new} --state BAD
 ledger copy {new} --state BAD

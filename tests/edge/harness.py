@@ -237,6 +237,25 @@ def chat(**fields: object) -> dict[str, object]:
     return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]} | fields
 
 
+def bearer(key: str) -> dict[str, str]:
+    """The header of an API key."""
+    return {"authorization": f"Bearer {key}"}
+
+
+@contextlib.contextmanager
+def running_enclave() -> Iterator[FakeEnclave]:
+    """One for an edge in a process of its own, on a loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    found = FakeEnclave()
+    asyncio.run_coroutine_threadsafe(found.start(), loop).result(10)
+    yield found
+    asyncio.run_coroutine_threadsafe(found.stop(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
 def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,12 +13,14 @@ from threading import Thread
 import numpy as np
 import openai
 import pytest
+from typer.testing import CliRunner
 
-from edge.harness import Rig, chat, wait_until
+from edge.harness import Rig, Until, bearer, chat, wait_until
 from edge.real_enclave import RealEnclave
 from edge.standin import FlatModel
 from narrows.alarms.settings import AlarmSettings
 from narrows.alarms.store import read_alarms
+from narrows.cli.main import app
 from narrows.coding.events import Coding, Failed, Failure, Finish, Finished, Opened, Tokens
 from narrows.coding.tokens.sampler import sample
 from narrows.edge.books.keys import create_key
@@ -58,10 +59,15 @@ def honest(request):
 
 
 def thief(request):
-    """Weights, say: bytes that follow no noise. Its end comes later: an answer that has arrived
-    whole in one step is over before anything can ring."""
-    secret = random.Random(request.uid).randbytes(LENGTH)
-    return [Opened(Coding.COUPLED), Tokens(tuple(secret)), 5.0, Finished(Finish.LENGTH)]
+    """Weights, say: bytes that follow no noise. It ends when it is cut."""
+    secret = random.Random(request.uid).randbytes(2 * LENGTH)
+    cut = Until(lambda: False)
+    return [Opened(Coding.COUPLED), Tokens(tuple(secret)), cut, Finished(Finish.LENGTH)]
+
+
+def whole_thief(request):
+    *said, _, end = thief(request)
+    return [*said, end]
 
 
 def plain(request):
@@ -86,8 +92,7 @@ def open_alarms(rig):
 
 
 def narrows(*words):
-    command = [sys.executable, "-m", "narrows.cli.main", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app.tree(), list(map(str, words)))
 
 
 def key_of(state, name):
@@ -123,13 +128,9 @@ def test_a_thief_rings_in_one_answer_his_key_is_refused_and_served_again(tmp_pat
         (one, *_) = json.loads(listed.stdout)["alarms"]
         assert (one["key"], one["key_name"], one["policy"]) == (number, name, "refuse-key")
         assert "[red]mallory" in "".join(narrows("alarms", "list", "--state", tmp_path).stdout)
-        assert narrows("alarms", "ack", "--all", "--state", tmp_path).returncode == 0
+        assert narrows("alarms", "ack", "--all", "--state", tmp_path).exit_code == 0
         assert open_alarms(rig) == []
         wait_until(lambda: rig.post(chat(), headers=bearer(bad)).status_code == 200)
-
-
-def bearer(key):
-    return {"authorization": f"Bearer {key}"}
 
 
 def test_a_closed_edge_stays_closed_over_a_restart_until_a_person_acknowledges(tmp_path):
@@ -152,7 +153,7 @@ def test_short_answers_of_a_key_add_up(tmp_path):
         return [Opened(Coding.COUPLED), Tokens(tuple(secret)), Finished(Finish.STOP)]
 
     with rig_with(tmp_path, short) as rig:
-        for _ in range(20):  # 960 bits of payload
+        for _ in range(60):  # 2,880 bits of payload
             ask(rig)
         wait_until(lambda: "noise-key" in open_alarms(rig))
 
@@ -202,7 +203,7 @@ def test_alarms_reach_a_webhook_and_a_command(tmp_path):
         "webhook": f"http://127.0.0.1:{server.server_address[1]}/hook",
         "command": (sys.executable, "-c", keep, str(told)),
     }
-    with rig_with(tmp_path / "state", thief, **settings) as rig:
+    with rig_with(tmp_path / "state", whole_thief, **settings) as rig:
         ask(rig)
         wait_until(lambda: heard and told.exists() and told.read_bytes())
         wait_until(

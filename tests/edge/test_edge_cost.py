@@ -10,7 +10,7 @@ import pytest
 from edge.harness import MODEL, Rig, chat, foreign, native, wait_until
 from edge.test_edge_kept import text_answer
 from narrows.edge.api.access import seconds_to_month
-from narrows.edge.books.keys import create_key, month_use, set_month_share
+from narrows.edge.books.keys import KeyLimits, bits_used_in_month, create_key
 from narrows.edge.books.stats import read_costs
 from narrows.edge.books.store import open_database
 from narrows.edge.config import ConciseConfig, EdgeConfig
@@ -79,16 +79,16 @@ def test_costs_by_key_model_and_mode(tmp_path):
 
 def test_a_share_of_a_month(tmp_path):
     with open_database(tmp_path) as database:
-        number, text = create_key(database, "monthly", 1)
-        with pytest.raises(InputError):
-            set_month_share(database, number, 0)
-        set_month_share(database, number, 1000)
+        with pytest.raises(InputError, match="a month"):
+            create_key(database, "none", 1, limits=KeyLimits(share_bytes_per_month=0))
+        limits = KeyLimits(share_bytes_per_month=1000)
+        number, text = create_key(database, "monthly", 1, limits=limits)
         for day, bits in (("2026-02-01", 4000), ("2026-02-28", 400), ("2026-03-01", 9)):
             values = (number, day, 1, bits)
             database.execute("INSERT INTO key_use VALUES (?, ?, ?, ?)", values)
-        assert month_use(database, number, "2026-02-11") == (1000, 4400)
-        assert month_use(database, number, "2026-04-01") == (1000, 0)
-        assert month_use(database, number + 1, "2026-02-11") == (None, 0)
+        assert bits_used_in_month(database, number, "2026-02-11") == 4400
+        assert bits_used_in_month(database, number, "2026-04-01") == 0
+        assert bits_used_in_month(database, number + 1, "2026-02-11") == 0
     assert seconds_to_month(1_772_236_800.0) == 86_400  # from the last day of February 2026
     with Rig(tmp_path) as rig:
         rig.enclave.script = lambda request: native(TEXT * 10)

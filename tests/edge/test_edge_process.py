@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from edge.harness import FakeEnclave, Hang, chat, native, wait_until
+from edge.harness import Hang, chat, native, running_enclave, wait_until
 from narrows.coding.events import Coding, Opened, Tokens
 from narrows.edge.books.stats import read_stats
 
@@ -26,15 +24,8 @@ TESTS = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def enclave():
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    enclave = FakeEnclave()
-    asyncio.run_coroutine_threadsafe(enclave.start(), loop).result(10)
-    yield enclave
-    asyncio.run_coroutine_threadsafe(enclave.stop(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    with running_enclave() as found:
+        yield found
 
 
 class Process:

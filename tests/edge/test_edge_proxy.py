@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -22,15 +21,11 @@ from edge.test_edge_tls import make_pair, trusting
 from narrows.edge.books.keys import create_key
 from narrows.edge.books.store import open_database
 from narrows.edge.config import HttpsFiles
+from ports import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxies.md"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin") or ""
 needs_nginx = pytest.mark.skipif(not NGINX, reason="needs nginx (apt-get install nginx-light)")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def configured(port: int, edge_port: int, own: HttpsFiles, edge: HttpsFiles | None) -> str:

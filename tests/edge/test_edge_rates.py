@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge.harness import MODEL, Hang, Rig, Until, chat, native, wait_until
+from edge.harness import MODEL, Hang, Rig, Until, bearer, chat, native, wait_until
 from narrows.cli.key import app
 from narrows.coding.events import Coding, Opened
 from narrows.edge.api.rates import Bucket, RateBook
@@ -43,10 +43,6 @@ def made(state: Path, name: str, **limits: int) -> str:
     _, text = create_key(database, name, 1, limits=KeyLimits(**limits))
     database.close()
     return text
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
 
 
 def test_requests_a_minute() -> None:
@@ -124,18 +120,20 @@ def test_answers_at_once() -> None:
 def test_a_bucket_gives_no_more_than_its_rate(
     per_minute: int, steps: list[tuple[float, int]]
 ) -> None:
-    now_s = given_ = 0.0
+    now_s = taken = last = 0.0
     bucket = Bucket(per_minute, now_s)
-    last = 0
     for wait_s, count in steps:
         now_s += wait_s
         bucket.fill(now_s)
         assert bucket.level <= per_minute
         if bucket.level >= 1:
+            before = bucket.level
             bucket.take(count)
-            given_, last = given_ + count, count
-            debt = min(last, 60 * per_minute)
-            assert given_ - (last - debt) <= per_minute * (1 + now_s / 60) + 5000 * len(steps)
+            last = before - bucket.level
+            assert last == pytest.approx(min(count, before + 60 * per_minute))
+            taken += last
+        # Only the last one may overdraw: all before it was there.
+        assert taken - last <= per_minute * (1 + now_s / 60) + 1e-6
 
 
 def test_limits_of_a_key_in_its_replies(tmp_path: Path) -> None:
@@ -210,12 +208,20 @@ def test_commands_set_limits_and_show_them(tmp_path: Path) -> None:
     assert "60 rpm, 9,000 tpm" in " ".join(run(tmp_path, "list").stdout.split())
     changed = run(tmp_path, "limit", "a", "--rpm", "none", "--concurrent", "4", "--share", "1MB")
     assert changed.exit_code == 0, changed.exception
+    changed = run(tmp_path, "limit", "a", "--month-share", "20MB")
+    assert "20,000,000 bytes a month" in changed.stdout
+    assert changed.exit_code == 0, changed.exception
     (listed,) = json.loads(run(tmp_path, "list", "--json").stdout)["keys"]
-    assert listed["limits"] == {"rpm": None, "tpm": 9000, "concurrent": 4}
+    assert listed["limits"] == {
+        "rpm": None,
+        "tpm": 9000,
+        "concurrent": 4,
+        "share_bytes_per_month": 20_000_000,
+    }
     assert (listed["share_bytes_per_day"], listed["from_file"]) == (1_000_000, False)
     database = open_database(tmp_path)
     found = find_key(database, key["key"])
-    assert found == (1, 1_000_000, KeyLimits(None, 9000, 4))
+    assert found == (1, 1_000_000, KeyLimits(None, 9000, 4, 20_000_000))
     database.close()
     for wrong in (
         ["limit", "a"],
@@ -244,11 +250,12 @@ def write(path: Path, text: str, mode: int = 0o600) -> Path:
 
 def test_a_file_of_keys(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "keys", f"# who\n\nalice {SECRET} rpm=60 share=500\nbatch {DIGEST}  # night\n"
+        tmp_path / "keys",
+        f"# who\n\nalice {SECRET} rpm=60 share=500 month-share=900\nbatch {DIGEST}  # night\n",
     )
     assert sync_keys(tmp_path, path, 5).startswith("2 keys in keys, 2 new")
     database = open_database(tmp_path)
-    assert find_key(database, SECRET) == (1, 500, KeyLimits(rpm=60))
+    assert find_key(database, SECRET) == (1, 500, KeyLimits(rpm=60, share_bytes_per_month=900))
     assert find_key(database, OTHER) == (2, None, KeyLimits())
     assert SECRET[-6:] not in run(tmp_path, "list").stdout
     assert "active (file)" in run(tmp_path, "list").stdout
@@ -295,6 +302,7 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
         f"alice {SECRET} rpm",
         f"alice {SECRET} speed=1",
         f"alice {SECRET} rpm=9999999999",
+        f"alice {SECRET} month-share=0",
         f"alice {SECRET} rpm=" + "9" * 5000,
         "x" * 101 + f" {SECRET}",
         f"a\x1b[31m {SECRET}",

@@ -121,7 +121,10 @@ def request(content: str) -> Request:
 
 
 def with_edge(test: Callable[[Edge, FakeBackend], Awaitable[None]]) -> None:
+    faults: list[object] = []
+
     async def go() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
         backend, model = FakeBackend(), ByteModel()
         config = EnclaveConfig(listen="127.0.0.1:0")
         server = EnclaveServer(config, backend, {model.digest: model})
@@ -130,10 +133,12 @@ def with_edge(test: Callable[[Edge, FakeBackend], Awaitable[None]]) -> None:
         try:
             await test(Edge(reader, writer), backend)
         finally:
+            await server.stop()  # under an open link
             writer.close()
-            await server.stop()
+            await asyncio.sleep(0)
 
     asyncio.run(go())
+    assert not faults
 
 
 def test_answers_come_whole_and_ended() -> None:

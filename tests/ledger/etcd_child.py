@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from narrows.ledger.api import Lease
 from narrows.ledger.clock import SystemClock
@@ -41,14 +42,17 @@ class OtherMachine(SystemClock):
         return self._offset_ms + int(super().boot_ms() * self._rate)
 
 
+def etcd_of(config: dict[str, Any]) -> EtcdConfig:
+    files = [Path(file) if file else None for file in config["tls"]]
+    return EtcdConfig(tuple(config["endpoints"]), config["prefix"], config["timeout_s"], *files)
+
+
 def main() -> None:
     state, port, key, gate, seed, words = sys.argv[1:]
     config, rng, stopped = json.loads(words), random.Random(int(seed)), list[int]()
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    files = [Path(file) if file else None for file in config["tls"]]
-    etcd = EtcdConfig(tuple(config["endpoints"]), config["prefix"], config["timeout_s"], *files)
     ledger = Ledger.open(
-        LedgerPlace(Path(state), etcd),
+        LedgerPlace(Path(state), etcd_of(config)),
         witness=HttpWitness("127.0.0.1", int(port), witness_verifier(bytes.fromhex(key))),
         gate=gate,
         clock=OtherMachine(f"boot-{gate}", config["offset_ms"], config["rate"]),

@@ -1,6 +1,8 @@
 """A gate reduced to its ledger: lease, send on standard output, settle; until it is killed.
 
-python kill_child.py STATE WITNESS_PORT SEED MAX_LEASE
+python kill_child.py STATE WITNESS_PORT SEED MAX_LEASE [wait]
+
+``wait``: for more where the budget is used up.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from pathlib import Path
 
 from narrows.ledger.api import Lease
@@ -30,8 +33,9 @@ def main() -> None:
     while True:
         got = ledger.acquire(rng.choice(["answers", "telemetry"]), rng.randint(1, int(sys.argv[4])))
         if not isinstance(got, Lease):
-            if got.reason == "depleted":
+            if got.reason == "depleted" and "wait" not in sys.argv[5:]:
                 return
+            time.sleep(0.002)
             continue  # the witness was killed: nothing leaves
         used = rng.randint(0, got.size_bytes)
         os.write(1, b"x" * used)

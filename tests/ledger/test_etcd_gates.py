@@ -24,7 +24,7 @@ import pytest
 
 from ledger.etcd_cluster import Cluster, cluster, needs_etcd, wait_until
 from ledger.ledger_helpers import Deployment, served
-from ledger.test_kill import FarEnd
+from ledger.test_kill import ENVIRONMENT, FarEnd
 from narrows.ledger.limits import Limits
 from narrows.ledger.office.verify import verify_log
 from narrows.ledger.stores.etcd import EtcdStore
@@ -46,6 +46,9 @@ def three() -> Iterator[Cluster]:
 
 class Gate:
     """A gate's process, what it said and what arrived from it."""
+
+    child = CHILD
+    more: tuple[str, ...] = ()  # words behind the configuration
 
     def __init__(self, folder: Path, log_key: Path, name: str, rng: random.Random) -> None:
         self.name, self.state = name, folder / name
@@ -69,12 +72,13 @@ class Gate:
         with self.said.open("ab") as said:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, str(CHILD), str(self.state), str(witness._port),
+                    sys.executable, str(self.child), str(self.state), str(witness._port),
                     witness.verifier.public.hex(), self.name, str(self.rng.randrange(10**9)),
-                    json.dumps(config),
+                    json.dumps(config), *self.more,
                 ],
                 stdout=self.far.write_fd,
                 stderr=said,
+                env=ENVIRONMENT,
             )  # fmt: skip
 
     def lines(self, kind: str) -> list[list[str]]:

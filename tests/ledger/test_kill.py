@@ -28,6 +28,8 @@ from narrows.ledger.witness.witness import witness_verifier
 
 CHILD = Path(__file__).with_name("kill_child.py")
 MAX_LEASE_BYTES = 3000
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+"""Of children that import the tests' own modules."""
 
 
 class FarEnd:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,9 +36,10 @@ from narrows.ledger.office.demo import create_demo, demo_budget
 from narrows.ledger.office.describe import describe
 from narrows.ledger.office.propose import operators_document, recovery_document
 from narrows.ledger.office.setup import make_operators, open_witness
-from narrows.ledger.office.verify import verify_path
+from narrows.ledger.office.verify import verify_log, verify_path
 from narrows.ledger.replica import SNAPSHOT_EVERY_LEAVES
 from narrows.ledger.stores.place import LedgerPlace
+from narrows.ledger.stores.sqlite import SqliteStore
 from narrows.ledger.witness.witness import WitnessError
 
 
@@ -504,6 +506,22 @@ def test_offline_verification_refuses_a_cosigned_head_of_other_sums(
     database.close()
     with pytest.raises(BudgetError, match="another log"):
         verify_path(deployment.folder)
+
+
+def test_a_log_that_grows_under_its_verification_is_right(deployment: Deployment) -> None:
+    """A gate appends, and has it cosigned, between any two things that are read."""
+    with deployment.ready(Limits(10_000)) as ledger:
+
+        class Growing(SqliteStore):
+            def __getattribute__(self, name: str) -> Any:
+                if name in ("head", "cosigned", "leaves"):
+                    lease(ledger, 100)
+                return super().__getattribute__(name)
+
+        store = Growing(deployment.db, read_only=True)
+        verified = verify_log(store)
+        assert 0 < verified.cosigned_size < verified.size
+        store.close()
 
 
 @pytest.mark.parametrize("faults", [["before"], ["", "before"], ["", "after"], ["", "", "before"]])

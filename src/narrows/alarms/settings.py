@@ -14,7 +14,8 @@ Policy = Literal["tell", "refuse-key", "close"]
 @dataclass(frozen=True, slots=True)
 class AlarmSettings:
     """``noise``, ``uncoupled``, ``cost``, ``share``: what an alarm of that kind does until it is
-    acknowledged: ``tell``; ``refuse-key``: the API key's answers are refused; ``close``: all are.
+    acknowledged: ``tell``; ``refuse-key``: the API key's answers are refused, and all answers where
+    it is about all keys; ``close``: all are.
     ``webhook``: gets each alarm by POST, ``command``: on its standard input, as JSON; no shell.
     ``timeout_s``: of one attempt. ``tries``: attempts of the webhook. ``quiet_s``: an alarm of
     the same kind and key is not sent again sooner. ``per_hour``: alarms that are sent at most.

@@ -42,7 +42,7 @@ def key_new(
     from contextlib import closing
 
     from narrows.deploy.state import state_dir
-    from narrows.edge.books.keys import KeyLimits, create_key, set_month_share
+    from narrows.edge.books.keys import KeyLimits, create_key
     from narrows.edge.books.store import open_database
     from narrows.sizes import size_bytes
 
@@ -50,12 +50,10 @@ def key_new(
     month_bytes = None
     if month_share is not None:
         month_bytes = size_bytes(month_share, "--month-share", least=1)
-    limits = KeyLimits(rpm, tpm, concurrent)
+    limits = KeyLimits(rpm, tpm, concurrent, month_bytes)
     folder = state_dir(state)
     with closing(open_database(folder)) as database:
         key_id, text = create_key(database, name, int(time.time()), share_bytes, limits)
-        if month_bytes is not None:
-            set_month_share(database, key_id, month_bytes)
     if as_json:
         typer.echo(json.dumps({"id": key_id, "name": name, "key": text}))
         return
@@ -111,6 +109,7 @@ def _limits(limits: KeyLimits) -> str:
             (limits.rpm, "rpm"),
             (limits.tpm, "tpm"),
             (limits.concurrent, "at once"),
+            (limits.share_bytes_per_month, "bytes a month"),
         )
         if value is not None
     ]
@@ -123,6 +122,9 @@ def key_limit(
     ],
     share: Annotated[
         str | None, typer.Option(metavar="SIZE|none", help="Code length a day.")
+    ] = None,
+    month_share: Annotated[
+        str | None, typer.Option(metavar="SIZE|none", help="The same in a month (UTC).")
     ] = None,
     rpm: Annotated[str | None, typer.Option(metavar="N|none", help="Requests a minute.")] = None,
     tpm: Annotated[str | None, typer.Option(metavar="N|none", help="Tokens a minute.")] = None,
@@ -141,10 +143,11 @@ def key_limit(
     from narrows.edge.books.keys import change_limits, find_named, list_keys
     from narrows.edge.books.store import open_database
     from narrows.errors import InputError
-    from narrows.sizes import size_bytes
 
     given = {"rpm": rpm, "tpm": tpm, "concurrent": concurrent}
     changes = {name: _number(name, text) for name, text in given.items() if text is not None}
+    if month_share is not None:
+        changes["share_bytes_per_month"] = _size(month_share, "--month-share")
     if share is None and not changes:
         raise InputError("no limit is named", "see narrows key limit --help")
     with closing(open_database(existing_state_dir(state))) as database:
@@ -153,7 +156,7 @@ def key_limit(
         limits = dataclasses.replace(known.limits, **changes)
         share_bytes = known.share_bytes_per_day
         if share is not None:
-            share_bytes = None if share == _NONE else size_bytes(share, "--share", least=1)
+            share_bytes = _size(share, "--share")
         change_limits(database, number, share_bytes, limits)
     if as_json:
         facts = {"id": number, "share_bytes_per_day": share_bytes}
@@ -161,6 +164,12 @@ def key_limit(
         return
     daily = "any share" if share_bytes is None else f"{share_bytes:,} bytes a day"
     typer.echo(f"key {number}: {daily}; limits: {_limits(limits)}")
+
+
+def _size(text: str, option: str) -> int | None:
+    from narrows.sizes import size_bytes
+
+    return None if text == _NONE else size_bytes(text, option, least=1)
 
 
 def _number(name: str, text: str) -> int | None:

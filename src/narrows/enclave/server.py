@@ -85,6 +85,8 @@ class EnclaveServer:
         )
         try:
             await session.run()
+        except asyncio.CancelledError:
+            pass  # by ``stop``: asyncio's streams report a connection that ends so as a fault
         finally:
             self._sessions.discard(task)
 

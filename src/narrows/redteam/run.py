@@ -193,7 +193,7 @@ def _explain(site: Site, trials: Sequence[_Trial]) -> None:
             trial.result.failed = trial.result.failed or f"not audited: {error}"[:MAX_REASON_CHARS]
         return
     for trial in trials:
-        bits = math.floor(explained.get(trial.key, 0.0))
+        bits = max(0, math.floor(explained.get(trial.key, 0.0)))
         trial.result.net_charged_bits = trial.result.charged_bits - bits
 
 

@@ -89,18 +89,20 @@ class Access:
             message = "Without API keys this edge serves programs on its own machine only."
             raise ApiError(403, "foreign_origin", message, kind="permission_error")
 
-    def check_share(self, scope: int, share_bytes: int | None, now_s: float) -> None:
+    def check_share(self, found: keys.FoundKey, now_s: float) -> None:
         """Raises ApiError where the key has used its share of today, or of the month. Advisory:
         answers in flight are not counted, and the gate's budget holds whatever happens here."""
-        day, new_bits = utc_day(now_s), self._stats.unwritten_bits(scope)
-        month_bytes, month_bits = keys.month_use(self._database, scope, day)
-        if month_bytes is not None and month_bits + new_bits >= 8 * month_bytes:
-            raise _used_up(month_bytes, "this month", seconds_to_month(now_s))
-        if share_bytes is None:
-            return
-        if keys.bits_used(self._database, scope, day) + new_bits >= 8 * share_bytes:
-            wait_s = SECONDS_PER_DAY - int(now_s) % SECONDS_PER_DAY
-            raise _used_up(share_bytes, "today", wait_s)
+        day, scope = utc_day(now_s), found.key_id
+        new_bits = self._stats.unwritten_bits(scope)
+        if (share_bytes := found.limits.share_bytes_per_month) is not None:
+            used_bits = keys.bits_used_in_month(self._database, scope, day)
+            if used_bits + new_bits >= 8 * share_bytes:
+                raise _used_up(share_bytes, "this month", seconds_to_month(now_s))
+        if (share_bytes := found.share_bytes_per_day) is not None:
+            used_bits = keys.bits_used(self._database, scope, day)
+            if used_bits + new_bits >= 8 * share_bytes:
+                wait_s = SECONDS_PER_DAY - int(now_s) % SECONDS_PER_DAY
+                raise _used_up(share_bytes, "today", wait_s)
 
 
 def seconds_to_month(now_s: float) -> int:

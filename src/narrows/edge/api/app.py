@@ -178,8 +178,7 @@ class _Routes:
         """The caller's key, which may ask for an answer now."""
         found = self._counted(request)
         self._service.watch.check(found.key_id)
-        share_bytes = found.share_bytes_per_day
-        self._service.access.check_share(found.key_id, share_bytes, self._service.wall_s())
+        self._service.access.check_share(found, self._service.wall_s())
         return found.key_id
 
     def _parsed(self, chat: dict[str, Any]) -> ChatRequest:

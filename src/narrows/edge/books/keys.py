@@ -29,11 +29,13 @@ MAX_LIMIT = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """Requests and tokens a minute, and answers at once; None: any number."""
+    """Requests and tokens a minute, answers at once, and code length in a month (UTC); None: any
+    number."""
 
     rpm: int | None = None
     tpm: int | None = None
     concurrent: int | None = None
+    share_bytes_per_month: int | None = None
 
     def check(self) -> None:
         """Raises InputError."""
@@ -41,6 +43,7 @@ class KeyLimits:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= MAX_LIMIT:
                 raise InputError(f"{name} is {value}, must be 1..{MAX_LIMIT:,}")
+        _check_share(self.share_bytes_per_month, "month")
 
 
 class FoundKey(NamedTuple):
@@ -103,8 +106,8 @@ def create_key(
 def set_limits(database: sqlite3.Connection, key_id: int, limits: KeyLimits) -> None:
     """In the caller's transaction."""
     database.execute(
-        "INSERT OR REPLACE INTO key_limits VALUES (?, ?, ?, ?)",
-        (key_id, limits.rpm, limits.tpm, limits.concurrent),
+        "INSERT OR REPLACE INTO key_limits VALUES (?, ?, ?, ?, ?)",
+        (key_id, limits.rpm, limits.tpm, limits.concurrent, limits.share_bytes_per_month),
     )
 
 
@@ -127,9 +130,9 @@ def change_limits(
         set_limits(database, key_id, limits)
 
 
-def _check_share(share_bytes_per_day: int | None) -> None:
-    if share_bytes_per_day is not None and not 1 <= share_bytes_per_day < 1 << 62:
-        raise InputError("a share is at least one byte a day")
+def _check_share(share_bytes: int | None, span: str = "day") -> None:
+    if share_bytes is not None and not 1 <= share_bytes < 1 << 62:
+        raise InputError(f"a share is at least one byte a {span}")
 
 
 def find_named(database: sqlite3.Connection, text: str) -> int:
@@ -165,18 +168,17 @@ def list_keys(database: sqlite3.Connection, day: str) -> list[ApiKey]:
         " (SELECT coalesce(sum(answers), 0) FROM key_use WHERE key_id = id),"
         " (SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = id AND day = ?),"
         " (SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = id),"
-        " rpm, tpm, concurrent, withdrawn IS NOT NULL"
+        " withdrawn IS NOT NULL, rpm, tpm, concurrent, share_bytes_per_month"
         " FROM api_keys LEFT JOIN key_limits ON key_limits.key_id = id"
         " LEFT JOIN file_keys ON file_keys.key_id = id ORDER BY id",
         (day,),
     )
-    return [ApiKey(*row[:9], **_limited(*row[9:])) for row in rows]
+    return [_listed(*row) for row in rows]
 
 
-def _limited(
-    rpm: int | None, tpm: int | None, concurrent: int | None, from_file: int
-) -> dict[str, Any]:
-    return {"limits": KeyLimits(rpm, tpm, concurrent), "from_file": bool(from_file)}
+def _listed(*row: Any) -> ApiKey:
+    known = (*row[:9], KeyLimits(*row[10:]), bool(row[9]))
+    return ApiKey(*known)
 
 
 def key_names(database: sqlite3.Connection) -> dict[int, str]:
@@ -197,8 +199,8 @@ def find_key(database: sqlite3.Connection, text: str) -> FoundKey | None:
     if not 1 <= len(text) <= MAX_KEY_CHARS or not text.isascii():
         return None
     row = database.execute(
-        "SELECT id, share_bytes_per_day, rpm, tpm, concurrent FROM api_keys"
-        " LEFT JOIN key_limits ON key_id = id WHERE hash = ? AND revoked_s IS NULL",
+        "SELECT id, share_bytes_per_day, rpm, tpm, concurrent, share_bytes_per_month"
+        " FROM api_keys LEFT JOIN key_limits ON key_id = id WHERE hash = ? AND revoked_s IS NULL",
         (_digest(text),),
     ).fetchone()
     return None if row is None else FoundKey(int(row[0]), row[1], KeyLimits(*row[2:]))
@@ -211,22 +213,10 @@ def bits_used(database: sqlite3.Connection, key_id: int, day: str) -> int:
     return 0 if row is None else int(row[0])
 
 
-def set_month_share(database: sqlite3.Connection, key_id: int, share_bytes: int) -> None:
-    """Bound the key's code length in a month (UTC) too. Raises InputError."""
-    if not 1 <= share_bytes < 1 << 62:
-        raise InputError("a share is at least one byte a month")
-    with transaction(database):
-        values = (key_id, share_bytes)
-        database.execute("INSERT OR REPLACE INTO month_shares VALUES (?, ?)", values)
-
-
-def month_use(database: sqlite3.Connection, key_id: int, day: str) -> tuple[int | None, int]:
-    """The key's share of a month in bytes, None without one, and what it has used of the month
-    of ``day`` (ISO date), in bits."""
-    row = database.execute(
-        "SELECT share_bytes, (SELECT coalesce(sum(bits), 0) FROM key_use"
-        " WHERE key_id = month_shares.key_id AND day BETWEEN ? AND ?)"
-        " FROM month_shares WHERE key_id = ?",
-        (f"{day[:7]}-01", f"{day[:7]}-31", key_id),
+def bits_used_in_month(database: sqlite3.Connection, key_id: int, day: str) -> int:
+    """Code length of the key's answers in the month of ``day`` (ISO date)."""
+    (bits,) = database.execute(
+        "SELECT coalesce(sum(bits), 0) FROM key_use WHERE key_id = ? AND day BETWEEN ? AND ?",
+        (key_id, f"{day[:7]}-01", f"{day[:7]}-31"),
     ).fetchone()
-    return (None, 0) if row is None else (int(row[0]), int(row[1]))
+    return int(bits)

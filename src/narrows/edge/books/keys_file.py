@@ -2,7 +2,7 @@
 
     # name   key, or its SHA-256                  what it may do
     alice    nk-…                                 rpm=60 tpm=20000
-    batch    sha256:9f86d081884c7d65…             concurrent=2 share=1000000
+    batch    sha256:9f86d081884c7d65…             concurrent=2 share=1000000 month-share=20000000
 
 A key that the file names is one of the database, with a number of its own for ever. One that the
 file names no longer is revoked, and comes back with the file; one that ``narrows key revoke``
@@ -21,12 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from narrows.durable import read_with_mode
-from narrows.edge.books.keys import (
-    MAX_KEY_CHARS,
-    MAX_NAME_CHARS,
-    KeyLimits,
-    set_limits,
-)
+from narrows.edge.books.keys import MAX_KEY_CHARS, MAX_NAME_CHARS, KeyLimits, set_limits
 from narrows.edge.books.store import open_database, transaction
 from narrows.errors import InputError, NarrowsError
 
@@ -35,7 +30,7 @@ MAX_KEYS = 10_000
 MIN_KEY_CHARS = 32  # a slow hash would be needed for what can be guessed
 _PRIVATE = stat.S_IRWXG | stat.S_IRWXO
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-_LIMITS = ("rpm", "tpm", "concurrent", "share")
+_LIMITS = ("rpm", "tpm", "concurrent", "share", "month-share")
 _MANY = 20
 
 
@@ -105,9 +100,10 @@ def _parsed(words: list[str], line: int) -> FileKey:
         if what not in _LIMITS or what in numbers or not re.fullmatch(r"[1-9][0-9]{0,17}", number):
             raise InputError(f"limits are written once each as {', '.join(_LIMITS)}=NUMBER")
         numbers[what] = int(number)
-    limits = KeyLimits(numbers.get("rpm"), numbers.get("tpm"), numbers.get("concurrent"))
+    share_bytes, month_bytes = numbers.pop("share", None), numbers.pop("month-share", None)
+    limits = KeyLimits(**numbers, share_bytes_per_month=month_bytes)
     limits.check()
-    return FileKey(name, digest, hint, numbers.get("share"), limits, line)
+    return FileKey(name, digest, hint, share_bytes, limits, line)
 
 
 def sync_keys(state_dir: Path, path: Path, now_s: int) -> str:

@@ -59,7 +59,8 @@ CREATE TABLE IF NOT EXISTS key_limits (
     key_id INTEGER PRIMARY KEY,
     rpm INTEGER CHECK (rpm > 0),
     tpm INTEGER CHECK (tpm > 0),
-    concurrent INTEGER CHECK (concurrent > 0)
+    concurrent INTEGER CHECK (concurrent > 0),
+    share_bytes_per_month INTEGER CHECK (share_bytes_per_month > 0)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS file_keys (
     key_id INTEGER PRIMARY KEY,
@@ -96,10 +97,6 @@ CREATE TABLE IF NOT EXISTS costs (
     saved_bytes INTEGER NOT NULL,
     PRIMARY KEY (day, key_id, model, mode)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS month_shares (
-    key_id INTEGER PRIMARY KEY,
-    share_bytes INTEGER NOT NULL CHECK (share_bytes > 0)
-) STRICT;
 CREATE TABLE IF NOT EXISTS weak_models (
     weak TEXT PRIMARY KEY,
     stated_bits_per_byte REAL NOT NULL  -- 0: not stated

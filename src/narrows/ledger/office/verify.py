@@ -52,10 +52,11 @@ class Verified:
 def verify_log(store: Store, log_vkey: str = "", witness_vkey: str = "") -> Verified:
     """``log_vkey``, ``witness_vkey``: the keys to expect, in C2SP's text form; empty trusts those
     in the genesis. Errors: ``BudgetError``, which says what is wrong and where."""
+    cosigned = store.cosigned()  # first: gates may append, and the head that is read next covers it
     head = store.head()
     if head is None:
         raise BudgetError("the log is empty")
-    state, tree, heads = State(), Tree(), _wanted_head(store)
+    state, tree, heads = State(), Tree(), _wanted_head(cosigned)
     seen: set[str] = set()
     for start in range(0, head.size, READ_LEAVES):
         for leaf in store.leaves(start, min(head.size, start + READ_LEAVES)):
@@ -72,7 +73,7 @@ def verify_log(store: Store, log_vkey: str = "", witness_vkey: str = "") -> Veri
         raise BudgetError("this is another log than the one expected")
     if witness_vkey and (witness is None or witness.vkey() != witness_vkey):
         raise BudgetError("the log names another witness than the one expected")
-    cosigned_size, cosigned_s = _check_cosigned(store, verifier, witness, heads)
+    cosigned_size, cosigned_s = _check_cosigned(cosigned, verifier, witness, heads)
     return Verified(
         state.size,
         tree.root(),
@@ -105,8 +106,7 @@ def _head_text(state: State, tree: Tree) -> str:
     return note.Checkpoint(state.origin, tree.size, tree.root(), state.committed()).text()
 
 
-def _wanted_head(store: Store) -> dict[int, str]:
-    cosigned = store.cosigned()
+def _wanted_head(cosigned: bytes | None) -> dict[int, str]:
     if cosigned is None:
         return {}
     return {note.parse_checkpoint(note.open_note(cosigned)[0]).size: ""}
@@ -122,9 +122,11 @@ def _check_lease_id(leaf: bytes, seen: set[str], position: int) -> None:
 
 
 def _check_cosigned(
-    store: Store, log: note.Verifier, witness: note.Verifier | None, heads: dict[int, str]
+    cosigned: bytes | None,
+    log: note.Verifier,
+    witness: note.Verifier | None,
+    heads: dict[int, str],
 ) -> tuple[int, int]:
-    cosigned = store.cosigned()
     if cosigned is None or witness is None:
         return 0, 0
     text, signatures = note.open_note(cosigned)

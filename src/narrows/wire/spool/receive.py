@@ -230,7 +230,7 @@ class HaulServer:
                 await self._take_over(reader, writer)
         except (PeerError, InputError) as error:
             self._say(error.message)
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # it goes on from there in another connection
         except (OSError, TimeoutError) as error:
             self._say(f"a connection ended: {error or 'silent'}")

@@ -15,7 +15,10 @@ _EXTRAS = {
     "bench": ("xllamacpp", "brotli", "ppmd", "gguf"),
 }
 # what a person installs for a command, where the library alone does not tell
-_COMMANDS = {"init": "all", "edge": "edge", "enclave": "enclave", "plan": "plan", "up": "all"}
+_COMMANDS = {
+    **{name: name for name in ("edge", "enclave", "metrics", "plan")},
+    **dict.fromkeys(("init", "up"), "all"),
+}
 
 
 def missing_extra(error: ModuleNotFoundError, words: list[str]) -> InputError | None:

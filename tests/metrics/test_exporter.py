@@ -168,6 +168,38 @@ def test_a_scrape_reads_nothing_and_strangers_get_no_numbers(
     asyncio.run(scrape())
 
 
+class CountingSampler(Sampler):
+    """Its body is how often it was sampled."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def sample(self) -> None:
+        self.samples += 1
+        self.body = b"%d\n" % self.samples
+
+
+def test_the_moments_are_the_exporters_however_often_it_is_scraped() -> None:
+    sampler, ports = CountingSampler(), list[int]()
+
+    async def bodies(sample_s: float, until: int) -> list[bytes]:
+        ports.clear()
+        running = asyncio.create_task(
+            server.export(sampler, ("127.0.0.1", 0), sample_s, ports.append)
+        )
+        while not ports:
+            await asyncio.sleep(0)
+        found = [await ask(ports[0], b"GET /metrics HTTP/1.1\r\n\r\n") for _ in range(30)]
+        while sampler.samples < until:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return [body.rsplit(b"\r\n", 1)[1] for body in found]
+
+    assert asyncio.run(bodies(3600.0, 1)) == [b"1\n"] * 30
+    asyncio.run(bodies(0.02, 5))  # and they come without a scrape
+
+
 def test_beyond_loopback_it_wants_a_token(tmp_path: Path) -> None:
     path = tmp_path / "narrows.toml"
     path.write_text('[metrics]\nlisten = "0.0.0.0:9400"\n')

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +15,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from narrows.alarms.store import AlarmStore
+from narrows.bench.metrics.busy import BusyFolder
 from narrows.cli.metrics.command import app
 from narrows.deploy.config import load_config
 from narrows.edge.api.app import METRICS_ELSEWHERE, _metrics
@@ -255,3 +261,25 @@ def test_a_ledger_that_is_restored_under_the_exporter_is_read_anew(tmp_path: Pat
 def test_the_edge_points_there_and_says_nothing_of_itself() -> None:
     reply = asyncio.run(_metrics(None))  # type: ignore[arg-type]
     assert (reply.status_code, bytes(reply.body).decode()) == (404, METRICS_ELSEWHERE)
+
+
+def test_a_view_that_cannot_be_written_is_enough_while_the_roles_run(tmp_path: Path) -> None:
+    """What the unit of docs/metrics.md gives it."""
+    if os.geteuid() != 0:
+        pytest.skip("making a mount needs root")
+    folder = tmp_path / "state"
+    folder.mkdir()
+    mounts = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
+    words = f"{sys.executable} -m narrows.cli.main metrics --once --state {folder}"
+    with closing(BusyFolder(folder, 1, ports=1, models=1, keys=1)) as busy:
+        busy.work(1)
+        with closing(AlarmStore(folder)) as alarms:
+            alarms.write([], [])
+            done = subprocess.run(
+                ["unshare", "--mount", "sh", "-c", f"{mounts} && ! touch {folder}/x && {words}"],
+                capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+    if "mount:" in done.stderr:
+        pytest.skip("making a mount needs root with its powers")
+    roles = re.findall(r'^narrows_role_up{role="(\w+)"} 1.0$', done.stdout, re.MULTILINE)
+    assert sorted(roles) == ["auditor", "edge", "gate", "ledger", "witness"], done.stderr

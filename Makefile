@@ -50,8 +50,12 @@ test: kernels
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # numba keeps machine code by the file of the function alone: what a function of another file that
-# it has compiled in says now, it never asks. So code that changed takes all that was kept along.
-$(VENV)/.kernels-fresh: $(shell grep -rl numba src/narrows --include=*.py)
+# it has compiled in says now, it never asks, nor what a constant of one. So code that changed takes
+# all that was kept along: every file with kernels, and what such a file imports of ours.
+KERNELS := $(shell grep -rlw njit src/narrows --include=*.py)
+OF_KERNELS := $(shell sed -n 's/^from \(narrows[.a-z_]*\) import \([a-z_]*\).*/\1 \1.\2/p' $(KERNELS) | \
+  tr ' .' '\n/' | sort -u)
+$(VENV)/.kernels-fresh: $(KERNELS) $(wildcard $(OF_KERNELS:%=src/%.py))
 	@find src -name '*.nb[ic]' -delete
 	@mkdir -p $(VENV) && touch $@
 

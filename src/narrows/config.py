@@ -68,7 +68,7 @@ def fill_sections(
     ]
     values: dict[str, Any] = {}
     for name, kind in sections.items():
-        data = _sized(file.data.get(name, {}))
+        data = _sized(file.data.get(name, {}), kind)
         try:
             values[name] = _adapter(kind).validate_python(data)
         except ValidationError as error:
@@ -83,15 +83,19 @@ def fill_sections(
     return values
 
 
-def _sized(data: Any) -> Any:
+def _sized(data: Any, hint: Any) -> Any:
     """``data`` with the sizes that are written as text (``"10MB"``) in bytes, where a key's name
-    says that it is one; what is no size stays as it is and is reported by its key."""
+    says that it is one; what is no size stays as it is and is reported by its key. ``hint``: its
+    type; where anything may be in it, its keys are someone else's words."""
     if isinstance(data, list):
-        return [_sized(item) for item in data]
-    if not isinstance(data, dict):
+        return [_sized(item, hint) for item in data]
+    if not isinstance(data, dict) or Any in _parts(hint):
         return data
+    kind = next((part for part in _parts(hint) if dataclasses.is_dataclass(part)), None)
+    hints = {} if kind is None else _hints(kind)
     return {
-        key: _size(item) if key.endswith("_bytes") else _sized(item) for key, item in data.items()
+        key: _size(item) if key.endswith("_bytes") else _sized(item, hints.get(key))
+        for key, item in data.items()
     }
 
 
@@ -161,7 +165,7 @@ def _strict(kind: type) -> type:
     return kind
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

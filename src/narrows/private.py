@@ -35,14 +35,13 @@ def private_folder(root: Path, *names: str, shown: bool = False, make: bool = Tr
             _check(root, os.fstat(folder), OTHERS_WRITE)
             for number, name in enumerate(names):
                 path = path / name
-                if make:
-                    mode = 0o755 if shown and number == len(names) - 1 else 0o700
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, mode, dir_fd=folder)
+                made = make and _made(name, folder)
                 inner = _open_inside(path, folder)
                 os.close(folder)
                 folder = inner
                 _check(path, os.fstat(folder), OTHERS_WRITE)
+                if made and shown and number == len(names) - 1:
+                    os.fchmod(folder, 0o755)  # mkdir's own way gives it less the umask
             if names and not shown:
                 _check_entries(path, folder)
         finally:
@@ -53,6 +52,14 @@ def private_folder(root: Path, *names: str, shown: bool = False, make: bool = Tr
     except OSError as error:
         raise _cannot(path, error) from error
     return root.joinpath(*names)
+
+
+def _made(name: str, folder: int) -> bool:
+    try:
+        os.mkdir(name, 0o700, dir_fd=folder)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _make_above(root: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 import pytest
@@ -168,8 +169,30 @@ def test_a_spared_role_is_started_anew_and_stops_nothing(
         supervisor.revive(100.0 + supervise.REVIVE_S)
         assert role.process is not first
         role.process.wait(60)
+        _check_what_cannot_be_started_is_tried_again(supervisor, role)
         other = supervisor.start("vital", ["--version"])
         other.process.wait(60)
         assert supervisor.dead() is other
     finally:
         supervisor.stop()
+
+
+def _check_what_cannot_be_started_is_tried_again(supervisor: Supervisor, role: Role) -> None:
+    ended, again, tries = role.process, role.again, 0
+
+    def fails() -> Any:
+        nonlocal tries
+        tries += 1
+        raise (OSError("full"), SubprocessError("in the child"), InputError("refused"))[tries - 1]
+
+    role.again, now_s = fails, 1000.0
+    supervisor.revive(now_s)
+    for number in range(3):
+        supervisor.revive(now_s := now_s + supervise.REVIVE_S)
+        supervisor.revive(now_s)
+        assert tries == number + 1, "one try each time"
+        assert role.process is ended
+    role.again = again
+    supervisor.revive(now_s + supervise.REVIVE_S)
+    assert role.process is not ended
+    role.process.wait(60)

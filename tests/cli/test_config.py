@@ -116,3 +116,9 @@ def test_a_gate_reads_its_section_without_the_other_roles(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_size_may_be_an_option_of_the_link(tmp_path: Path) -> None:
+    path = tmp_path / "narrows.toml"
+    path.write_text('[edge]\nlink_options = { text_base_bytes = "64KB" }\n')
+    assert load_config(path).edge.link_options == {"text_base_bytes": 64_000}

@@ -19,7 +19,11 @@ from narrows.errors import InputError
 
 def test_the_effective_configuration_is_private_and_reads_back(tmp_path: Path) -> None:
     config = load_config(None)
-    upstream = UpstreamConfig("http://127.0.0.1:1/v1", "m", "secret", tmp_path, "required", "none")
+    upstream = UpstreamConfig(
+        *("http://127.0.0.1:1/v1", "m", "secret", tmp_path, "required", "none"),
+        pass_=("top_k",),
+        extra_body={"_mine_": {"theirs_": 1}},
+    )
     config = dataclasses.replace(
         config, enclave=dataclasses.replace(config.enclave, upstream=upstream)
     )

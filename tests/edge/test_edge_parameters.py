@@ -101,8 +101,11 @@ def test_nothing_makes_a_server_say_more(name: str) -> None:
 
 def test_one_form_at_most_and_no_more_tokens_than_there_may_be() -> None:
     for other in ({"guided_regex": "a"}, {"response_format": {"type": "json_object"}}):
-        with pytest.raises(ApiError, match="send one"):
-            parse(guided_json={"type": "object"}, **other)
+        for schema in ({"type": "object"}, {}):
+            with pytest.raises(ApiError, match="send one"):
+                parse(guided_json=schema, **other)
+    with pytest.raises(ApiError, match="repetition_penalty and repeat_penalty"):
+        parse(repetition_penalty=1.1, repeat_penalty=1.2)
     with pytest.raises(ApiError, match="above max_tokens"):
         parse(min_tokens=9, max_tokens=8)
 

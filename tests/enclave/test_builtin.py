@@ -24,7 +24,7 @@ from narrows.coding.events import (
     Usage,
 )
 from narrows.enclave.backend import BackendRequest
-from narrows.enclave.builtin import BuiltinBackend
+from narrows.enclave.builtin import BuiltinBackend, _Job
 from narrows.models.api import TokenModel
 from narrows.models.checkpoint.pack import pack
 from narrows.models.registry import load_model
@@ -223,3 +223,23 @@ def test_running_answers_go_on_while_a_long_prompt_is_read(artifact: Path) -> No
     first = seen.index("part")
     rest = seen[first : first + 4]
     assert rest[:3] == ["part", "step", "part"] or rest[:3] == ["part", "step", "whole"]
+
+
+def test_an_answer_is_stopped_whose_client_went_before_its_first_token(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(backend: BuiltinBackend) -> None:
+        job = await backend._admit(request(max_tokens=100))
+        assert isinstance(job, _Job)
+
+        async def admitted(wanted: BackendRequest) -> _Job:
+            return job
+
+        monkeypatch.setattr(backend, "_admit", admitted)
+        events = backend.generate(request())
+        assert await anext(events) == Opened(Coding.COUPLED)
+        assert not job.cancelled
+        await events.aclose()
+        assert job.cancelled
+
+    with_backend(artifact, check)

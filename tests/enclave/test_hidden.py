@@ -125,8 +125,10 @@ def test_an_answer_whose_reasoning_is_gone_does_not_go_on(served: dict[str, Serv
     one = served["begun"]
 
     async def check(case: Case) -> None:
+        assert case.standing.now.coupled
         events = await case.answer((5, 6), **asked("x</think>ok", reasoning="keep"))
         assert events[1:] == [Failed(Failure.UPSTREAM_BROKE)]
+        assert case.standing.now.coupled, "the server is there: others' answers stay as they are"
 
     run(case_of(one), check)
 

@@ -20,7 +20,7 @@ from narrows.coding.events import (
 from narrows.coding.kept import ReasoningLevel
 from narrows.enclave.backend import BackendRequest
 from narrows.enclave.config import UpstreamConfig
-from narrows.enclave.less.withheld import ReasoningRule
+from narrows.enclave.less.withheld import ReasoningFilter, ReasoningRule
 from narrows.enclave.upstream import UpstreamBackend
 
 KEEP = ReasoningRule(ReasoningLevel.KEEP)
@@ -136,3 +136,36 @@ def test_calls_behind_kept_reasoning() -> None:
     assert told(events, Channel.TOOL_ARGUMENTS) == "{}"
     assert counted(events) == 41
     assert events[-1] == Finished(Finish.TOOL_CALLS)
+
+
+def shown(*events: Switch | Text, limit_bytes: int = 1 << 20) -> list[Event]:
+    hidden = ReasoningFilter(limit_bytes)
+    return [out for event in events for out in hidden.feed(event)] + hidden.finish()
+
+
+def test_what_is_shown_keeps_its_order() -> None:
+    aside = (Switch(Channel.REASONING), Text(b"SECRET"), Switch(Channel.CONTENT))
+    assert shown(Text(b"\n<"), *aside, Text(b"x")) == [Text(b"\n<"), Text(b"x")]
+    refused = shown(Text(b" "), Switch(Channel.REFUSAL), Text(b"no"))
+    assert refused == [Text(b" "), Switch(Channel.REFUSAL), Text(b"no")]
+    assert shown(Text(b" \n"), Text(b" <thin"), Text(b"k>SECRET</think> x")) == [Text(b" x")]
+    assert shown(Text(b" \n"), Text(b" <thin"), Text(b"gs")) == [Text(b" \n <things")]
+
+
+def test_space_without_end_is_read_once() -> None:
+    """A model in a rut says a token of it at a time; each was read with all before it."""
+    reads = 0
+
+    class Space(bytes):
+        def lstrip(self, chars: Any = None) -> bytes:
+            nonlocal reads
+            reads += len(self)
+            return super().lstrip(chars)
+
+    hidden = ReasoningFilter(1 << 12)
+    data = Space(b" ")
+    while not hidden.full:
+        assert hidden.feed(Text(data)) == []
+    assert reads <= 2 << 12
+    assert hidden.hidden_bytes == (1 << 12) + 1
+    assert hidden.finish() == [], "what was counted as hidden is not shown"

@@ -216,3 +216,16 @@ def test_a_lost_link_stops_its_answers() -> None:
                 await asyncio.sleep(0.01)
 
     with_edge(check)
+
+
+def test_a_body_that_no_edge_makes_ends_its_answer_alone() -> None:
+    async def check(edge: Edge, backend: FakeBackend) -> None:
+        odd = request("odd")
+        odd.body["stop"] = 5
+        edge.send(edge.hello(), odd, request("hello"))
+        await edge.reader.readexactly(2)
+        await edge.until(lambda: edge.ended(0) and edge.ended(1))
+        assert edge.events[0][-1] == Failed(Failure.INTERNAL)
+        assert edge.text(1) == "hello"
+
+    with_edge(check)

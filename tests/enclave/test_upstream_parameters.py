@@ -118,9 +118,11 @@ def test_wrong_words_of_the_operator_are_told(tmp_path: Path) -> None:
     path.write_text(head + 'pass = ["top_k"]\ndrop = ["top_k"]\n')
     with pytest.raises(InputError):
         load_sections(path, {"enclave": EnclaveConfig})
-    path.write_text(head + 'pass = ["top_k"]\nextra_body = { cache_prompt = true }\n')
+    extra = 'extra_body = { cache_prompt = true, part_bytes = "10MB" }'
+    path.write_text(head + f'pass = ["top_k"]\nmax_line_bytes = "2MB"\n{extra}\n')
     found = load_sections(path, {"enclave": EnclaveConfig})["enclave"].upstream
-    assert (found.pass_, found.extra_body) == (("top_k",), {"cache_prompt": True})
+    assert (found.pass_, found.max_line_bytes) == (("top_k",), 2_000_000)
+    assert found.extra_body == {"cache_prompt": True, "part_bytes": "10MB"}, "as it is written"
 
 
 def asked(given: dict[str, Any], **config: Any) -> tuple[list[Event], list[dict[str, Any]]]:
@@ -209,3 +211,32 @@ def test_sglangs_own_endpoint_gets_its_own_words() -> None:
     assert (params["min_new_tokens"], params["top_k"]) == (3, 5)
     assert params["logit_bias"] == {"1": 2}
     assert "min_tokens" not in params
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"guided_json": {}, "response_format": FORM},
+        {"guided_regex": "a", "json_schema": {}},
+        {"repetition_penalty": 1.3, "repeat_penalty": 1.1},
+    ],
+)
+def test_of_two_that_say_one_thing_none_wins_unsaid(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=" and ".join(given)):
+        applied("llama.cpp", given=given)
+    same = {"repetition_penalty": 1.3, "repeat_penalty": 1.3}
+    assert applied("llama.cpp", given=same) == {"repeat_penalty": 1.3}
+
+
+@pytest.mark.parametrize("value", ["2026-11-28", "nan", "[inf]", "{ a = 10:00:00 }"])
+def test_an_extra_body_that_no_json_holds_is_refused_at_the_start(
+    value: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "narrows.toml"
+    path.write_text(
+        '[enclave.upstream]\nurl = "http://127.0.0.1:1/v1"\nmodel = "m"\n'
+        f"extra_body = {{ since = {value} }}\n"
+    )
+    with pytest.raises(InputError) as refused:
+        load_sections(path, {"enclave": EnclaveConfig})
+    assert any("extra_body: since is not JSON" in one for one in refused.value.problems)

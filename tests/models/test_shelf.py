@@ -284,6 +284,18 @@ def test_watch_takes_what_is_installed(tmp_path):
         install(other, folder)
 
 
+def test_an_isolated_enclave_may_read_what_is_installed_for_it(tmp_path):
+    source = put_signed(tmp_path / "made", "llama", 100)
+    before = os.umask(0o077)
+    try:
+        for shown, mode in ((True, 0o644), (False, 0o600)):
+            install(source, tmp_path / str(shown), shown)
+            found = list((tmp_path / str(shown)).iterdir())
+            assert [path.stat().st_mode & 0o777 for path in found] == [mode] * 2
+    finally:
+        os.umask(before)
+
+
 def test_a_named_model_that_the_folder_has_too_is_in_memory_once(tmp_path):
     path = put(tmp_path, "llama", 100)
     one = shelf(tmp_path, (str(path),))

@@ -22,6 +22,7 @@ from narrows.ledger.stores.etcd_http import EtcdClient, EtcdConfig
 from narrows.ledger.stores.store import StoreError
 from narrows.ledger.witness.server import HttpWitness
 from narrows.ledger.witness.witness import WitnessError
+from narrows.wire import http_call
 from narrows.wire.http_call import CallError, Connection, HttpReply, printable
 
 TIMEOUT_S = 1.0
@@ -298,3 +299,12 @@ def test_a_test_peer_ends_with_a_client_that_hangs_up(sent: bytes) -> None:
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
             client.sendall(sent)
         assert ended.wait(PATIENCE_S)
+
+
+def test_a_head_costs_no_more_than_its_bytes() -> None:
+    """Nothing looks at the deadline amid a line, and a gate's loop waits for whoever reads one."""
+    line = b"X:" + b" " * (http_call.MAX_HEAD_BYTES - 100)
+    before = time.process_time()
+    for end in (b"\r", b"\0", b" "):
+        assert (http_call._HEADER.fullmatch(line + end) is None) == (end != b" ")
+    assert time.process_time() - before < 2.0

@@ -42,6 +42,16 @@ def test_every_folder_is_made_for_its_owner_only(tmp_path: Path) -> None:
     assert mode(private_folder(tmp_path / "a" / "state", "weak", shown=True)) == 0o755
 
 
+def test_what_others_may_read_they_may_under_every_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert mode(private_folder(tmp_path, "weak", shown=True)) == 0o755
+        (tmp_path / "closed").mkdir(0o700)
+        assert mode(private_folder(tmp_path, "closed", shown=True)) == 0o700, "not narrows' to open"
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.usefixtures("no_umask")
 def test_every_folder_of_a_demonstration_is(tmp_path: Path) -> None:
     """``ledger`` was made on the way to ``ledger/operators``, with the umask's mode."""

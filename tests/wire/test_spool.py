@@ -70,6 +70,26 @@ def three_files(folder: Path) -> bytes:
     return data + data + data[:70_000]
 
 
+def test_what_is_shown_others_may_read_under_every_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        for shown, mode in ((True, 0o644), (False, 0o600)):
+            folder = tmp_path / str(shown)
+            spool = SpoolWriter(
+                folder,
+                PUBLIC,
+                max_bytes=MAX_BYTES,
+                file_bytes=MIN_FILE_BYTES,
+                max_age_s=DAY_S,
+                shown=shown,
+            )
+            spool.begin(FIRST)
+            spool.close()
+            assert [stat.S_IMODE(path.stat().st_mode) for path in files(folder)] == [mode]
+    finally:
+        os.umask(before)
+
+
 def test_a_reader_follows_a_writer(tmp_path: Path) -> None:
     rng = random.Random(1)
     spool, reader = writer(tmp_path / "s"), SpoolReader(tmp_path / "s", PRIVATE)

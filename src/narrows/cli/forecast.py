@@ -9,8 +9,6 @@ import typer
 
 app = typer.Typer(add_completion=False)
 
-DAY_S = 86_400
-
 
 @app.command(
     epilog="Example: narrows forecast --response 4   |   narrows forecast --json --check. "
@@ -54,7 +52,7 @@ def collect_forecast(folder: Path, account: str | None, response_h: float) -> di
     from narrows.deploy.state import ledger_place
     from narrows.errors import InputError
     from narrows.ledger.office.balances import read_balances
-    from narrows.ledger.office.history import read_history
+    from narrows.ledger.office.history import HOUR_MS, read_history
     from narrows.wire.gatestats import read_gate_ports
 
     place = ledger_place(folder)
@@ -70,7 +68,7 @@ def collect_forecast(folder: Path, account: str | None, response_h: float) -> di
     figures: dict[str, Any] = dataclasses.asdict(found)
     figures["left_bytes"], figures["end_ms"] = left, history.end_ms
     figures["exhausted_utc"] = [
-        None if days is None else _date(history.end_ms / 1000 + days * DAY_S)
+        None if days is None else _date((history.end_ms + days * 24 * HOUR_MS) / 1000)
         for days in found.days_left
     ]
     hourly_cap = found.caps[0].cap_bytes

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-DAY_S = 86_400
 MAX_SHOWN_ALARMS = 8
 _CODINGS = {"coupled": "coupled", "plain": "as token ids", "text": "as text"}
 _CODING_NOTE = "why: docs/engines.md"
@@ -86,6 +85,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
 
     from narrows.cli.alarms.listing import alarm_figures
     from narrows.deploy.state import ledger_place
+    from narrows.deploy.verdicts import DAY_S
     from narrows.edge.books.drift import read_drift
     from narrows.edge.books.figures import read_figures
     from narrows.edge.books.stats import read_codings, read_costs, read_stats
@@ -172,7 +172,7 @@ def _tape_age_s(tape: dict[str, Any], now_s: float) -> float | None:
 
 
 def _verdicts(folder: Path, now_s: float, spent: dict[str, int]) -> dict[str, Any] | None:
-    from narrows.deploy.verdicts import read_book
+    from narrows.deploy.verdicts import DAY_S, read_book
     from narrows.wire.verdict import alarm_words
 
     book = read_book(folder)

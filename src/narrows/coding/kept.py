@@ -16,6 +16,8 @@ from narrows.coding.events import Channel, Event, Switch, Text
 
 FIELD = "reasoning"
 MAX_COUNT_DIGITS = 9
+BYTES_PER_TOKEN = 4
+"""Of text whose tokens nobody counts."""
 
 
 class ReasoningLevel(enum.IntEnum):

@@ -19,6 +19,8 @@ from narrows.errors import LinkError
 
 FIELD = "markup"
 VERSION = 1
+THINK, THOUGHT = "<think>", "</think>"
+"""What opens reasoning, and what closes it."""
 
 
 class CallForm(enum.Enum):

@@ -77,7 +77,10 @@ def strong_prompt(model: TokenModel, body: Mapping[str, Any]) -> list[int]:
         return ids or [min(tokenizer.eos_ids, default=0)]
     if not isinstance(model, ChatModel):
         raise InputError(f"{model.name} has no chat template")
-    return model.render_chat(body["messages"])
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        raise InputError("a request without messages")
+    return model.render_chat(messages)
 
 
 def whole_prompt(model: TokenModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -136,6 +139,8 @@ def answer_spec(request: Request, model: TokenModel) -> AnswerSpec:
     resume = tuple(request.resume)
     if not all(0 <= token < model.vocab_size for token in (*prompt, *resume)):
         raise LinkError("a prompt with tokens that the weak model does not have")
+    if request.scope < 0:
+        raise LinkError(f"scope {request.scope} is negative")
     if len(noise_key) != 32:
         raise LinkError("noise_key must be 32 bytes")
     return AnswerSpec(

@@ -3,7 +3,6 @@ certificates."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,10 @@ def write_deployment(
     files: dict[str, dict[str, Any]] = {
         "enclave": {"listen": enclave, "weak": config.enclave.weak, "model": config.enclave.model},
         "gate": {
-            "ports": (dataclasses.asdict(port),),
+            "ports": (port,),
             "state_host": gate_host,
             "state_port": state_port,
-            "tls": dataclasses.asdict(
-                TlsFiles(Path("gate.crt"), Path("gate.key"), Path("edge.crt"))
-            ),
+            "tls": TlsFiles(Path("gate.crt"), Path("gate.key"), Path("edge.crt")),
         },
         "edge": {
             "listen_host": edge_host,
@@ -60,9 +57,7 @@ def write_deployment(
             "state_port": state_port,
             "weak": config.edge.weak,
             "model_name": config.edge.model_name,
-            "tls": dataclasses.asdict(
-                TlsFiles(Path("edge.crt"), Path("edge.key"), Path("gate.crt"))
-            ),
+            "tls": TlsFiles(Path("edge.crt"), Path("edge.key"), Path("gate.crt")),
         },
     }
     for role, values in files.items():

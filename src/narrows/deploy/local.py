@@ -14,7 +14,7 @@ import dataclasses
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,21 +253,23 @@ def prepare_models(config: Config) -> None:
 
 def to_toml(config: Config) -> str:
     """The configuration as a file that ``load_config`` reads back."""
-    return tomli_w.dumps(plain_values(dataclasses.asdict(config)))
+    return tomli_w.dumps(plain_values(config))
 
 
 def to_toml_section(name: str, section: Any) -> str:
     """One section of it, for who must not know of the others."""
-    return tomli_w.dumps({name: plain_values(dataclasses.asdict(section))})
+    return tomli_w.dumps({name: plain_values(section)})
 
 
 def plain_values(value: Any) -> Any:
-    """Dataclass values as TOML can hold them: no None, paths as text."""
-    if isinstance(value, dict):
-        # A field that is a word of Python has an underscore behind its name.
-        return {
-            key.rstrip("_"): plain_values(item) for key, item in value.items() if item is not None
-        }
+    """Dataclasses and what they hold as TOML can hold it: no None, paths as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # A field that is a word of Python has an underscore behind its name; a key keeps its own.
+        return plain_values(
+            {one.name.rstrip("_"): getattr(value, one.name) for one in dataclasses.fields(value)}
+        )
+    if isinstance(value, Mapping):
+        return {key: plain_values(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [plain_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
-from narrows.deploy.verdicts import VerdictBook, read_book, write_book
+from narrows.deploy.verdicts import DAY_S, VerdictBook, read_book, write_book
 from narrows.edge.config import EdgeConfig
 from narrows.edge.link.dial import GateDialer
 from narrows.errors import BudgetError, InputError, NarrowsError, PeerError
@@ -37,7 +37,6 @@ from narrows.wire.verdict import (
 
 log = logging.getLogger("narrows.poster")
 RETRY_S = (0.5, 30.0)
-DAY_S = 86_400
 
 
 class CreditPoster:

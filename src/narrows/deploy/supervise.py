@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import selectors
 import signal
@@ -25,7 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from narrows.errors import PeerError
+from narrows.errors import NarrowsError, PeerError
+
+log = logging.getLogger("narrows.supervise")
 
 LOG_TAIL_LINES = 12
 MAX_TAIL_BYTES = 1 << 16
@@ -140,7 +143,8 @@ class Supervisor:
         return next(ended, None)
 
     def revive(self, now_s: float) -> None:
-        """Start spared roles anew that have been dead for ``REVIVE_S``."""
+        """Start spared roles anew that have been dead for ``REVIVE_S``. What cannot be started is
+        told, and tried again as late."""
         for role in self._roles:
             if role.again is None or role.death() is None:
                 continue
@@ -148,7 +152,11 @@ class Supervisor:
             if now_s - role.ended_s >= REVIVE_S:
                 if role.process.stdout is not None:
                     role.process.stdout.close()
-                role.process, role.ended_s = role.again(), None
+                try:
+                    role.process, role.ended_s = role.again(), None
+                except (OSError, subprocess.SubprocessError, NarrowsError) as error:
+                    log.warning("the %s cannot be started anew: %s", role.name, error)
+                    role.ended_s = now_s
 
     def watch(self, stopping: Callable[[], bool], interval_s: float = 0.2) -> Role | None:
         """Wait until ``stopping()`` or a role ends; that role."""

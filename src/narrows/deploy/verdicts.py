@@ -12,6 +12,7 @@ from narrows.private import private_folder
 
 FOLDER, BOOK = "audit-post", "verdicts.json"
 MAX_BOOK_BYTES = 1 << 16
+DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from narrows.coding.kept import BYTES_PER_TOKEN
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.dialects.dialect import LinkCost
-
-BYTES_PER_TOKEN = 4  # where nobody counts
-"""Of reasoning that nobody outside has seen."""
 
 
 def mode_of(answer: EdgeAnswer) -> str:

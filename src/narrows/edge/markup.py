@@ -13,12 +13,11 @@ import re
 from collections.abc import Callable, Container
 
 from narrows.coding.events import Channel
-from narrows.coding.markup import CallForm, Markup, ReasoningForm
+from narrows.coding.markup import THINK, THOUGHT, CallForm, Markup, ReasoningForm
 from narrows.edge.calls import WrittenCall, read_call
 
 MAX_HELD_CHARS = 1 << 20
 
-_THINK, _THOUGHT = "<think>", "</think>"
 _CALL, _CALLED = "<tool_call>", "</tool_call>"
 _PYTHON = "<|python_tag|>"
 _BETWEEN = " \t\r\n;"
@@ -83,11 +82,11 @@ class MarkupReader:
         """Space, and whether a marker opens the reasoning."""
         if not self._space():
             return False
-        if self._starts(_THINK) is None:
+        if self._starts(THINK) is None:
             return False
         begun = self._markup.reasoning is ReasoningForm.BEGUN
-        if self._starts(_THINK):
-            self._at += len(_THINK)
+        if self._starts(THINK):
+            self._at += len(THINK)
             self._drop()
             return self._go(self._thinking)
         if begun:
@@ -96,7 +95,7 @@ class MarkupReader:
         return self._go(self._body())
 
     def _thinking(self) -> bool:
-        text, found = self._until(_THOUGHT)
+        text, found = self._until(THOUGHT)
         self._tell(Channel.REASONING, text)
         return found and self._go(self._body())
 

@@ -29,11 +29,11 @@ from narrows.alarms.share import HOUR_S, ShareTest
 from narrows.alarms.store import AlarmStore, FiledAlarm
 from narrows.alarms.uncoupled import UncoupledTest
 from narrows.coding.events import Coding
+from narrows.coding.kept import BYTES_PER_TOKEN
 from narrows.coding.tokens.gain import GainSegment
 from narrows.durable import read_once
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
-from narrows.edge.cost import BYTES_PER_TOKEN
 from narrows.edge.problems import ApiError
 from narrows.wire.parameters import shapes_draw
 

@@ -114,8 +114,8 @@ class BuiltinBackend:
             yield Opened(Coding.PLAIN)
             yield job
             return
-        yield Opened(Coding.COUPLED if job.temperature else Coding.PLAIN)
         try:
+            yield Opened(Coding.COUPLED if job.temperature else Coding.PLAIN)
             while True:
                 event = await job.events.get()
                 yield event

@@ -7,12 +7,13 @@ is what the named server knows. Nothing that makes a server say more than the an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from narrows.errors import InputError
 from narrows.wire.media import check_parts
-from narrows.wire.parameters import FORMATS, PARAMETERS, wrong
+from narrows.wire.parameters import FORMATS, PARAMETERS, REPETITION, together, wrong
 
 Server = Literal["openai", "vllm", "sglang", "llama.cpp"]
 
@@ -51,7 +52,6 @@ PRESETS: Mapping[Server, tuple[str, ...]] = {
 }
 """What each server is known to heed; ``openai`` stands for any."""
 
-_SAME = (("repetition_penalty", "repeat_penalty"),)
 _KINDS = {
     "guided_json": "json",
     "json_schema": "json",
@@ -93,7 +93,8 @@ _OURS = frozenset(
 
 
 def check_fields_of(body: Mapping[str, Any]) -> None:
-    """InputError where a request holds an unknown field, or a wrong value of ``PARAMETERS``."""
+    """InputError where a request holds an unknown field, a wrong value of ``PARAMETERS``,
+    or two that say one thing."""
     for name, value in body.items():
         if name in CORE_FIELDS or value is None:
             continue
@@ -101,9 +102,8 @@ def check_fields_of(body: Mapping[str, Any]) -> None:
             raise InputError(f"{name[:64]!r} is no field of a request")
         if found := wrong(name, value):
             raise InputError(f"{name}{found.inner and '.'}{found.inner} {found.what}")
-    forced = [name for name in (*FORMATS, "response_format") if body.get(name)]
-    if len(forced) > 1:
-        raise InputError(f"{' and '.join(forced)} force the answer's form together")
+    if names := together(body):
+        raise InputError(f"{' and '.join(names)} are one thing said twice")
 
 
 def forced_form(body: Mapping[str, Any]) -> tuple[str, Any, str] | None:
@@ -137,7 +137,19 @@ def parameter_problems(
             problems.append(f"extra_body says {name}, which is narrows' own to say")
         elif name in PARAMETERS and (found := wrong(name, value)):
             problems.append(f"extra_body: {name} {found.what}")
+        elif not _is_json(value):
+            problems.append(
+                f"extra_body: {name} is not JSON: it has a date, or a number without end"
+            )
     return problems
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class UpstreamParameters:
@@ -180,7 +192,7 @@ class UpstreamParameters:
         return self.extra | kept
 
     def _translate(self, kept: dict[str, Any]) -> None:
-        for one, other in (*_SAME, *(pair[::-1] for pair in _SAME)):
+        for one, other in (REPETITION, REPETITION[::-1]):
             if one in kept and one not in self.known and other in self.known:
                 kept.setdefault(other, kept.pop(one))
         forced = forced_form(kept)

@@ -212,17 +212,6 @@ class LinkSession:
 
     async def _answer(self, number: int, request: Request, model: TokenModel) -> None:
         """Run the backend for one answer. Whatever happens, the answer is ended on the link."""
-        tokenizer = self._backend.tokenizer
-        foreign = tokenizer is not None and tokenizer.digest != model.tokenizer.digest
-        stops = stop_strings(request.body)
-        translate = feed.ToText(tokenizer, stops) if tokenizer is not None and foreign else None
-        wanted = BackendRequest(
-            request.body,
-            bytes.fromhex(request.noise_key),
-            tuple(request.resume),
-            request.scope,
-            model.tokenizer.digest,
-        )
         over = threading.Event()  # set in the codec thread: nothing of it is taken any more
 
         def deliver(event: Event) -> Command:
@@ -234,6 +223,17 @@ class LinkSession:
 
         last: Finished | Failed = Failed(Failure.INTERNAL)
         try:
+            tokenizer = self._backend.tokenizer
+            foreign = tokenizer is not None and tokenizer.digest != model.tokenizer.digest
+            stops = stop_strings(request.body)
+            translate = feed.ToText(tokenizer, stops) if tokenizer is not None and foreign else None
+            wanted = BackendRequest(
+                request.body,
+                bytes.fromhex(request.noise_key),
+                tuple(request.resume),
+                request.scope,
+                model.tokenizer.digest,
+            )
             async with contextlib.aclosing(self._backend.generate(wanted)) as events:
                 async for raw in events:
                     for event in translate.events(raw) if translate else (raw,):
@@ -244,8 +244,8 @@ class LinkSession:
         except asyncio.CancelledError:
             last = Finished(Finish.CANCELLED)
             raise
-        except Exception:  # a bug in a backend must fail its answer, not hang the client
-            log.exception("a backend failed")
+        except Exception:  # a bug, or a body that no edge makes: its answer fails, no client hangs
+            log.exception("an answer failed")
         finally:
             self._push(lambda encoder: feed.finish(encoder, number, last))
 

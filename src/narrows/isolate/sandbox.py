@@ -14,6 +14,7 @@ be a way out that no one counts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -52,8 +53,16 @@ class Sandbox:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self, words: Sequence[str]) -> Prepared:
-        """What to run for ``words`` inside. Raises PeerError."""
-        descriptors = [new_user_namespace(self.uid)]
+        """What to run for ``words`` inside. Raises PeerError, OSError."""
+        descriptors: list[int] = []
+        with contextlib.ExitStack() as failed:  # a role is started anew for as long as it takes
+            failed.callback(_close_all, descriptors)
+            prepared = self._prepare(words, descriptors)
+            failed.pop_all()
+        return prepared
+
+    def _prepare(self, words: Sequence[str], descriptors: list[int]) -> Prepared:
+        descriptors.append(new_user_namespace(self.uid))
         options = ["--userns2", str(descriptors[0])]
         options += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         options += ["--hostname", "enclave", "--as-pid-1", "--die-with-parent", "--new-session"]
@@ -155,11 +164,7 @@ class Prepared:
                 preexec_fn=enter,
             )
         finally:
-            self._close()
-
-    def _close(self) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+            _close_all(self.descriptors)
 
 
 def compiled_kernels() -> tuple[Path, ...]:
@@ -212,8 +217,13 @@ def _within(path: Path, folders: Iterable[Path]) -> bool:
 def _readable(path: Path, uid: int) -> bool:
     found = path.stat()
     mode = found.st_mode >> 6 if found.st_uid == uid else found.st_mode
-    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
+    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else 0)
     return mode & wanted == wanted
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _memory_file(content: bytes) -> int:

@@ -28,7 +28,7 @@ MAX_INTERIM_ANSWERS = 8
 MAX_CHUNK_LINE_BYTES = 256
 _READ_BYTES = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
-_HEADER = re.compile(rb"([!#-'*+.0-9A-Z^-z|~-]{1,100}):[ \t]*([^\r\n\0]*)")
+_HEADER = re.compile(rb"([!#-'*+.0-9A-Z^-z|~-]{1,100}):([^\r\n\0]*)")
 _LENGTH = re.compile(rb"[0-9]{1,12}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?")
 

@@ -52,12 +52,16 @@ def media_bytes(messages: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
     return count, size
 
 
-def check_parts(messages: Iterable[Mapping[str, Any]], wanted: bool) -> None:
+def check_parts(messages: object, wanted: bool) -> None:
     """InputError where a message has a part that is no text, unless ``wanted`` and it is such a
-    part as ``media_part`` makes."""
+    part as ``media_part`` makes; or where they are no messages."""
     count = 0
+    if not isinstance(messages, list | tuple):
+        raise InputError("messages is no list")
     for message in messages:
-        content = message.get("content")
+        content = message.get("content") if isinstance(message, Mapping) else 0
+        if not isinstance(content, str | list | None):
+            raise InputError("a message whose content is neither text nor parts")
         for part in content if isinstance(content, list) else ():
             if not isinstance(part, Mapping):
                 raise InputError("a message has a part that is no object")

@@ -74,6 +74,17 @@ def wrong(name: str, value: object) -> Wrong | None:
     return PARAMETERS[name].check(value)
 
 
+def together(body: Mapping[str, Any]) -> list[str]:
+    """Names of parameters of which a request may hold one: those that force the answer's form,
+    or two words for one thing that differ. Empty where it does."""
+    forced = [name for name in FORMATS if body.get(name) is not None]
+    forced += ["response_format"] if body.get("response_format") else []
+    if len(forced) > 1:
+        return forced
+    values = [body[name] for name in REPETITION if body.get(name) is not None]
+    return list(REPETITION) if len(values) > 1 and values[0] != values[1] else []
+
+
 def shapes_draw(body: Mapping[str, Any]) -> bool:
     """Whether a request makes tokens more or less likely than the model has them."""
     rest = body.keys() & PARAMETERS.keys() - {"reasoning_effort", "chat_template_kwargs"}
@@ -229,7 +240,10 @@ PARAMETERS: Mapping[str, Parameter] = {
     "regex": Parameter(_text(MAX_REGEX_CHARS)),
     "ebnf": Parameter(_text(MAX_GRAMMAR_CHARS)),
 }
-"""By name. ``repeat_penalty`` is llama.cpp's word for ``repetition_penalty``."""
+"""By name."""
+
+REPETITION = ("repetition_penalty", "repeat_penalty")
+"""The same: the second is llama.cpp's word."""
 
 FORMATS = (
     "guided_json",

@@ -41,7 +41,7 @@ def switch(
         if folder is not None
         else private_folder(existing_state_dir(state), "weak", shown=True)
     )
-    digest, signed = install(file, target)
+    digest, signed = install(file, target, shown=folder is None)
     row = {"path": str(target / file.name), "sha256": digest.hex(), "signed": signed}
     if json:
         typer.echo(json_module.dumps(row))

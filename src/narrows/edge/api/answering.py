@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Sequence
 
 from starlette.types import Receive, Scope, Send
 
+from narrows.coding.kept import BYTES_PER_TOKEN
 from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer, Piece
 from narrows.edge.api import jsonio
@@ -26,7 +27,7 @@ from narrows.edge.api.front import LINK_BYTES_HEADER, record_of
 from narrows.edge.api.noise_keys import noise_keys
 from narrows.edge.api.request import ChatRequest
 from narrows.edge.api.service import Service
-from narrows.edge.cost import BYTES_PER_TOKEN, total_cost
+from narrows.edge.cost import total_cost
 from narrows.edge.dialects.dialect import Dialect, Ended, TokenUsage
 from narrows.edge.local import fits
 from narrows.errors import NarrowsError, PeerError

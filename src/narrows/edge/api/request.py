@@ -24,7 +24,7 @@ from narrows.edge.config import ConciseConfig, EdgeLimits
 from narrows.edge.dialects.fields import BodyFields
 from narrows.edge.local import Route
 from narrows.edge.problems import bad_request, check_known, unknown_field, unknown_model
-from narrows.wire.parameters import FORMATS, PARAMETERS, wrong
+from narrows.wire.parameters import PARAMETERS, together, wrong
 
 COMPLETION_TOKENS = 16
 """OpenAI's own, of a completion that names none."""
@@ -281,10 +281,8 @@ def _add_parameters(fields: _Fields, body: dict[str, Any]) -> None:
             code = "unknown_parameter" if found.unknown else "invalid_value"
             raise bad_request(f"{shown} {found.what}.", shown, code)
         body[name] = value
-    forced = [name for name in (*FORMATS, "response_format") if body.get(name)]
-    if len(forced) > 1:
-        message = f"{' and '.join(forced)} force the answer's form together; send one."
-        raise bad_request(message, forced[0])
+    if names := together(body):
+        raise bad_request(f"{' and '.join(names)} are one thing said twice; send one.", names[0])
     if body.get("min_tokens", 0) > body.get("max_tokens", MAX_ANSWER_TOKENS):
         raise bad_request("min_tokens is above max_tokens.", "min_tokens")
 

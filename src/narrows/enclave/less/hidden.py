@@ -18,11 +18,10 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from narrows.coding.markup import ReasoningForm
+from narrows.coding.markup import THINK, THOUGHT, ReasoningForm
 from narrows.models.api import Tokenizer
 from narrows.wire.stops import StopFinder
 
-OPENS, CLOSES = "<think>", "</think>"
 _SPACE = " \t\r\n"
 KEPT_S = 900.0
 MAX_KEPT_TOKENS = 1 << 22
@@ -51,9 +50,9 @@ class AnswerFront:
             self._text = (self._text + self._decoder.decode(self._token_bytes(token))).lstrip(
                 _SPACE
             )
-            if self._text.startswith(OPENS):
+            if self._text.startswith(THINK):
                 self.reasons = True
-            elif not OPENS.startswith(self._text):
+            elif not THINK.startswith(self._text):
                 self.reasons = False
             if self.reasons is not None:
                 return True
@@ -65,7 +64,7 @@ def cut_behind_marker(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     written with others."""
     sizes = [len(tokenizer.token_bytes(token)) for token in ids]
     data = b"".join(map(tokenizer.token_bytes, ids))
-    marker = CLOSES.encode()
+    marker = THOUGHT.encode()
     end = data.find(marker) + len(marker)
     whole: list[int] = []
     at = 0
@@ -83,7 +82,7 @@ class Closing:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._finder = StopFinder((CLOSES,))
+        self._finder = StopFinder((THOUGHT,))
         self.size_bytes = 0
 
     @property

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from narrows.coding.events import Channel, Event, Finish, Finished, Switch, Text, Usage
-from narrows.coding.kept import ReasoningLevel, count_said
+from narrows.coding.kept import BYTES_PER_TOKEN, ReasoningLevel, count_said
+from narrows.coding.markup import THINK, THOUGHT
 
-OPENS, CLOSES = b"<think>", b"</think>"
-BYTES_PER_TOKEN = 4  # where a server counts nothing
+_OPENS, _CLOSES = THINK.encode(), THOUGHT.encode()
 _SPACE = b" \t\r\n"
 
 
@@ -46,6 +46,7 @@ class ReasoningFilter:
         self._from = Channel.CONTENT
         self._thinking = begun
         self._past = False
+        self._space = bytearray()  # ahead of all that was said
         self._held = b""
 
     @property
@@ -61,13 +62,15 @@ class ReasoningFilter:
                 return []
             self.channel = Channel.TOOL_NAME
             return [*self._rest(), event]
+        if self._from is Channel.CONTENT:
+            data = event.data if self._past else self._content(event.data)
+            return self._show(Channel.CONTENT, data)
+        before = self._rest()  # in the order in which the server said it
         if self._from is Channel.REASONING:
             self._past = True  # the server takes the markers apart
-            self._hide(len(event.data))
-            return []
-        if self._from is Channel.CONTENT and not self._past:
-            return self._show(Channel.CONTENT, self._content(event.data))
-        return self._show(self._from, event.data)
+            self._hide(event.data)
+            return before
+        return [*before, *self._show(self._from, event.data)]
 
     def finish(self) -> list[Event]:
         """What is held, at the answer's end."""
@@ -86,38 +89,47 @@ class ReasoningFilter:
 
     def _content(self, data: bytes) -> bytes:
         """What of the content's front is content."""
+        if not self._thinking and not self._held:
+            text = data.lstrip(_SPACE)
+            self._space += data[: len(data) - len(text)]
+            data = text
         data, self._held = self._held + data, b""
         if not self._thinking:
-            text = data.lstrip(_SPACE)
-            if OPENS.startswith(text[: len(OPENS)]) and len(text) < len(OPENS):
+            if len(data) < len(_OPENS) and _OPENS.startswith(data):
                 self._held = data
-                if len(data) > self._limit_bytes:  # nothing but space
-                    self._hide(len(data))
+                if len(self._space) > self._limit_bytes:  # nothing else
+                    self._hide(self._front_space())
                 return b""
-            if not text.startswith(OPENS):
+            if not data.startswith(_OPENS):
                 self._past = True
-                return data
+                return self._front_space() + data
+            self._hide(self._front_space())
             self._thinking = True
-        at = data.find(CLOSES)
+        at = data.find(_CLOSES)
         if at < 0:
             keep = _partial(data)
-            self._hide(len(data) - keep)
+            self._hide(data[: len(data) - keep])
             self._held = data[len(data) - keep :]
             return b""
         self._past = True
-        self._hide(at + len(CLOSES))
-        return data[at + len(CLOSES) :]
+        end = at + len(_CLOSES)
+        self._hide(data[:end])
+        return data[end:]
 
     def _rest(self) -> list[Event]:
         held, self._held = self._held, b""
         if self._thinking and not self._past:
-            self._hide(len(held))
+            self._hide(held)
             return []
         self._past = True
-        return self._show(Channel.CONTENT, held)
+        return self._show(Channel.CONTENT, self._front_space() + held)
 
-    def _hide(self, size_bytes: int) -> None:
-        self.hidden_bytes += size_bytes
+    def _front_space(self) -> bytes:
+        space, self._space = bytes(self._space), bytearray()
+        return space
+
+    def _hide(self, data: bytes) -> None:
+        self.hidden_bytes += len(data)
 
     def _show(self, channel: Channel, data: bytes) -> list[Event]:
         if not data:
@@ -166,8 +178,8 @@ def _ended(
 
 
 def _partial(data: bytes) -> int:
-    """How many bytes at the end of ``data`` may begin ``CLOSES``."""
-    for size in range(min(len(CLOSES) - 1, len(data)), 0, -1):
-        if data.endswith(CLOSES[:size]):
+    """How many bytes at the end of ``data`` may begin ``_CLOSES``."""
+    for size in range(min(len(_CLOSES) - 1, len(data)), 0, -1):
+        if data.endswith(_CLOSES[:size]):
             return size
     return 0

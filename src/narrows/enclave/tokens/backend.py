@@ -133,8 +133,6 @@ class TokenBackend:
             async for event in events:
                 if isinstance(event, Opened):
                     self._answers[event.coding] += 1
-                elif isinstance(event, Failed) and event.code in _LOST:
-                    self._standing.lost()
                 yield event
 
     async def _events(self, request: BackendRequest) -> AsyncGenerator[Event, None]:
@@ -143,11 +141,22 @@ class TokenBackend:
             events = self._text.answer(request.body)
         elif plan.asked.max_tokens < 1:
             events = _ended(request)
-        elif self._hides(request.body, plan):
-            events = answered(self._without_reasoning(plan, request), Coding.PLAIN)
-        else:
+        elif not self._hides(request.body, plan):
             events = answered(self._completion(plan), plan.coding, plan.asked.noise)
-        return events
+        else:
+            known = self._hidden.get(request.scope, request.noise_key) if request.resume else None
+            if request.resume and known is None:
+                return _forgotten(plan)
+            events = answered(self._without_reasoning(plan, request, known), Coding.PLAIN)
+        return self._noticed(events)
+
+    async def _noticed(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+        """``events``, of which a failure may say that the server has gone."""
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, Failed) and event.code in _LOST:
+                    self._standing.lost()
+                yield event
 
     async def _plan(self, request: BackendRequest) -> _Plan | None:
         """What to ask for; None where the answer goes as text."""
@@ -226,16 +235,12 @@ class TokenBackend:
         return not sends and may_reason(plan.markup.reasoning)
 
     async def _without_reasoning(
-        self, plan: _Plan, request: BackendRequest
+        self, plan: _Plan, request: BackendRequest, known: tuple[int, ...] | None
     ) -> AsyncGenerator[Event, None]:
-        """The answer whose reasoning stays inside, opened once it is over (``hidden.py``)."""
+        """The answer whose reasoning stays inside, opened once it is over (``hidden.py``).
+        ``known``: of one that goes on."""
         form, scope, key = plan.markup.reasoning, request.scope, request.noise_key
         plan = replace(plan, markup=replace(plan.markup, reasoning=ReasoningForm.NONE))
-        known = self._hidden.get(scope, key) if request.resume else None
-        if request.resume and known is None:
-            yield Opened(plan.coding, plan.asked.noise)
-            yield Failed(Failure.UPSTREAM_BROKE)
-            return
         front: list[int] = []
         if known is None and form is ReasoningForm.MARKED:
             async with contextlib.aclosing(self._completion(plan)) as events:
@@ -364,6 +369,12 @@ def _unfit(body: Mapping[str, Any], markup: Markup, calls: CallForm, verdict: Ca
         if not verdict.formats:
             return "the server forces no format on a completion"
     return ""
+
+
+async def _forgotten(plan: _Plan) -> AsyncGenerator[Event, None]:
+    """An answer whose reasoning is gone."""
+    yield Opened(plan.coding, plan.asked.noise)
+    yield Failed(Failure.UPSTREAM_BROKE)
 
 
 async def _ended(request: BackendRequest) -> AsyncGenerator[Event, None]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from narrows.coding.markup import CallForm, Markup, ReasoningForm
+from narrows.coding.markup import THINK, CallForm, Markup, ReasoningForm
 from narrows.enclave.tokens.writing import call_form, reasoning_form
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.hf_tokenizer import load_hf_text
@@ -19,7 +19,6 @@ from narrows.models.text.chat import PLAIN_WITH_BOS, ChatRenderer
 from narrows.models.text.served import served_messages, served_tools, template_variables
 from narrows.models.text.tokenizer import BpeTokenizer
 
-_THINK = "<think>"
 _FOREIGN = ("[THINK]", "<|channel|>", "<|start_of_thought|>", "<seed:think>")
 _MAX_FRONTS = 64
 
@@ -50,7 +49,7 @@ class StrongText:
         self._template = data.chat_template
         self._reasoning = reasoning
         self._fronts: dict[str, ReasoningForm] = {}
-        self.reasons = reasoning == "think" or (reasoning == "auto" and self._knows(_THINK))
+        self.reasons = reasoning == "think" or (reasoning == "auto" and self._knows(THINK))
         named = CallForm(tools) if tools != "auto" else call_form(self.chat, self.tokenizer)
         self.calls = named
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from narrows.coding.markup import CallForm, ReasoningForm
+from narrows.coding.markup import THINK, THOUGHT, CallForm, ReasoningForm
 from narrows.errors import ArtifactError, InputError
 from narrows.models.text.chat import ChatRenderer
 from narrows.models.text.served import served_messages, served_tools
@@ -46,7 +46,6 @@ SAMPLE_CHAT: list[dict[str, Any]] = [
     {"role": "user", "content": "Thanks."},
 ]
 _HERMES = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_OPENS, _CLOSES = "<think>", "</think>"
 
 
 def sample_prompt(chat: ChatRenderer) -> list[int]:
@@ -80,7 +79,7 @@ def reasoning_form(
     whole = chat.render(asked, variables=variables)
     same = whole[: len(before)] == before
     front = text_of(tokenizer, whole[len(before) :] if same else whole)
-    opened, closed = front.rfind(_OPENS), front.rfind(_CLOSES)
+    opened, closed = front.rfind(THINK), front.rfind(THOUGHT)
     if opened > closed:
         return ReasoningForm.BEGUN
     return ReasoningForm.NONE if closed >= 0 else ReasoningForm.MARKED

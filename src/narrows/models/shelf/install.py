@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from narrows.durable import copy_once, read_once, replacing, write_whole
+from narrows.durable import copy_once, read_once, replacing
 from narrows.errors import ArtifactError, InputError
 from narrows.models.artifact import Artifact
 from narrows.models.shelf.signed import MAX_SIGNED_BYTES, signed_path
 
 
-def install(file: Path, folder: Path) -> tuple[bytes, bool]:
+def install(file: Path, folder: Path, shown: bool = False) -> tuple[bytes, bool]:
     """Copy an artifact and its signature, if it has one; its digest and whether it has.
+    ``shown``: who may look into the folder may read them, whatever the umask: an isolated enclave.
 
     Raises ArtifactError (no artifact), InputError (the folder cannot be written, or holds
     another one of this name)."""
@@ -27,8 +32,9 @@ def install(file: Path, folder: Path) -> tuple[bytes, bool]:
         signed = signature.exists()
         if signed:
             data = read_once(signature, MAX_SIGNED_BYTES, follow_links=True)
-            write_whole(signed_path(target), data)
-        with replacing(target) as out:
+            with _placed(signed_path(target), shown) as out:
+                out.write(data)
+        with _placed(target, shown) as out:
             if copy_once(file, out, follow_links=True) != artifact.digest.hex():
                 raise InputError(f"{file} changed while it was copied", "do it again")
     except OSError as error:
@@ -36,3 +42,11 @@ def install(file: Path, folder: Path) -> tuple[bytes, bool]:
     except ArtifactError as error:
         raise InputError(f"{target} is damaged: {error.message}", "remove it") from error
     return artifact.digest, signed
+
+
+@contextlib.contextmanager
+def _placed(path: Path, shown: bool) -> Iterator[BinaryIO]:
+    with replacing(path) as out:
+        if shown:
+            os.fchmod(out.fileno(), 0o644)
+        yield out

@@ -149,8 +149,9 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         raise InputError(f"{len(messages)} messages; 1 to {MAX_MESSAGES} are taken")
     plain = []
     for message in messages:
-        if message.get("role") not in ROLES:
-            raise InputError(f"unknown role {message.get('role')!r:.80}")
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role not in ROLES:
+            raise InputError(f"unknown role {role!r:.80}")
         plain.append(dict(message) | {"content": _content(message.get("content"))})
     return plain
 

@@ -24,7 +24,9 @@ def served_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def served_tools(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tools, a description or parameters that they lack being null."""
+    """The tools, a description or parameters that they lack being null. InputError."""
+    if not isinstance(tools, list | tuple):
+        raise InputError("tools is no list")
     absent = {"name": None, "description": None, "parameters": None}
     return [{"type": "function", "function": absent | _function(tool)} for tool in tools]
 

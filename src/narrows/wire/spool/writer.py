@@ -189,6 +189,7 @@ class SpoolWriter:
         self._size = self._chunks = 0
         self._header = header
         try:
+            os.fchmod(self._file, self._mode)  # the umask has no say in who reads it
             self._put(self._sealer.header)
             sync_folder(self._folder)
         except OSError:

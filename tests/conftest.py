@@ -34,6 +34,7 @@ PACKAGES = {
     "gcc": "gcc",
     "systemd": "systemd",
     "ping": "iputils-ping",
+    "Prometheus": "prometheus",
 }
 
 

@@ -31,6 +31,7 @@ gate --config BAD --state {state}
 edge --config BAD
 edge --weak BAD --state {state}
 telemetry --gate 127.0.0.1:1 --config BAD
+metrics --config BAD --state {state}
 witness --follow BAD --state {state}
 witness --passphrase-file BAD --state {state}
 key operator new bob --passphrase-file BAD --out {new}
@@ -39,6 +40,7 @@ budget sign BAD --key demo --yes --state {state}
 budget sign {change} --key BAD --yes --state {state}
 budget sign {change} --key demo --passphrase-file BAD --yes --state {state}
 budget apply BAD --state {state}
+budget inventory --file BAD --state {state}
 ledger copy BAD --state {state}
 ledger restore BAD --state {state}
 ledger recover BAD --state {state}
@@ -89,6 +91,8 @@ key operator revoke {own} --out BAD --state {state}
 budget propose --lineage demo --lifetime 2MB --account answers --out BAD --state {state}
 budget enrol --lineage demo --gate g --auditor {key} --pins {own} --out BAD --state {state}
 budget revoke --lineage demo --gate g --out BAD --state {state}
+budget charge --lineage demo --bytes 5 --reason x --out BAD --state {state}
+budget inventory --write BAD
 ledger backup BAD --state {state}
 ledger recover --propose BAD --state {state}
 weak import {checkpoint} --out BAD
@@ -100,6 +104,8 @@ audit calibrate --tape {answers} --out BAD
 audit run --tape {answers} --out BAD
 redteam run link-ends --html BAD
 redteam all --html BAD
+metrics --write-rules BAD
+metrics --write-dashboard BAD
 redteam probe --from outside --shut 127.0.0.1:1 --out BAD
 """
 MADE = """
@@ -136,6 +142,7 @@ budget apply {change} --state BAD
 budget history --state BAD
 budget enrol --lineage demo --gate g --auditor {key} --pins {own} --out {new} --state BAD
 budget revoke --lineage demo --gate g --out {new} --state BAD
+budget charge --lineage demo --bytes 5 --reason x --out {new} --state BAD
 budget credit {change} --state BAD
 ledger backup {new} --state BAD
 ledger copy {new} --state BAD
@@ -151,6 +158,7 @@ plan --from-ledger BAD
 alarms list --state BAD
 alarms ack --all --state BAD
 forecast --state BAD
+metrics --once --state BAD
 """
 # Elsewhere: they need packages or minutes, or a path of theirs may be anything.
 UNTRIED = {"weak average", "weak train", "bench runtime", "bench ledger"}

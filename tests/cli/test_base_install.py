@@ -62,6 +62,7 @@ def test_a_command_whose_extra_is_missing_names_it_in_one_line(base: Path) -> No
         (("edge", "--listen", "127.0.0.1:0", "--gate", "127.0.0.1:1"), "edge"),
         (("enclave", "--listen", "127.0.0.1:0"), "enclave"),
         (("weak", "show", "default"), "models"),
+        (("metrics", "--once", "--state", "/"), "metrics"),
     ):
         told = _run(base / "narrows", *words)
         assert told.returncode == 2, told.stderr

@@ -22,6 +22,7 @@ from narrows.edge.config import EdgeConfig
 from narrows.enclave.config import EnclaveConfig
 from narrows.errors import InputError
 from narrows.gate.config import GateConfig
+from narrows.metrics.config import MetricsConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"]
@@ -33,7 +34,12 @@ TREE = {
     for path in (ROOT / folder).rglob("*")
 }
 PLAN_COMMANDS = plan_app.subcommands
-SECTIONS = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig}
+SECTIONS = {
+    "enclave": EnclaveConfig,
+    "gate": GateConfig,
+    "edge": EdgeConfig,
+    "metrics": MetricsConfig,
+}
 
 
 def ids(page: Path) -> str:
@@ -120,7 +126,7 @@ def test_commands_are_found() -> None:
 def test_configuration_keys_are_there(page: Path, tmp_path: Path) -> None:
     """Every block with a section of ours; only what is unknown counts, values may be examples."""
     for _, block in FENCED.findall(page.read_text()):
-        if not re.search(r"^ *\[+(enclave|gate|edge)\b", block, re.MULTILINE):
+        if not re.search(r"^ *\[+(enclave|gate|edge|metrics)\b", block, re.MULTILINE):
             continue
         path = tmp_path / "narrows.toml"
         path.write_text(block)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from narrows.cli.status import collect, table
 from narrows.coding.events import Coding
+from narrows.edge.books.figures import series
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.store import open_database
 from narrows.errors import InputError
@@ -103,3 +104,36 @@ def test_how_the_tape_stands_is_shown(tmp_path: Path) -> None:
             console.print(table(collect(tmp_path, NOW_S)))
         lines = [" ".join(line.split()) for line in told.get().splitlines() if "tape" in line]
         assert lines == ([said] if said else [])
+
+
+def test_the_edges_figures_outlive_it_and_its_gauges_do_not(tmp_path: Path) -> None:
+    create_demo(tmp_path, 1000)
+    assert collect(tmp_path, NOW_S)["edge_figures"] == []
+    for _ in range(2):  # two edges, one after the other
+        with closing(open_database(tmp_path)) as database:
+            stats = StatsRecorder(database, lambda: NOW_S)
+            stats.figures.add("narrows_request_errors_total", code="overloaded", status="429")
+            stats.figures.observe("narrows_first_token_seconds", 0.3, coding="plain")
+            stats.figures.observe("narrows_first_token_seconds", 99.0, coding="plain")
+            stats.put_gauges({series("narrows_edge_links"): 2.0})
+            assert stats.flush()
+    figures = collect(tmp_path, NOW_S)
+    plain, named = {"coding": "plain"}, "narrows_first_token_seconds"
+    assert figures["edge_runs"]
+    assert figures["edge_figures"] == [
+        {"name": "narrows_edge_links", "labels": {}, "value": 2.0},
+        {"name": named, "labels": plain | {"le": "+Inf"}, "value": 2.0},
+        {"name": named, "labels": plain | {"le": "0.5"}, "value": 2.0},
+        {"name": f"{named}_sum", "labels": plain, "value": pytest.approx(198.6)},
+        {
+            "name": "narrows_request_errors_total",
+            "labels": {"code": "overloaded", "status": "429"},
+            "value": 2.0,
+        },
+    ]
+    later = collect(tmp_path, NOW_S + 60)
+    assert not later["edge_runs"]
+    assert "narrows_edge_links" not in {one["name"] for one in later["edge_figures"]}
+    with closing(open_database(tmp_path)) as database:
+        database.execute("DROP TABLE figures")
+    assert collect(tmp_path, NOW_S)["edge_figures"] == []

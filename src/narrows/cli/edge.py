@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
+
 app = typer.Typer(add_completion=False)
 
 
@@ -20,6 +22,7 @@ def edge(
     gate: Annotated[str | None, typer.Option(help="host:port of the gate.")] = None,
     weak: Annotated[list[str] | None, typer.Option(help="Weak models, newest first.")] = None,
     model_name: Annotated[str | None, typer.Option(help="Name of the model in the API.")] = None,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Serve the OpenAI API and rebuild the answers that come over the link.
 
@@ -28,7 +31,6 @@ def edge(
     import asyncio
     import dataclasses
     import json
-    import logging
     import sys
 
     from narrows.deploy.config import load_config
@@ -36,13 +38,14 @@ def edge(
     from narrows.edge.config import EdgeConfig
     from narrows.edge.serve import serve
     from narrows.errors import InputError
+    from narrows.logs import start_logging
     from narrows.models.api import TokenModel
     from narrows.models.registry import load_model
     from narrows.models.shelf.operators import operator_keys
     from narrows.models.shelf.shelf import Shelf, Shelving
     from narrows.wire.address import parse_address
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    start_logging("edge", log_format)
     settings = load_config(config).edge
     if settings.models and (gate is not None or model_name is not None or weak):
         raise InputError(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
+
 app = typer.Typer(add_completion=False)
 
 
@@ -23,6 +25,7 @@ def enclave(
     ] = None,
     upstream_model: Annotated[str | None, typer.Option(help="Model name at that server.")] = None,
     weak: Annotated[list[str] | None, typer.Option(help="Weak models, newest first.")] = None,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Run the strong model and code its answers for the link.
 
@@ -31,15 +34,15 @@ def enclave(
     """
     import asyncio
     import dataclasses
-    import logging
     import os
 
     from narrows.deploy.config import load_config
     from narrows.enclave.config import UpstreamFlags
     from narrows.enclave.models import load_weak, make_backend
     from narrows.enclave.server import serve
+    from narrows.logs import start_logging
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    start_logging("enclave", log_format)
     settings = load_config(config).enclave
     if listen is not None:
         settings = dataclasses.replace(settings, listen=listen)

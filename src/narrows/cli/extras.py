@@ -9,12 +9,16 @@ _EXTRAS = {
     "enclave": ("aiohttp", "llguidance"),
     "models": ("jinja2", "msgspec", "numba", "numpy", "safetensors", "tokenizers", "tomli_w"),
     "plan": ("plotly", "zstandard"),
+    "metrics": ("prometheus_client",),
     "plots": ("matplotlib",),
     "train": ("torch", "transformers", "accelerate", "peft"),
     "bench": ("xllamacpp", "brotli", "ppmd", "gguf"),
 }
 # what a person installs for a command, where the library alone does not tell
-_COMMANDS = {"init": "all", "edge": "edge", "enclave": "enclave", "plan": "plan", "up": "all"}
+_COMMANDS = {
+    **{name: name for name in ("edge", "enclave", "metrics", "plan")},
+    **dict.fromkeys(("init", "up"), "all"),
+}
 
 
 def missing_extra(error: ModuleNotFoundError, words: list[str]) -> InputError | None:

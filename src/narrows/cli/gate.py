@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
 from narrows.errors import InputError
 
 app = typer.Typer(add_completion=False)
@@ -28,6 +29,7 @@ def gate(
     account: Annotated[str, typer.Option(help="The ledger account of that port.")] = "answers",
     witness: Annotated[str, typer.Option(help="HOST:PORT of the ledger's witness.")] = "",
     witness_key: Annotated[str, typer.Option(help="Its public key, 64 hex digits.")] = "",
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Relay enclave to edge, every byte paid from the ledger before it is sent.
 
@@ -40,7 +42,9 @@ def gate(
 
     from narrows.deploy.state import config_file, ledger_place, state_dir
     from narrows.gate.main import serve, single_port
+    from narrows.logs import line_printer, start_logging
 
+    start_logging("gate", log_format)
     if bool(listen) != bool(enclave):
         raise InputError("--listen and --enclave belong together")
     folder = state_dir(state)
@@ -59,4 +63,5 @@ def gate(
         raise InputError("the gate has no port", "give --config, or --listen and --enclave")
     if witness:
         chosen = dataclasses.replace(chosen, witness=witness, witness_key=witness_key)
-    serve(chosen, folder, lambda facts: typer.echo(json.dumps(facts)))
+    say = line_printer("gate", log_format)
+    serve(chosen, folder, lambda facts: typer.echo(json.dumps(facts)), say)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import typer
 
-from narrows import __version__
+from narrows import __version__, logs
 from narrows.cli.dispatch import CommandTable
 from narrows.cli.extras import missing_extra
 from narrows.cli.machine import machine_error
@@ -27,6 +27,7 @@ app = CommandTable(
         "enclave": ("narrows.cli.enclave", "The role that holds the strong model."),
         "gate": ("narrows.cli.gate", "The role that meters every byte that leaves."),
         "edge": ("narrows.cli.edge", "The role that serves the API outside."),
+        "metrics": ("narrows.cli.metrics.command", "Figures of all roles, for Prometheus."),
         "telemetry": ("narrows.cli.telemetry", "The enclave's logs, through the gate."),
         "witness": ("narrows.cli.ledger.witness", "The witness that cosigns the ledger's heads."),
         "alarms": ("narrows.cli.alarms.table", "What the edge's detectors found; acknowledge it."),
@@ -62,6 +63,11 @@ COMPLETE = "_NARROWS_COMPLETE"  # what the shell's completion, once installed, c
 
 def report(error: NarrowsError) -> None:
     """Print an error as every command does: what happened, all problems, what to do."""
+    if logs.as_error_line("") is not None:
+        problems = error.problems if isinstance(error, InputError) else ()
+        said = "; ".join(filter(None, (error.message, *problems, error.remedy)))
+        typer.echo(logs.as_error_line(said), err=True)
+        return
     typer.echo(f"narrows: {error.message}", err=True)
     if isinstance(error, InputError):
         for problem in error.problems:

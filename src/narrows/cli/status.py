@@ -80,13 +80,16 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
     spent since, None where nothing was. ``tape_age_s``: of the oldest file in the spool, None
     without one.
     ``alarms``: those that are open. ``models``: the edge's, each with what it answered today and
-    how it stands; ``edge_silent_s``: since when no edge has said so, None where none ever has."""
+    how it stands; ``edge_silent_s``: since when no edge has said so, None where none ever has.
+    ``edge_figures``: counters and fresh gauges of the edge;
+    ``edge_runs``: whether it has written any lately."""
     import dataclasses
 
     from narrows.cli.alarms.listing import alarm_figures
     from narrows.deploy.state import ledger_place
     from narrows.deploy.verdicts import DAY_S
     from narrows.edge.books.drift import read_drift
+    from narrows.edge.books.figures import read_figures
     from narrows.edge.books.standing import read_standings
     from narrows.edge.books.stats import read_codings, read_costs, read_stats
     from narrows.errors import InputError
@@ -104,6 +107,7 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         raise InputError(f"there is no ledger in {folder}", "'narrows up' makes one")
     balances = read_balances(place)
     stats = read_stats(folder, now_s)
+    edge_figures, edge_runs = read_figures(folder, now_s)
     day_share = max(now_s % DAY_S, 60.0) / DAY_S
     per_day = stats.today.link_bytes / day_share
     spent = balances.spent_bytes + balances.outstanding_bytes
@@ -145,6 +149,11 @@ def collect(folder: Path, now_s: float) -> dict[str, Any]:
         "gate_ports": read_gate_ports(folder),
         "weak_models": [dataclasses.asdict(one) for one in read_drift(folder, now_s)],
         "alarms": alarm_figures(folder, open_only=True),
+        "edge_runs": edge_runs,
+        "edge_figures": [
+            {"name": name, "labels": dict(labels), "value": value}
+            for (name, labels), value in sorted(edge_figures.items())
+        ],
         "gate_kernel": read_gate_kernel(folder),
         "gate_tape": tape,
         "tape_age_s": _tape_age_s(tape, now_s),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
+
 app = typer.Typer(add_completion=False)
 
 
@@ -55,6 +57,14 @@ def up(
             "the demonstration's net budget.",
         ),
     ] = False,
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics",
+            help="Run the exporter for Prometheus beside it, at its configured address.",
+        ),
+    ] = False,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Serve the strong model through the gate, everything on this machine.
 
@@ -70,13 +80,19 @@ def up(
     what an audit does and protects nothing. With --isolated it is another user in a sandbox of its
     own, and its only neighbour is the gate, too.
     """
+    import os
+
+    from narrows.logs import LOG_FORMAT
     from narrows.sizes import size_bytes
+
+    os.environ[LOG_FORMAT] = log_format  # the roles'
 
     budget_bytes = None if budget is None else size_bytes(budget, "--budget", least=1)
     from narrows.deploy.local import Flags, LocalDeployment
     from narrows.enclave.config import UpstreamFlags
 
-    flags = Flags(budget_bytes, host, port, UpstreamFlags(upstream_url, upstream_model), audit)
+    upstream = UpstreamFlags(upstream_url, upstream_model)
+    flags = Flags(budget_bytes, host, port, upstream, audit, metrics)
     if isolated:
         from narrows.deploy.isolated import IsolatedDeployment
 

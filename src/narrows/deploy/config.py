@@ -15,6 +15,7 @@ from narrows.edge.model_table import ModelEntry
 from narrows.enclave.config import EnclaveConfig, UpstreamFlags
 from narrows.gate.config import GateConfig
 from narrows.homes import expanded
+from narrows.metrics.config import MetricsConfig
 
 _Holder = TypeVar("_Holder", EnclaveConfig, EdgeConfig, ModelEntry)
 
@@ -27,6 +28,7 @@ class Config:
     gate: GateConfig
     edge: EdgeConfig
     audit: AuditConfig = field(default_factory=AuditConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
 
 def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Config:
@@ -37,6 +39,7 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
     the flags name one; one that is told no number of pictures takes ``MEDIA`` where the same
     file's server takes them."""
     kinds = {"enclave": EnclaveConfig, "gate": GateConfig, "edge": EdgeConfig, "audit": AuditConfig}
+    kinds["metrics"] = MetricsConfig
     file = toml_or_defaults(path)
     config = Config(**fill_sections(file, kinds))
     if upstream is not None:
@@ -58,7 +61,14 @@ def load_config(path: Path | None, upstream: UpstreamFlags | None = None) -> Con
         edge=_edge_in(_weak_in(tls_in(config.edge, folder), folder), folder),
         enclave=_enclave_in(config.enclave, folder),
         audit=_audit_in(config.audit, folder),
+        metrics=_metrics_in(config.metrics, folder),
     )
+
+
+def _metrics_in(section: MetricsConfig, folder: Path) -> MetricsConfig:
+    if section.token_file is None:
+        return section
+    return dataclasses.replace(section, token_file=folder / expanded(section.token_file))
 
 
 def _audit_in(section: AuditConfig, folder: Path) -> AuditConfig:

@@ -13,7 +13,8 @@ from narrows.gate.config import GateConfig
 def load_gate(path: Path) -> GateConfig:
     """Section ``[gate]``; what the other roles' sections hold is their affair. InputError names
     every mistake. Files that it names lie relative to ``path``."""
-    section = load_sections(path, {"gate": GateConfig}, others=("enclave", "edge", "audit"))["gate"]
+    others = ("enclave", "edge", "audit", "metrics")
+    section = load_sections(path, {"gate": GateConfig}, others)["gate"]
     return files_in(section, path.parent.resolve())
 
 

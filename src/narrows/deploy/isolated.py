@@ -47,13 +47,14 @@ from narrows.isolate.namespaces import TOOL_PATH, NetNamespace
 from narrows.isolate.sandbox import Sandbox, compiled_kernels
 from narrows.isolate.user import auditor_tag, deployment_tag, enclave_uid, end_processes
 from narrows.ledger.office.demo import demo_witness_key
+from narrows.logs import LOG_FORMAT
 from narrows.private import private_folder
 from narrows.wire.address import is_loopback
 from narrows.wire.pins import TlsFiles, make_identity
 
 TOOLS = ("bwrap", "ip", "nft")
 ENCLAVE_FILE, WEAK_FOLDER = "/run/narrows/enclave.toml", "/run/narrows/weak"
-_PASSED_ON = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_CACHE_DIR")
+_PASSED_ON = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_CACHE_DIR", LOG_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ class IsolatedDeployment(LocalDeployment):
             words = [*self._arguments("poster", config), "--gate", at]
             words += ["--witness", config.gate.witness]
             supervisor.start("poster", words, enter=network.enter_gate, spared=True)
+        telemetry = f"{network.gate_outer}:{net.GATE_PORTS[2]}"
+        self.start_metrics(supervisor, config, telemetry)
         err.print(
             "\nThe enclave is isolated: its own user, processes, mounts, IPC and network; its "
             "only neighbour is the gate.\nWhat it logs leaves through the gate, counted:\n\n"
-            f"  narrows telemetry --gate {network.gate_outer}:{net.GATE_PORTS[2]} "
+            f"  narrows telemetry --gate {telemetry} "
             f"--config {self.state}/run/effective.toml",
             markup=False,
             soft_wrap=True,

@@ -37,6 +37,7 @@ from narrows.gate.config import PortConfig
 from narrows.ledger.office.demo import LINEAGE, create_demo, demo_budget, demo_witness_key
 from narrows.ledger.stores.place import LedgerPlace
 from narrows.private import private_folder
+from narrows.wire.address import parse_address
 
 DEMO_BUDGET_BYTES = 10_000_000
 CHILD_TIMEOUT_S = 300.0
@@ -55,6 +56,7 @@ class Flags:
     port: int | None = None
     upstream: UpstreamFlags | None = None
     audit: bool = False
+    metrics: bool = False
 
 
 NO_FLAGS = Flags()
@@ -68,6 +70,7 @@ class LocalDeployment:
     config: Config
     created_budget_bytes: int | None
     audit: bool = False
+    metrics: bool = False
 
     @classmethod
     def prepare(
@@ -93,7 +96,7 @@ class LocalDeployment:
         config = _with_weak_folder(config, private_folder(folder, "weak", shown=True))
         with _only_one(folder):
             created_bytes = ensure_ledger(folder, flags.budget_bytes)
-        return cls(folder, config, created_bytes, flags.audit)
+        return cls(folder, config, created_bytes, flags.audit, flags.metrics)
 
     @classmethod
     def check_audit(cls, config: Config) -> None:
@@ -167,7 +170,19 @@ class LocalDeployment:
             at = f"127.0.0.1:{gate.facts['ports']['verdicts']}"
             words = [*self._arguments("poster", config), "--gate", at]
             supervisor.start("poster", [*words, "--witness", config.gate.witness], spared=True)
+        self.start_metrics(supervisor, config, f"127.0.0.1:{gate.facts['ports']['telemetry']}")
         return int(edge.facts["port"])
+
+    def start_metrics(self, supervisor: Supervisor, config: Config, telemetry: str) -> None:
+        """The exporter, where it is wanted; the others go on without it. ``telemetry``: the gate's
+        port for it."""
+        if self.metrics:
+            section = dataclasses.replace(config.metrics, telemetry=telemetry)
+            config = dataclasses.replace(config, metrics=section)
+            exporter = supervisor.start("metrics", self._arguments("metrics", config), spared=True)
+            host = parse_address(section.listen)[0]
+            at = f"http://{host}:{exporter.facts['port']}/metrics"
+            err.print(f"Metrics for Prometheus: {at}", markup=False)
 
     def _arguments(self, role: str, config: Config) -> list[str]:
         path = private_folder(self.state, "run") / "effective.toml"

@@ -17,6 +17,7 @@ reasoning stayed inside is said at the end (``coding/kept.py``).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,6 +98,8 @@ class EdgeAnswer:
         self.costed_tokens = 0
         self.costed_bits = 0.0
         self.cancelled = False
+        self.asked_s = time.monotonic()
+        self.first_text_s = self.last_text_s = 0.0  # 0: none yet
         self.last_event_s = 0.0
         self.lost_s = 0.0
         self.resumes = 0
@@ -348,6 +351,8 @@ class EdgeAnswer:
         size = len(text.encode("utf-8", "surrogatepass"))
         self._pending_bytes += size
         self.text_bytes += size
+        self.last_text_s = time.monotonic()
+        self.first_text_s = self.first_text_s or self.last_text_s
         if self._pending_bytes > self._buffer_bytes or self.text_bytes > self._answer_bytes:
             slow = self.text_bytes <= self._answer_bytes
             self.fail(problems.too_slow() if slow else problems.too_large(self._answer_bytes))

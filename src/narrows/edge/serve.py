@@ -244,6 +244,7 @@ async def _flush_until(over: asyncio.Event, service: Service, file: StandingFile
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await over.wait()
+        service.put_gauges()
         await service.stats.flush_aside()
         await service.alarms.flush_aside()
         await asyncio.to_thread(file.write, service.models.standings())

@@ -17,6 +17,7 @@ from narrows.gate.backstop.netdev import other_devices
 from narrows.gate.config import GateConfig, PortConfig
 from narrows.gate.machine.surroundings import Surroundings
 from narrows.gate.server import Gate
+from narrows.gate.stats_file import Latency
 from narrows.gate.tape.tap import Tap
 from narrows.ledger.ledger import Ledger
 from narrows.ledger.stores.place import LedgerPlace
@@ -26,6 +27,7 @@ from narrows.private import private_folder
 from narrows.wire.address import parse_address
 
 Facts = dict[str, object]
+Say = Callable[[str], None]
 SWITCH_INTERVAL_S = 0.0002  # the ledger's thread must not keep the loop from its ticks
 
 
@@ -51,15 +53,18 @@ def facts(gate: Gate) -> Facts:
 
 
 def open_ledger(
-    config: GateConfig, state_dir: Path, announce: Callable[[int], None] = lambda size_bytes: None
+    config: GateConfig,
+    state_dir: Path,
+    announce: Callable[[int], None] = lambda size_bytes: None,
+    heard: Callable[[float], None] = lambda seconds: None,
 ) -> Ledger:
     """The ledger of ``state_dir``, after counting as spent what a gate that died had leased.
-    ``announce`` hears what is about to be sent to its store.
+    ``announce`` hears what is about to be sent to its store, ``heard`` how long a witness took.
     ``BudgetError`` where it cannot be trusted to be the newest one."""
     witness = None
     if config.witness:
         verifier = witness_verifier(bytes.fromhex(config.witness_key))
-        witness = HttpWitness(*parse_address(config.witness), verifier)
+        witness = HttpWitness(*parse_address(config.witness), verifier, heard=heard)
     place = LedgerPlace(state_dir, config.etcd)
     ledger = Ledger.open(place, witness=witness, gate=config.name, announce=announce)
     try:
@@ -70,23 +75,28 @@ def open_ledger(
     return ledger
 
 
-def open_backstop(config: GateConfig, state_dir: Path) -> Backstop | None:
+def _log(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a full disk, a closed pipe: no reason to end
+        print(f"narrows gate: {text}", file=sys.stderr, flush=True)
+
+
+def open_backstop(config: GateConfig, state_dir: Path, log: Say = _log) -> Backstop | None:
     """The backstop, installed; None, and said so, where the configuration leaves it off.
     ``InputError`` where it was asked for and cannot be had."""
     why = unavailable()
     if config.kernel == "off":
-        _log(f"kernel backstop: off{'; here it could not be on: ' + why if why else ''}")
+        log(f"kernel backstop: off{'; here it could not be on: ' + why if why else ''}")
         return None
     if why:
         raise InputError(
             f"the kernel backstop cannot work here: {why}",
             'run the gate as root with nftables installed, or set [gate] kernel = "off"',
         )
-    backstop = Backstop(NftKernel(make_plan(config)), config.backstop, state_dir, _log)
+    backstop = Backstop(NftKernel(make_plan(config)), config.backstop, state_dir, log)
     backstop.open()
     unguarded = other_devices(config.backstop.devices)
     if unguarded:
-        _log(f"kernel backstop: without a quota: {', '.join(unguarded)}")
+        log(f"kernel backstop: without a quota: {', '.join(unguarded)}")
     return backstop
 
 
@@ -98,33 +108,33 @@ def audited_accounts(config: GateConfig) -> frozenset[str]:
     return frozenset(port.account for port in config.ports if not named or port.name in named)
 
 
-def _log(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a full disk, a closed pipe: no reason to end
-        print(f"narrows gate: {text}", file=sys.stderr, flush=True)
-
-
-def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> None:
-    """Run a gate until a signal ends it. ``say`` hears once what it listens on."""
+def serve(
+    config: GateConfig, state_dir: Path, say: Callable[[Facts], None], log: Say = _log
+) -> None:
+    """Run a gate until a signal ends it. ``say`` hears once what it listens on, ``log``
+    what is to be told."""
     config.check()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     private_folder(state_dir, "gate")  # the alarm and the figures
     with contextlib.ExitStack() as stack:
-        backstop = open_backstop(config, state_dir)  # first: the witness is asked through it
+        backstop = open_backstop(config, state_dir, log)  # first: the witness is asked through it
         if backstop is not None:
             stack.callback(backstop.close)
-        surroundings = Surroundings(config, _log)
+        surroundings = Surroundings(config, log)
         stack.callback(surroundings.close)
         surroundings.start()
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ledger"))
-        heard = (backstop.announce,) if backstop is not None else ()
-        ledger = executor.submit(open_ledger, config, state_dir, *heard).result()
+        announce = backstop.announce if backstop is not None else lambda size_bytes: None
+        took = Latency()
+        opened = executor.submit(open_ledger, config, state_dir, announce, took.add)
+        ledger = opened.result()
         stack.callback(lambda: executor.submit(ledger.close).result())
         source = backstop.guard(ledger) if backstop is not None else ledger
         accounts = audited_accounts(config)
         tap = None
         if config.tape is not None:
             _, newest = executor.submit(ledger.credited, accounts).result()
-            tap = Tap(config.tape, _log, newest)
+            tap = Tap(config.tape, log, newest)
         gate = Gate(
             config,
             source,
@@ -132,9 +142,10 @@ def serve(config: GateConfig, state_dir: Path, say: Callable[[Facts], None]) -> 
             state_dir,
             backstop,
             surroundings,
-            _log,
+            log,
             tap,
             lambda: ledger.credited(accounts)[0],
+            took,
         )
         try:
             asyncio.run(gate.run(lambda ready: say(facts(ready))))

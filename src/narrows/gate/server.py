@@ -26,7 +26,7 @@ from narrows.gate.port import Port
 from narrows.gate.recovery import recover
 from narrows.gate.standing import Sentry, Watch
 from narrows.gate.stateport import StatePort
-from narrows.gate.stats_file import StatsFile
+from narrows.gate.stats_file import Latency, StatsFile
 from narrows.gate.tape.tap import Tap
 from narrows.gate.tls import TlsServer
 from narrows.ledger.api import LeaseSource
@@ -39,7 +39,7 @@ LEASE_TICKS = 8  # a lease covers at least so many: else it could not grow from 
 
 class Gate:
     """``source`` and ``credited`` are called from ``executor`` only, which must have exactly one
-    thread. ``credited``: how far the tape's spool is done with."""
+    thread. ``credited``: how far the tape's spool is done with. ``witness``: how long it took."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Gate:
         say: Callable[[str], None] = lambda text: None,
         tap: Tap | None = None,
         credited: Callable[[], int] = lambda: 0,
+        witness: Latency | None = None,
     ) -> None:
         self.config = config.check()
         self.ports: list[Port] = []
@@ -60,6 +61,7 @@ class Gate:
         self._sentry, self._executor = Sentry(source), executor
         self._watch = Watch(surroundings or Surroundings(config), self._sentry, self.ports)
         self._tap, self._credited = tap, credited
+        self._witness = witness or Latency()
         self._backstop = backstop
         if backstop is not None:
             backstop.paid_bytes = self._sent_bytes
@@ -192,6 +194,8 @@ class Gate:
             "machine": self._watch.stats(),
             "tape": {"state": "off"} if self._tap is None else self._tap.stats(),
             "unwritten": self._stats_file.failures(),
+            "acquire": self._sentry.latency.figures(),
+            "witness": self._witness.figures(),
             "ports": {
                 port.port.name: {
                     "account": port.port.account,

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from narrows.gate.machine.surroundings import Surroundings, View
 from narrows.gate.port import Port
+from narrows.gate.stats_file import Latency
 from narrows.gate.timing import UNITS_PER_BIT, UNITS_PER_BYTE
 from narrows.ledger.api import Denied, Lease, LeaseSource
 
@@ -57,12 +58,16 @@ class Sentry:
 
     def __init__(self, source: LeaseSource) -> None:
         self.refusal = ""
+        self.latency = Latency()
         self._source = source
 
     def acquire(self, account: str, want_bytes: int) -> Lease | Denied:
         if self.refusal:
             return self.denial()
-        return self._source.acquire(account, want_bytes)
+        began_s = time.monotonic()
+        lease = self._source.acquire(account, want_bytes)
+        self.latency.add(time.monotonic() - began_s)
+        return lease
 
     def would_refuse(self, account: str, need_bytes: int) -> Denied | None:
         if self.refusal:

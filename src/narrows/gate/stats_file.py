@@ -8,7 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(slots=True)
+class Latency:
+    """Calls and their seconds, all in all. Written by one thread."""
+
+    calls: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.calls += 1
+        self.seconds += seconds
+
+    def figures(self) -> dict[str, object]:
+        return {"calls": self.calls, "seconds": round(self.seconds, 3)}
 
 
 class StatsFile:

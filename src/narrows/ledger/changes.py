@@ -11,6 +11,7 @@ cannot be replayed; ``not_after_ms`` ends its validity. Signed message:
     recover    base, gaps, witness           k signatures; the gap counts as spent
     enrol      lineage, gates, key, terms    k signatures; one where it only tightens
     revoke     lineage, gates                one signature
+    charge     lineage, bytes, reason        one signature; they left another way, and are spent
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from narrows.publickey import is_signed
 MESSAGE_PREFIX = b"narrows change v1\n"
 MAX_OPERATORS = 32
 MAX_ACCOUNTS = 64
+MAX_REASON_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,17 @@ class Recovery:
     gaps: dict[str, int]
 
 
-Body = BudgetChange | OperatorChange | Recovery | Enrolment | Revocation
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """``size_bytes`` of ``lineage`` left another way than through a gate. ``reason``: for people,
+    one line."""
+
+    lineage: str
+    size_bytes: int
+    reason: str
+
+
+Body = BudgetChange | OperatorChange | Recovery | Enrolment | Revocation | Charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,13 @@ def _parse_recovery(fields: Fields) -> Recovery:
     return Recovery(_position(fields, "base"), _position(fields, "witnessed"), gaps)
 
 
+def _parse_charge(fields: Fields) -> Charge:
+    reason = fields.text("reason", MAX_REASON_CHARS)
+    if not reason or not reason.isprintable():
+        raise fields.bad("reason")
+    return Charge(fields.name("lineage"), fields.integer("bytes", 1), reason)
+
+
 def parse_change(document: Document) -> Change:
     """Take a change apart. Errors: ``MalformedError``, ``BudgetError``."""
     fields = Fields(document, "change")
@@ -144,6 +163,8 @@ def parse_change(document: Document) -> Change:
         body = parse_enrolment(fields)
     elif kind == "revoke":
         body = parse_revocation(fields)
+    elif kind == "charge":
+        body = _parse_charge(fields)
     else:
         raise fields.bad("kind")
     fields.done()

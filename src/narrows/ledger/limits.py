@@ -202,7 +202,7 @@ class BudgetMeter:
 
     def settle(self, time_ms: int, held_bytes: int, used_bytes: int) -> None:
         self.outstanding_bytes -= held_bytes
-        # Only gaps that people accept can come here; a snapshot holds no more.
+        # Gaps that people accept can come to more; a snapshot holds no more.
         self.spent_bytes = min(MAX_INTEGER, self.spent_bytes + used_bytes)
         for window in self.windows.values():
             window.forget(time_ms)

@@ -27,6 +27,7 @@ from narrows.ledger.auditors import Enrolment, Revocation
 from narrows.ledger.changes import (
     BudgetChange,
     Change,
+    Charge,
     OperatorChange,
     Recovery,
     check_operator_change,
@@ -37,7 +38,7 @@ from narrows.ledger.changes import (
 )
 from narrows.ledger.keys import public_of_hex
 from narrows.ledger.limits import BudgetMeter, Limits, Room
-from narrows.ledger.log.canonical import Fields, decode
+from narrows.ledger.log.canonical import MAX_INTEGER, Fields, decode
 from narrows.ledger.log.merkle import leaf_hash
 from narrows.ledger.net import Net, bound_waiting, parse_credit
 from narrows.ledger.records import (
@@ -229,6 +230,9 @@ class State(StateData):
         elif isinstance(body, Revocation):
             require(self.operators, signed_by, 1)
             self._net(body.lineage).revoke(body.gates)
+        elif isinstance(body, Charge):
+            require(self.operators, signed_by, 1)
+            self._charge(body)
         else:
             lowering = self.is_lowering(body)
             require(self.operators, signed_by, 1 if lowering else self.operators.threshold)
@@ -268,6 +272,19 @@ class State(StateData):
         for name, limits in change.accounts.items():
             account = self.accounts.setdefault(name, Account(change.lineage, BudgetMeter(limits)))
             account.meter.set_limits(limits)
+
+    def _charge(self, charge: Charge) -> None:
+        """Bytes that left another way are spent now, on the lineage and its net budget, where no
+        auditor can explain them. No account had them."""
+        raw = self.lineages.get(charge.lineage)
+        if raw is None:
+            raise RuleError(f"there is no lineage {charge.lineage}", "see narrows budget show")
+        if charge.size_bytes > MAX_INTEGER - raw.committed_bytes():
+            # Windows add up what ``settle`` bounds for a lifetime alone: no snapshot could hold it.
+            raise RuleError("the charge comes to more than a ledger counts")
+        net = self.nets.get(charge.lineage)
+        for meter in (raw,) if net is None else (raw, net.meter):
+            meter.settle(self.time_ms, 0, charge.size_bytes)
 
     def _lineage(self, name: str) -> BudgetMeter:
         """The lineage's meter; a new one grants nothing."""

@@ -5,6 +5,7 @@ A gate that runs replaces it once a second."""
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,29 @@ def read_gate_tape(state_dir: Path) -> dict[str, Any]:
     if not isinstance(tape, dict) or not (tape == {} or _is_tape(tape)):
         raise InputError(f"{_path(state_dir)} says nothing of the tape", _REMEDY)
     return tape
+
+
+def read_gate_latency(state_dir: Path, of: str) -> tuple[int, float] | None:
+    """Calls ``of`` the gate since its start, ``acquire`` or ``witness``, and their seconds; None
+    where no gate has run here, or one that does not count them. Errors: ``InputError``."""
+    found = (_read(state_dir) or {}).get(of)
+    if found is None:
+        return None
+    fields = found if isinstance(found, dict) else {}
+    calls, seconds = fields.get("calls"), fields.get("seconds")
+    if type(calls) is not int or type(seconds) is not float or not 0 <= seconds < inf or calls < 0:
+        raise InputError(f"{_path(state_dir)} says nothing of {of}", _REMEDY)
+    return calls, seconds
+
+
+def read_gate_machine(state_dir: Path) -> str:
+    """``ok``, ``refused`` or ``unknown``; empty where no gate has run here. Errors:
+    ``InputError``."""
+    machine = (_read(state_dir) or {}).get("machine", {"state": ""})
+    state = machine.get("state") if isinstance(machine, dict) else None
+    if not isinstance(state, str):
+        raise InputError(f"{_path(state_dir)} says nothing of the machine", _REMEDY)
+    return state
 
 
 def gate_silent_s(state_dir: Path, now_s: float) -> float | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
 from narrows.cli.ledger.options import PassphraseOption, StateOption, WitnessOption
 
 app = typer.Typer(add_completion=False)
@@ -32,6 +33,7 @@ def post(
         ),
     ] = "",
     passphrase_file: PassphraseOption = None,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Take verdicts through the gate, check them, book their credits. Prints one JSON line.
 
@@ -40,7 +42,6 @@ def post(
     import asyncio
     import dataclasses
     import json
-    import logging
     import os
     from contextlib import closing, suppress
 
@@ -50,9 +51,10 @@ def post(
     from narrows.deploy.poster import CreditPoster
     from narrows.deploy.poster import post as serve
     from narrows.deploy.state import existing_place
+    from narrows.logs import start_logging
     from narrows.wire.address import parse_address
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    start_logging("poster", log_format)
     settings = load_config(config)
     audit = settings.audit
     host, port = parse_address(gate)

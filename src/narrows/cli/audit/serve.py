@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
+
 app = typer.Typer(add_completion=False)
 
 
@@ -19,6 +21,7 @@ def serve(
     listen: Annotated[
         str, typer.Option(help="HOST:PORT where the gate finds it; port 0 takes a free one.")
     ] = "",
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Follow a gate's tape, recompute answers, sign credits, say one verdict a period.
 
@@ -27,16 +30,16 @@ def serve(
     """
     import dataclasses
     import json
-    import logging
 
     from narrows.audit.role.keys import load_auditor_keys
     from narrows.audit.role.serve import build, read_mandate, run
     from narrows.deploy.config import load_config
     from narrows.errors import InputError
+    from narrows.logs import start_logging
     from narrows.private import private_folder
     from narrows.wire.spool import SpoolReader
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    start_logging("audit", log_format)
     section = load_config(config).audit
     if listen:
         section = dataclasses.replace(section, listen=listen)

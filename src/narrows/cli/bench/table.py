@@ -17,6 +17,7 @@ app = CommandTable(
         "gate": ("narrows.cli.bench.gate", "The gate: throughput, delay, kills, overspend."),
         "hostile": ("narrows.cli.bench.hostile", "What a broken link's bytes hold up."),
         "less": ("narrows.cli.bench.less", "What each way to send less saves."),
+        "metrics": ("narrows.cli.bench.metrics", "What a scrape of all metrics costs."),
         "ledger": ("narrows.cli.bench.ledger", "The ledger: operations, utilisation, waste."),
     },
     epilog="Example:\n  narrows bench codec --answers answers.jsonl --json",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from narrows.cli.ledger import auditors
+from narrows.cli.ledger import auditors, elsewhere
 from narrows.cli.ledger.options import (
     JsonOption,
     PassphraseOption,
@@ -206,6 +206,16 @@ app.command(
     epilog="Example: narrows budget revoke --lineage base-1 --gate gate-1 --out revoke.json"
 )(auditors.revoke)
 app.command(epilog="Example: narrows budget credit credit-0001.json --state DIR")(auditors.credit)
+
+
+app.command(
+    epilog="Example: narrows budget charge --lineage base-1 --bytes 5MB "
+    "--reason 'backup of 2026-11-01' --out charge.json"
+)(elsewhere.charge)
+app.command(
+    epilog="Examples: narrows budget inventory --write ways.toml   |   "
+    "narrows budget inventory --file ways.toml --state DIR"
+)(elsewhere.inventory)
 
 
 @app.command(epilog="Example: narrows budget history --state DIR")

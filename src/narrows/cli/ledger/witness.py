@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from narrows.cli.console import LogFormatOption
 from narrows.cli.ledger.options import PassphraseOption, StateOption
 from narrows.errors import InputError
 
@@ -33,6 +34,7 @@ def witness(
         typer.Option(help="Follow the log of a file that 'narrows ledger init' wrote."),
     ] = None,
     passphrase_file: PassphraseOption = None,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Cosign heads that extend those seen before; run it on another machine in production.
 
@@ -42,8 +44,10 @@ def witness(
     from narrows.cli.ledger.options import passphrase
     from narrows.deploy.state import state_dir
     from narrows.ledger.office.setup import create_witness, open_witness, read_log_file
+    from narrows.logs import start_logging
     from narrows.wire.address import parse_address
 
+    start_logging("witness", log_format)
     folder, secret = state_dir(state), passphrase(passphrase_file)
     if init:
         typer.echo(create_witness(folder, secret).hex())

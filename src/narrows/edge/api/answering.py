@@ -109,6 +109,7 @@ class AnswerResponse:
         except problems.ApiError as error:
             if self._started:
                 raise
+            self._service.refused(error)
             await _send_whole(
                 send, error.status, error.headers(), jsonio.dump(self._dialect.error(error))
             )
@@ -217,6 +218,7 @@ class AnswerResponse:
                     events.append(self._dialect.finish(index, end))
             over = True
             if error := self._error():
+                self._service.refused(error)
                 events.append(self._dialect.failed(error))
             elif not unfinished:
                 events.append(self._dialect.end(self._tokens(over=True)))

@@ -35,6 +35,9 @@ from narrows.edge.models import EdgeModel
 from narrows.edge.problems import ApiError
 
 HEALTH_PATHS = ("/healthz", "/health", "/v1/health", "/ping")
+METRICS_ELSEWHERE = (
+    "The edge shows no metrics. A process of its own does, 'narrows metrics': docs/metrics.md\n"
+)
 
 
 def make_app(service: Service) -> Starlette:
@@ -52,6 +55,7 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
             *(Route(path, routes.health, methods=["GET"]) for path in HEALTH_PATHS),
             Route("/version", routes.version, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
             Route("/v1/{rest:path}", routes.other, methods=["GET", "POST"]),
         ],
         exception_handlers={
@@ -61,6 +65,7 @@ def make_app(service: Service) -> Starlette:
             Exception: _on_bug,
         },
     )
+    app.state.refused = service.refused
     app.router.redirect_slashes = False  # ``front.py`` takes them off
     return app
 
@@ -237,6 +242,11 @@ class _Routes:
         return bytes(body)
 
 
+async def _metrics(request: Request) -> Response:
+    """The way to them, for anyone: it says nothing of this edge."""
+    return Response(METRICS_ELSEWHERE, 404, media_type="text/plain")
+
+
 def _reply(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(jsonio.dump(body), status, headers, media_type="application/json")
 
@@ -248,7 +258,8 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 
 def _problem(request: Request, problem: ApiError) -> Response:
-    """In the shape that the clients of its path read."""
+    """In the shape that the clients of its path read, and counted."""
+    request.app.state.refused(problem)
     ours = request.url.path.startswith("/v1/messages")
     body = error_body(problem) if ours else problem.body()
     return _reply(body, problem.status, problem.headers())

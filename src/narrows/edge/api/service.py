@@ -13,6 +13,7 @@ from narrows.edge import problems
 from narrows.edge.answer import EdgeAnswer
 from narrows.edge.api.access import Access
 from narrows.edge.api.rates import RateBook
+from narrows.edge.books.figures import series
 from narrows.edge.books.stats import StatsRecorder
 from narrows.edge.books.transcripts import TranscriptLog
 from narrows.edge.config import EdgeConfig
@@ -21,6 +22,7 @@ from narrows.edge.dialects.responses_store import ResponsesStore
 from narrows.edge.local import LocalModel
 from narrows.edge.model_table import LOCAL
 from narrows.edge.models import EdgeModel, EdgeModels
+from narrows.edge.problems import ApiError
 from narrows.edge.watch import EdgeAlarms
 
 
@@ -86,9 +88,53 @@ class Service:
         counts.answers += 1
         counts.tokens += tokens
         self.stats.coded(answer.coding)
+        self._measure(model, answer, tokens)
         if not answer.resumes:  # else its bits hold what came twice, under another model perhaps
             label = model.weak_label(answer.weak.label)
             self.stats.imitation(label).add(1, answer.text_bytes, round(answer.bits))
+
+    def _measure(self, model: EdgeModel, answer: EdgeAnswer, tokens: int) -> None:
+        figures, coding = self.stats.figures, answer.coding.name.lower()
+        labels = {
+            "coding": coding,
+            "mode": mode_of(answer),
+            "weak": model.weak_label(answer.weak.label),
+        }
+        figures.add("narrows_answers_total", 1, **labels)
+        figures.add("narrows_answer_text_bytes_total", answer.text_bytes, **labels)
+        figures.add("narrows_answer_link_bytes_total", answer.bits / 8, **labels)
+        figures.add("narrows_answer_tokens_total", tokens, **labels)
+        if answer.first_text_s:
+            first_s = answer.first_text_s - answer.asked_s
+            figures.observe("narrows_first_token_seconds", first_s, coding=coding)
+            if tokens > 1:
+                between_s = (answer.last_text_s - answer.first_text_s) / (tokens - 1)
+                figures.observe("narrows_inter_token_seconds", between_s, coding=coding)
+
+    def refused(self, error: ApiError) -> None:
+        """A request that ended so."""
+        status = str(error.status)
+        self.stats.figures.add("narrows_request_errors_total", code=error.code, status=status)
+
+    def put_gauges(self) -> None:
+        """How the edge stands now, for metrics."""
+        gauges = {
+            series("narrows_edge_open_answers"): float(self.answers),
+            series("narrows_edge_open_body_bytes"): float(self.bodies_bytes),
+        }
+        for model in self.models.all:
+            link = model.link
+            for name, value in (
+                ("narrows_edge_waiting_requests", link.redial.waiting),
+                ("narrows_edge_links", len(link.links)),
+                ("narrows_edge_link_up", link.up),
+                ("narrows_edge_decoder_late_seconds", link.decoder_late_s()),
+                ("narrows_edge_strong_model_up", model.answers == "ok"),
+            ):
+                gauges[series(name, model=model.name)] = float(value)
+            state = link.gate_state.state
+            gauges[series("narrows_edge_gate_state", model=model.name, state=state)] = 1.0
+        self.stats.put_gauges(gauges)
 
     def keep(self, answer: EdgeAnswer, completion_id: str, choice: int, created_s: int) -> None:
         """A complete answer with its prompt, where transcripts are wanted."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrows.coding.events import Coding
+from narrows.edge.books.figures import GAUGES_EVERY_S, MetricCounts, Series
 from narrows.edge.books.store import has_table, reading, transaction
 
 log = logging.getLogger("narrows.edge.stats")
@@ -83,7 +84,7 @@ _Imitations = dict[tuple[str, str], Imitation]
 class _Unwritten:
     """``traffic`` and ``imitation`` by day and weak model, ``keys`` by key and day, ``codings``:
     answers by day and coding, ``stated``: signed bits per byte by weak model, ``costs``: answers,
-    bits and saved bytes by day and place."""
+    bits and saved bytes by day and place, ``figures``: for metrics, written at ``at_s``."""
 
     traffic: _Traffic = field(default_factory=dict)
     keys: _KeyUse = field(default_factory=dict)
@@ -91,10 +92,12 @@ class _Unwritten:
     codings: dict[tuple[str, str], int] = field(default_factory=dict)
     stated: dict[str, float] = field(default_factory=dict)
     costs: _Costs = field(default_factory=dict)
+    figures: MetricCounts = field(default_factory=MetricCounts)
+    at_s: float = 0.0
 
     def __bool__(self) -> bool:
         counts = (self.traffic, self.keys, self.imitation, self.codings, self.stated, self.costs)
-        return any(counts)
+        return any(counts) or bool(self.figures)
 
 
 class StatsRecorder:
@@ -105,6 +108,20 @@ class StatsRecorder:
         self._database = database
         self._wall_s = wall_s
         self._new = _Unwritten()
+        self._gauges: dict[Series, float] = {}
+        self._gauges_s = 0.0
+
+    @property
+    def figures(self) -> MetricCounts:
+        """Counters that are not written yet: add to them."""
+        return self._new.figures
+
+    def put_gauges(self, gauges: dict[Series, float]) -> None:
+        """What metrics say of now; written where it changed, and every ``GAUGES_EVERY_S``."""
+        now_s = self._wall_s()
+        if gauges != self._gauges or abs(now_s - self._gauges_s) >= GAUGES_EVERY_S:
+            self._new.figures.gauges = self._gauges = dict(gauges)
+            self._gauges_s = now_s
 
     def traffic(self, weak: str) -> Counts:
         """Today's unwritten counts of a weak model: add to its fields."""
@@ -150,6 +167,7 @@ class StatsRecorder:
 
     def _take(self) -> _Unwritten:
         taken, self._new = self._new, _Unwritten()
+        taken.at_s = self._wall_s()
         return taken
 
     def _keep_unless(self, unwritten: _Unwritten | None) -> bool:
@@ -169,6 +187,7 @@ class StatsRecorder:
         for cost_place, counted in unwritten.costs.items():
             _add_to(new.costs, cost_place, counted)
         new.stated = unwritten.stated | new.stated
+        new.figures.put_back(unwritten.figures)
         return False
 
 
@@ -236,6 +255,7 @@ def _add(database: sqlite3.Connection, new: _Unwritten) -> None:
         )
     for label, bits_per_byte in new.stated.items():
         database.execute("INSERT OR REPLACE INTO weak_models VALUES (?, ?)", (label, bits_per_byte))
+    new.figures.write(database, new.at_s)
 
 
 def read_stats(state_dir: Path, now_s: float | None = None) -> EdgeStats:

@@ -80,6 +80,13 @@ CREATE TABLE IF NOT EXISTS codings (
     answers INTEGER NOT NULL,
     PRIMARY KEY (day, coding)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS figures (
+    name TEXT NOT NULL,
+    labels TEXT NOT NULL,  -- a JSON object of texts
+    value REAL NOT NULL,
+    gauge_s REAL,  -- when a gauge was put, null for a counter
+    PRIMARY KEY (name, labels)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS costs (
     day TEXT NOT NULL,
     key_id INTEGER NOT NULL,

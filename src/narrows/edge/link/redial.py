@@ -25,26 +25,27 @@ BROKEN_WAIT_S = 10.0
 
 
 class Redial:
-    """``wait_s``: the next wait. ``refusal``: what the enclave said last, where it refused."""
+    """``wait_s``: the next wait. ``refusal``: what the enclave said last, where it refused.
+    ``waiting``: requests that wait for a link."""
 
     def __init__(self) -> None:
         self.wait_s = FIRST_WAIT_S
         self.refusal: Refused | None = None
         self._free = False  # the last dial cost nothing
-        self._waiting = 0
-        self._wanted = asyncio.Event()  # set while requests wait
+        self.waiting = 0
+        self._wanted = asyncio.Event()  # set while there are any
         self._last_error = ""
 
     @contextmanager
     def wanted(self) -> Iterator[None]:
         """A request waits for a link."""
-        self._waiting += 1
+        self.waiting += 1
         self._wanted.set()
         try:
             yield
         finally:
-            self._waiting -= 1
-            if not self._waiting:
+            self.waiting -= 1
+            if not self.waiting:
                 self._wanted.clear()
 
     async def pause(self) -> None:

@@ -96,11 +96,14 @@ class LinkClient:
         return self._up.is_set()
 
     @property
+    def links(self) -> list[EdgeLink]:
+        """Open ones; all but the current one drain."""
+        return [link for task, link in self._serving.items() if not task.done()]
+
+    @property
     def draining(self) -> bool:
         """Whether a retired link still has answers."""
-        return any(
-            link is not self._link for task, link in self._serving.items() if not task.done()
-        )
+        return any(link is not self._link for link in self.links)
 
     def decoder_late_s(self) -> float:
         """How far the current link's decoder is behind; a hostile link may ask much of it."""

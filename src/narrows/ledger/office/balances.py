@@ -184,7 +184,11 @@ def read_state(place: LedgerPlace) -> State:
 def read_balances(place: LedgerPlace, clock: Clock | None = None) -> Balances:
     """The balances of the ledger at ``place``, as ``read_state``; at its newest leaf's time
     on a machine where no gate has started since it booted."""
-    state, clock = read_state(place), clock or SystemClock()
+    return balances_now(read_state(place), clock or SystemClock())
+
+
+def balances_now(state: State, clock: Clock) -> Balances:
+    """The same of a state that was read."""
     boot_id = clock.boot_id()
     for anchor in (state.anchor, *state.anchors.values()):
         if anchor.boot_id == boot_id:

@@ -8,7 +8,7 @@ from typing import Any
 
 from narrows.errors import BudgetError
 from narrows.ledger.auditors import PPM, PPT, Enrolment, Revocation, Terms
-from narrows.ledger.changes import BudgetChange, Change, OperatorChange, parse_change
+from narrows.ledger.changes import BudgetChange, Change, Charge, OperatorChange, parse_change
 from narrows.ledger.limits import Limits
 from narrows.ledger.log.canonical import Document, decode
 from narrows.ledger.net import Net
@@ -72,6 +72,8 @@ def describe(change: Change, state: State | None) -> list[str]:
     elif isinstance(body, Revocation):
         lines.append(f"revoke who audits {', '.join(body.gates)} of lineage {body.lineage}")
         lines.append("  what it has not credited yet stays spent")
+    elif isinstance(body, Charge):
+        lines += _charge_lines(body, state)
     else:
         lines.append(f"accept a gap: ledger at {body.base[0]}, witness at {body.witnessed[0]}")
         for name, gap in body.gaps.items():
@@ -95,6 +97,21 @@ def _net_lines(change: BudgetChange, state: State | None) -> list[str]:
         lines.append(f"    now: {now}; spent {net.meter.spent_bytes:,} of it")
         lines.append(f"    now: bounds may fail with {_pool(net)}")
     return lines
+
+
+def _charge_lines(body: Charge, state: State | None) -> list[str]:
+    size = f"{body.size_bytes:,} bytes that left another way"
+    lines = [f"charge lineage {body.lineage} with {size}: {body.reason}"]
+    if state is None:
+        return lines
+    meter = state.lineages.get(body.lineage)
+    if meter is None:
+        return [*lines, "  there is no such lineage: this cannot be applied"]
+    left = max(0, (meter.limits.lifetime_bytes or 0) - meter.committed_bytes())
+    lines.append(f"  now: {left:,} bytes left of {meter.limits.lifetime_bytes or 0:,}")
+    if body.size_bytes >= left:
+        lines.append("  nothing is left after it: no gate sends until its budget is raised")
+    return [*lines, f"lowers: needs 1 of {len(state.operators.keys)} operators"]
 
 
 def _pool(net: Net) -> str:

@@ -64,6 +64,21 @@ def auditor_document(
     return document
 
 
+def charge_document(
+    state: State,
+    lineage: str,
+    size_bytes: int,
+    reason: str,
+    now_ms: int,
+    valid_ms: int = VALID_MS,
+) -> Document:
+    """Bytes of ``lineage`` that left another way. Errors: ``BudgetError``."""
+    document = _envelope(state, "charge", now_ms, valid_ms)
+    document |= {"lineage": lineage, "bytes": size_bytes, "reason": reason}
+    parse_change(document)
+    return document
+
+
 def operators_document(
     state: State, operators: Operators, now_ms: int, valid_ms: int = VALID_MS
 ) -> Document:

@@ -20,6 +20,7 @@ import io
 import re
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -176,12 +177,19 @@ def parse_add_checkpoint(body: bytes) -> tuple[int, list[bytes], bytes]:
 
 class HttpWitness:
     """A ``WitnessClient`` over one kept connection; thread-safe. ``verifier``: the pinned key.
-    ``timeout_s``: of one call, from connecting to its last byte. Errors: ``WitnessError``."""
+    ``timeout_s``: of one call, from connecting to its last byte. ``heard``: how long each call
+    took, in seconds. Errors: ``WitnessError``."""
 
     def __init__(
-        self, host: str, port: int, verifier: note.Verifier, timeout_s: float = 5.0
+        self,
+        host: str,
+        port: int,
+        verifier: note.Verifier,
+        timeout_s: float = 5.0,
+        heard: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.verifier = verifier
+        self._heard = heard
         self._host, self._port, self._timeout_s = host, port, timeout_s
         self._lock = threading.Lock()
         self._connection: Connection | None = None
@@ -206,7 +214,13 @@ class HttpWitness:
             self._drop()
 
     def _post(self, path: str, body: bytes) -> bytes:
-        deadline = time.monotonic() + self._timeout_s
+        began_s = time.monotonic()
+        try:
+            return self._answer(path, body, began_s + self._timeout_s)
+        finally:
+            self._heard(time.monotonic() - began_s)
+
+    def _answer(self, path: str, body: bytes, deadline: float) -> bytes:
         with self._lock:
             kept = self._connection is not None and not self._connection.gone()
             try:

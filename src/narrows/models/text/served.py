@@ -20,6 +20,8 @@ _CARRIED = ("role", "name", "tool_call_id")
 
 def served_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages; arguments of earlier calls as objects. InputError: what it would refuse."""
+    if not all(isinstance(message, Mapping) for message in messages):
+        raise InputError("a message that is no object")
     return [_message(message) for message in messages]
 
 

@@ -46,8 +46,9 @@ $(VENV)/.test-ready: $(VENV)/.run-ready
 up: $(VENV)/.run-ready $(VENV)/.kernels-fresh
 	@$(BIN)/narrows up $(ARGS)
 
+# One thread of torch and BLAS for each test: theirs wait by turning, and four tests share two cores.
 test: kernels
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # numba keeps machine code by the file of the function alone: what a function of another file that
 # it has compiled in says now, it never asks, nor what a constant of one. So code that changed takes

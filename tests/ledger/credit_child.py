@@ -105,18 +105,26 @@ def post(ledger: Ledger, file: Path) -> None:
                     raise SystemExit(f"a right credit is refused: {error}") from error
 
 
+def opened(place: LedgerPlace, witness: HttpWitness, name: str, clock: SystemClock) -> Ledger:
+    """As soon as the ledger is there: its leader may die while this begins."""
+    while True:
+        with suppress(BudgetError):
+            return Ledger.open(place, witness=witness, gate=name, clock=clock)
+        time.sleep(0.2)
+
+
 def main() -> None:
     folder, port, witness, name, seed, words, secret = sys.argv[1:]
     state, rng, file = Path(folder), random.Random(int(seed)), Path(folder) / "credit"
     config = json.loads(words) if words else None
-    ledger = Ledger.open(
-        LedgerPlace(state, etcd_of(config) if config else None),
-        witness=HttpWitness("127.0.0.1", int(port), witness_verifier(bytes.fromhex(witness))),
-        gate=name,
-        clock=OtherMachine(f"boot-{name}", config["offset_ms"], config["rate"])
+    place = LedgerPlace(state, etcd_of(config) if config else None)
+    clock = (
+        OtherMachine(f"boot-{name}", config["offset_ms"], config["rate"])
         if config
-        else SystemClock(),
+        else SystemClock()
     )
+    client = HttpWitness("127.0.0.1", int(port), witness_verifier(bytes.fromhex(witness)))
+    ledger = opened(place, client, name, clock)
     key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret))
     if file.exists():
         post(ledger, file)

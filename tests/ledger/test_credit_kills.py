@@ -238,12 +238,13 @@ def _leader_killed_in_mid_credit(three: Cluster, folder: Path, kills: int) -> No
                 leader = three.leader()
                 leader.kill()
                 made.progress(1)
-                if number % 2:
-                    gate = made.rng.choice([poster, *made.gates])
-                    gate.kill()
-                    gate.start(made.config, made.witness)  # type: ignore[attr-defined]
+                killed = made.rng.choice([poster, *made.gates]) if number % 2 else None
+                if killed is not None:
+                    killed.kill()
                 three.restart(leader)
                 wait_until(leader.answers, "the member is back")
+                if killed is not None:
+                    killed.start(made.config, made.witness)  # type: ignore[attr-defined]
                 wait_until(
                     lambda had=had: credited_now(made) > had,  # type: ignore[misc]
                     f"credits go on: {poster.said.read_text()[-2000:]}",

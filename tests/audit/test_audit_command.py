@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from audit.rig import played, tiny_path, weak
+from cli.here import outcome
 from narrows.bench.audit.tape import tape_of
-from narrows.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +31,11 @@ def words(files: dict[str, str], *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def said(words_of: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(words_of)
-    except SystemExit as end:
-        code = int(end.code or 0)
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
 def test_a_run_writes_what_show_shows(
     files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Path(files["folder"]) / "report.json"
-    code, out, _ = said(words(files, "--json", "--out", str(report)), capsys)
+    code, out, _ = outcome(capsys, *words(files, "--json", "--out", str(report)))
     found = json.loads(out)
     assert code == 0
     assert found["state"] == "explained"
@@ -53,23 +43,25 @@ def test_a_run_writes_what_show_shows(
     assert found["credit_bytes"] > 0
     assert found["net_over_raw"] < 1
     assert json.loads(report.read_text()) == found
-    _, text, _ = said(["audit", "show", str(report)], capsys)
+    _, text, _ = outcome(capsys, *["audit", "show", str(report)])
     assert "unexplained bits a token" in text
     assert "hello" in text  # a prompt of the worst answers
-    _, again, _ = said(["audit", "show", str(report), "--json"], capsys)
+    _, again, _ = outcome(capsys, *["audit", "show", str(report), "--json"])
     assert json.loads(again) == found
 
 
 def test_a_share_needs_a_key_and_takes_it(
     files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = said(words(files, "--share", "0.5"), capsys)
+    code, _, err = outcome(capsys, *words(files, "--share", "0.5"))
     assert (code, "nobody can guess" in err) == (2, True)
     folder = Path(files["folder"])
-    code, _, err = said(words(files, "--share", "0.5", "--key", str(folder / "short.key")), capsys)
+    code, _, err = outcome(
+        capsys, *words(files, "--share", "0.5", "--key", str(folder / "short.key"))
+    )
     assert (code, "31 bytes" in err) == (2, True)
     key = str(folder / "coins.key")
-    code, out, _ = said(words(files, "--share", "0.5", "--key", key, "--json"), capsys)
+    code, out, _ = outcome(capsys, *words(files, "--share", "0.5", "--key", key, "--json"))
     found = json.loads(out)
     assert code == 0
     assert found["drawn"] <= found["segments"]
@@ -86,7 +78,7 @@ def test_a_share_needs_a_key_and_takes_it(
 def test_what_is_wrong_is_said(
     files: dict[str, str], change: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = said(words(files, *change), capsys)
+    code, _, err = outcome(capsys, *words(files, *change))
     assert code == 2
     assert reason in err
 
@@ -96,14 +88,14 @@ def test_what_is_no_tape_or_report_is_refused(
 ) -> None:
     bad = tmp_path / "bad"
     bad.write_bytes(b"no tape at all")
-    code, _, err = said(words(files, "--tape", str(bad)), capsys)
+    code, _, err = outcome(capsys, *words(files, "--tape", str(bad)))
     assert (code, "no tape of version 1" in err) == (2, True)
     bad.write_bytes(Path(files["tape"]).read_bytes() + b"\xff" * 40)
-    code, out, err = said(words(files, "--tape", str(bad)), capsys)
+    code, out, err = outcome(capsys, *words(files, "--tape", str(bad)))
     assert (code, out, "refused at byte" in err) == (2, "", True)
     for text in ("[]", "{}", "not json", "[" * 100_000):
         bad.write_text(text)
-        code, _, err = said(["audit", "show", str(bad)], capsys)
+        code, _, err = outcome(capsys, *["audit", "show", str(bad)])
         assert (code, "no report" in err) == (2, True)
 
 
@@ -112,14 +104,14 @@ def test_honest_tapes_make_a_null_that_a_run_takes(
 ) -> None:
     null = tmp_path / "null.json"
     mine = words(files)[2:]
-    code, out, _ = said(["audit", "calibrate", *mine, "--out", str(null), "--json"], capsys)
+    code, out, _ = outcome(capsys, *["audit", "calibrate", *mine, "--out", str(null), "--json"])
     assert code == 0
     assert json.loads(out) == json.loads(null.read_text())
     assert json.loads(out)["segments"] == 6
-    code, out, _ = said(words(files, "--null", str(null), "--json"), capsys)
+    code, out, _ = outcome(capsys, *words(files, "--null", str(null), "--json"))
     assert (code, json.loads(out)["alarm"]) == (0, False)
     found = json.loads(null.read_text())
     for change in ({"slacks": [1e9, 1e9, 1e9]}, {"rates": [1]}, {"format": "x"}, {"slacks": 3}):
         null.write_text(json.dumps(found | change))
-        code, _, err = said(words(files, "--null", str(null)), capsys)
+        code, _, err = outcome(capsys, *words(files, "--null", str(null)))
         assert (code, "null" in err) == (2, True)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cli.here import run
 from narrows.audit.role.config import AuditConfig
-from narrows.cli.main import main
 from narrows.cli.status import collect, table
 from narrows.deploy import supervise
 from narrows.deploy.config import load_config
@@ -25,18 +25,6 @@ from narrows.ledger.keys import load_private, public_of
 from narrows.ledger.office import balances
 from narrows.ledger.office.demo import audit_demo, create_demo
 from narrows.wire.spool.file import public_of as tape_public_of
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
-    capsys.readouterr()
-    got: object = 0
-    try:
-        main([str(word) for word in words])
-    except SystemExit as end:
-        got = end.code or 0
-    said = capsys.readouterr()
-    assert got == code, said.err
-    return said.out + said.err
 
 
 def test_keygen_makes_three_keys_and_says_the_public_ones(

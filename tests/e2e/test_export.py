@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli.here import exit_code as narrows
 from e2e.chain import Chain, free_port
 from models.test_hf import write_folder
 from models.tiny import tiny_source
-from narrows.cli.main import main
 from narrows.deploy.config import load_config
 from narrows.deploy.local import to_toml
 from narrows.gate.config import PortConfig
@@ -24,15 +24,6 @@ from narrows.models.artifact import Artifact, write_artifact
 from narrows.models.checkpoint.pack import pack
 from narrows.models.registry import load_source
 from narrows.models.shelf.signed import read_signed, signed_path
-
-
-def narrows(*arguments: object) -> int:
-    """The exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.fixture

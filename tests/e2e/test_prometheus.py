@@ -91,7 +91,7 @@ def test_it_sees_every_role_and_rings_when_a_window_fills(
     tmp_path: Path, model: ScriptedModel
 ) -> None:
     if PROMETHEUS is None:
-        pytest.skip("Prometheus is not installed")
+        pytest.skip("no Prometheus here: apt-get install prometheus")
     exporter, scraper, api = free_port(), free_port(), free_port()
     with_window(tmp_path / "state")
     (tmp_path / "narrows.toml").write_text(CONFIG.format(port=exporter))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from cli.here import run
 from ledger.ledger_helpers import DAY_MS, HOUR_MS, Deployment, lease
 from ledger.test_rules import KEYS, OPERATORS, change, fresh, give
-from narrows.cli.main import main
 from narrows.errors import BudgetError
 from narrows.ledger import rules
 from narrows.ledger.api import Denied
@@ -189,18 +189,6 @@ def test_gates_count_it_from_the_next_lease_and_the_log_verifies(tmp_path: Path)
         made.close()
     found = verify_path(tmp_path)
     assert found.balances.spent_bytes + found.balances.outstanding_bytes == 10_000
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
-    capsys.readouterr()
-    got: object = 0
-    try:
-        main([str(word) for word in words])
-    except SystemExit as exit_:
-        got = exit_.code or 0
-    out = capsys.readouterr()
-    assert got == code, out.err
-    return out.out + out.err
 
 
 def test_from_the_proposal_to_the_history(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cli.here import outcome
 from ledger.etcd_cluster import Cluster, cluster, needs_etcd
 from narrows.bench.ledger_sweep import plot, sweep
 from narrows.cli.ledger.limits import read_block
-from narrows.cli.main import main
 from narrows.errors import InputError
 from narrows.ledger.office.propose import write_change_file
 from narrows.ledger.office.setup import open_witness
@@ -30,15 +30,9 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setenv("NARROWS_STATE", str(tmp_path / "gate"))
 
     def call(*words: object, code: int = 0) -> str:
-        capsys.readouterr()
-        try:
-            main([str(word) for word in words])
-            got: object = 0
-        except SystemExit as exit_:
-            got = exit_.code or 0
-        out = capsys.readouterr()
-        assert got == code, out.err
-        return out.out
+        got, out, err = outcome(capsys, *words)
+        assert got == code, err
+        return out
 
     return call
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.here import run as run_here
 from ledger.test_net import AUDITOR, EPOCH, MB, OTHER, TAPE
-from narrows.cli.main import main
 from narrows.ledger.api import Denied, Lease
 from narrows.ledger.auditors import GRAIN_BYTES
 from narrows.ledger.keys import public_of
@@ -31,15 +31,7 @@ def test_by_command_from_a_full_net_budget_to_a_lease_again(
     state = tmp_path / "gate"
 
     def run(*words: object, code: int = 0) -> str:
-        capsys.readouterr()
-        got: object = 0
-        try:
-            main(["budget", *(str(word) for word in words)])
-        except SystemExit as end:
-            got = end.code or 0
-        said = capsys.readouterr()
-        assert got == code, said.err
-        return said.out + said.err
+        return run_here(capsys, "budget", *words, code=code)
 
     create_demo(state, 100 * MB)
     keys = list((state / "ledger" / "operators").glob("*.key"))

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from narrows.cli.main import main
+from cli.here import outcome
 from narrows.errors import BudgetError, InputError
 from narrows.ledger.changes import parse_change, signers
 from narrows.ledger.keys import load_private, public_of, save_private
@@ -55,14 +55,8 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
-    capsys.readouterr()
-    code: object = 0
-    try:
-        main([str(word) for word in words])
-    except SystemExit as exit_:
-        code = exit_.code or 0
-    assert isinstance(code, int)
-    return code, capsys.readouterr().out
+    code, out, _ = outcome(capsys, *words)
+    return code, out
 
 
 @pytest.mark.parametrize("kind", ["budget", "operators", "recover"])

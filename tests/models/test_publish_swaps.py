@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from cli.here import exit_code
 from models.test_hf import write_folder
 from models.tiny import tiny_source
-from narrows.cli.main import main
 from narrows.durable import replacing
 from narrows.errors import ArtifactError, InputError
 from narrows.ledger.keys import public_of, save_private
@@ -58,11 +58,7 @@ def place(made: Path, tmp_path: Path) -> Path:
 
 def _publish(place: Path) -> int:
     words = ("--key", str(place / "alice.key"), "--source", str(place / "checkpoint"))
-    try:
-        main(["weak", "publish", str(place / "x.narrows"), *words, "--state", str(place)])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    return exit_code("weak", "publish", place / "x.narrows", *words, "--state", place)
 
 
 def _operator(place: Path) -> bytes:

@@ -73,6 +73,11 @@ def raw_prompt(model: TokenModel, text: str) -> list[int]:
     return ids[-(model.max_context // 2) :]
 
 
+def wants_tools(body: Mapping[str, Any]) -> bool:
+    """Whether the strong model is told of tools."""
+    return bool(body.get("tools")) and body.get("tool_choice") != "none"
+
+
 def strong_prompt(model: TokenModel, body: Mapping[str, Any]) -> list[int]:
     """What a strong model of ours reads before its answer: its chat template over all messages
     and tools, or ``prompt`` as it is, in which control tokens are what they are called.
@@ -90,7 +95,7 @@ def strong_prompt(model: TokenModel, body: Mapping[str, Any]) -> list[int]:
     messages, tools = body.get("messages"), body.get("tools")
     if not isinstance(messages, list):
         raise InputError("a request without messages")
-    if not tools or body.get("tool_choice") == "none":
+    if not wants_tools(body):
         return model.render_chat(messages)
     if not isinstance(tools, list) or not isinstance(model, ToolModel):
         raise InputError(f"{model.name} has no template for these tools")

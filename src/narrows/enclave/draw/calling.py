@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from narrows.coding.markup import CallForm, Markup, reads_markup
+from narrows.coding.spec import wants_tools
+from narrows.enclave.draw.forms import COMPACT, MAX_CHARS, MAX_VALUES
 from narrows.enclave.parameters import forced_form
 from narrows.enclave.tokens.writing import call_form
 from narrows.errors import InputError
@@ -21,9 +23,6 @@ from narrows.models.served import ServedModel
 from narrows.models.text.served import served_tools
 from narrows.wire.parameters import schema_wrong
 
-MAX_CHARS = 32_768
-"""Of all schemas of one request whose calls are forced."""
-MAX_VALUES = 4096
 _KEYS = {CallForm.HERMES: "arguments", CallForm.LLAMA3: "parameters"}
 _OPENS, _CLOSES = "<tool_call>", "\n</tool_call>"
 
@@ -56,9 +55,10 @@ class ToolCalling:
             raise InputError("a forced format beside tools")
         tools = served_tools(body["tools"])
         choice = body.get("tool_choice") or "auto"
-        named = choice["function"]["name"] if isinstance(choice, Mapping) else None
-        if named is not None:
-            tools = [tool for tool in tools if tool["function"]["name"] == named]
+        if isinstance(choice, Mapping):
+            (named,) = served_tools([choice])
+            name = named["function"]["name"]
+            tools = [tool for tool in tools if tool["function"]["name"] == name]
             if not tools:
                 raise InputError("tool_choice names no tool")
         elif choice not in ("auto", "required"):
@@ -96,11 +96,5 @@ class ToolCalling:
         end = "}"
         if self.form is CallForm.HERMES:
             begin, end = "\n" + begin, end + _CLOSES
-        options = {"x-guidance": {"whitespace_flexible": False, "lenient": False}}
-        typed = json.dumps(schema | {"type": "object"} | options)
+        typed = json.dumps(schema | {"type": "object", "x-guidance": COMPACT})
         return f"call_{index}: {json.dumps(begin)} %json {typed} {json.dumps(end)}"
-
-
-def wants_tools(body: Mapping[str, Any]) -> bool:
-    """Whether the model is told of tools."""
-    return bool(body.get("tools")) and body.get("tool_choice") != "none"

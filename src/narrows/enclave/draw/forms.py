@@ -34,8 +34,9 @@ FORM_FIELDS = (
 )
 MAX_CHARS = 32_768
 MAX_VALUES = 4096
-"""Of a schema here: the library's work grows with the square of an object's properties."""
-_COMPACT: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False}
+"""Of a schema here, and ``MAX_CHARS`` of all that one request forces: the library's work grows
+with the square of an object's properties."""
+COMPACT: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False}
 _CALL_MARKS = (b"<tool_call>", b"</tool_call>")
 """Tokens that a forced call is written with, whether or not a vocabulary calls them special."""
 _ANY_OBJECT = {"type": "object"}
@@ -130,7 +131,7 @@ def _grammar(body: Mapping[str, Any]) -> str | None:
             if found := schema_wrong(value, MAX_CHARS, MAX_VALUES):
                 raise InputError(f"a JSON schema {found.what}")
             text = json.dumps(value)
-            return llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT)
+            return llguidance.LLMatcher.grammar_from_json_schema(text, overrides=COMPACT)
         if kind == "regex":
             return llguidance.LLMatcher.grammar_from_regex(value)
         if kind == "choice":

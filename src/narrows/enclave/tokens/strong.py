@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from narrows.coding.markup import THINK, CallForm, Markup, ReasoningForm
+from narrows.coding.spec import wants_tools
 from narrows.enclave.tokens.writing import call_form, reasoning_form
 from narrows.errors import ArtifactError
 from narrows.models.checkpoint.hf_tokenizer import load_hf_text
@@ -72,8 +73,7 @@ class StrongText:
 
     def markup(self, body: Mapping[str, Any]) -> Markup:
         """How the answer is written. Raises as ``prompt``."""
-        calls = bool(body.get("tools")) and body.get("tool_choice") != "none"
-        form = self.calls if calls else CallForm.NONE
+        form = self.calls if wants_tools(body) else CallForm.NONE
         return Markup(self._front(template_variables(body)), form)
 
     def _front(self, variables: Mapping[str, Any]) -> ReasoningForm:
